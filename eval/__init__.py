@@ -1,0 +1,1 @@
+"""The evaluator: a student's SQL in, execution accuracy out."""

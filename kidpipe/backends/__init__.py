@@ -1,0 +1,1 @@
+"""Teacher engines behind one interface: token ids in, log-probabilities out."""

@@ -1,0 +1,157 @@
+"""Every setting of kidpipe, with its kind, unit, range and default; loading them is config_load's."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from kidpipe.settings import Identity, Input, Runtime, Section
+
+Layout = Literal["spider", "spider-syn", "bird", "jsonl"]
+Strategy = Literal["random", "uniform", "hard", "easy", "schema"]
+Fill = Literal["argmax", "sample", "argmax_wrong"]
+Method = Literal["sft", "fkd", "rkd", "kid"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+BackendName = Literal["auto", "vllm", "transformers"]
+
+
+class DataSettings(Section):
+    """Where the text-to-SQL data lies. What it holds is hashed; where it lies is not."""
+
+    layout: Input[Layout] = Field("spider", description="file layout of the data set")
+    path: Input[str] = Field("data", description="folder of the data set")
+    train: Input[str] = Field("", description="file of training examples under path; empty = the layout's own")
+    dev: Input[str] = Field("", description="file of held-out examples under path; empty = the layout's own")
+    databases: Input[str] = Field("", description="folder of <db_id>/<db_id>.sqlite under path; empty = the layout's own")
+    limit: Input[int] = Field(0, ge=0, description="use only the first n training examples; 0 = all")
+
+
+class IngestSettings(Section):
+    """How an example becomes a tokenised prompt."""
+
+    template: Identity[Literal["compact", "ddl"]] = Field("compact", description="how a schema is written")
+    sample_rows: Identity[int] = Field(3, ge=0, le=20, description="rows of each table shown by the ddl template")
+    chat: Identity[bool] = Field(False, description="wrap the prompt in the tokenizer's chat template")
+    max_prompt_tokens: Identity[int] = Field(2048, ge=16, description="longer prompts are set aside, tokens")
+    max_sql_tokens: Identity[int] = Field(256, ge=4, description="longer gold SQL is set aside, tokens")
+    shard_rows: Identity[int] = Field(512, ge=1, description="source examples a shard")
+    check_gold: Identity[bool] = Field(True, description="set aside examples whose gold SQL does not execute")
+
+
+class TeacherSettings(Section):
+    """The model that fills the holes and scores."""
+
+    model: Input[str] = Field("", description="Hugging Face name or local folder; its weights are hashed")
+    revision: Input[str] = Field("", description="branch, tag or commit of a Hugging Face name; empty = main")
+    dtype: Identity[Dtype] = Field("auto", description="precision of the weights; auto = as stored")
+
+
+class EngineSettings(Section):
+    """How models are run. Nothing here changes what is computed."""
+
+    backend: Runtime[BackendName] = Field("auto", description="auto = vLLM where it is installed")
+    device: Runtime[Literal["auto", "cpu", "cuda"]] = Field("auto", description="auto = a GPU where there is one")
+    tensor_parallel: Runtime[int] = Field(1, ge=1, description="GPUs a model is split over (vLLM)")
+    gpu_memory: Runtime[float] = Field(0.85, gt=0, le=1, description="share of GPU memory that vLLM may take")
+    kv_cache_mib: Runtime[int] = Field(512, ge=32, description="key-value cache on the CPU, MiB (vLLM)")
+    batch_tokens: Runtime[int] = Field(8192, ge=64, description="tokens a forward pass; bounds peak memory")
+    prefix_cache: Runtime[bool] = Field(True, description="compute a shared prompt prefix once (vLLM)")
+
+
+class MaskSettings(Section):
+    """Which tokens of the gold SQL are masked."""
+
+    strategy: Identity[Strategy] = Field("random", description="how positions are chosen")
+    ratio: Identity[float] = Field(0.2, gt=0, le=1, description="share of SQL tokens masked (alpha in the paper)")
+    views: Input[int] = Field(2, ge=1, le=64, description="differently seeded corruptions an example; each its own shards")
+    token: Identity[str] = Field("auto", description="token put at masked positions; auto = mask, else pad, unk, eos")
+    seed: Identity[int] = Field(0, ge=0, description="seed of the choice of positions")
+
+
+class PredictSettings(Section):
+    """How masked positions are filled."""
+
+    predictor: Identity[Literal["teacher", "student"]] = Field("teacher", description="the model that fills the holes")
+    student: Input[str] = Field("", description="student checkpoint that fills, with predictor = student")
+    fill: Identity[Fill] = Field("argmax", description="which of the predictions is taken")
+    temperature: Identity[float] = Field(1.0, gt=0, le=10, description="temperature of fill = sample")
+    top_k: Identity[int] = Field(10, ge=2, le=64, description="predictions kept at each hole")
+    seed: Identity[int] = Field(0, ge=0, description="seed of fill = sample")
+
+
+class RewriteSettings(Section):
+    """How imperfect SQL is described."""
+
+    execute: Identity[bool] = Field(True, description="execute imperfect SQL and compare with gold, for the statistics")
+    max_steps: Identity[int] = Field(
+        20_000_000, ge=1000, description="SQLite virtual-machine steps a statement; counted, so that it is repeatable"
+    )
+
+
+class ScoreSettings(Section):
+    """What is stored of the teacher's distributions."""
+
+    top_k: Identity[int] = Field(64, ge=1, le=1024, description="most token ids stored at a position")
+    tail_mass: Identity[float] = Field(
+        1e-4, ge=0, lt=1, description="stop storing ids where the mass outside them is below this; 0 = always top_k"
+    )
+
+
+class TrainSettings(Section):
+    """A student run. No data stage depends on it."""
+
+    method: Identity[Method] = Field("kid", description="training objective")
+    student: Input[str] = Field("", description="Hugging Face name or local folder the run starts from")
+    epochs: Identity[float] = Field(3.0, gt=0, description="passes over the examples")
+    max_steps: Identity[int] = Field(0, ge=0, description="optimiser steps; 0 = as many as the epochs give")
+    batch_size: Identity[int] = Field(32, ge=1, description="examples an optimiser step, over all processes")
+    group_size: Identity[int] = Field(4, ge=1, description="questions on one database kept together, to share its schema")
+    buffer_shards: Identity[int] = Field(4, ge=1, description="shards shuffled together; bounds memory")
+    pack_tokens: Runtime[int] = Field(4096, ge=64, description="tokens a forward pass; bounds peak memory")
+    packing: Runtime[Literal["auto", "tree", "plain", "none"]] = Field("auto", description="auto = tree where the model can")
+    learning_rate: Identity[float] = Field(2e-4, gt=0, description="peak learning rate")
+    warmup: Identity[float] = Field(0.03, ge=0, le=1, description="share of the steps that warm up")
+    min_lr: Identity[float] = Field(0.1, ge=0, le=1, description="end of the cosine, as a share of the peak")
+    weight_decay: Identity[float] = Field(0.0, ge=0, description="AdamW weight decay, matrices only")
+    beta2: Identity[float] = Field(0.99, gt=0, lt=1, description="AdamW second-moment decay")
+    clip: Identity[float] = Field(1.0, gt=0, description="largest gradient norm")
+    mle_weight: Identity[float] = Field(1.0, ge=0, description="weight of maximum likelihood on gold (kid, fkd, rkd)")
+    kd_weight: Identity[float] = Field(1.0, ge=0, description="weight of the divergence (kid, fkd, rkd)")
+    views_per_step: Identity[int] = Field(1, ge=1, description="imperfect views of an example in one step (kid)")
+    holdout: Identity[float] = Field(0.02, ge=0, lt=0.5, description="share of the examples kept for evaluation during training")
+    eval_every: Identity[int] = Field(0, ge=0, description="steps between evaluations; 0 = once an epoch")
+    save_every: Runtime[int] = Field(0, ge=0, description="steps between checkpoints; 0 = with each evaluation")
+    dtype: Identity[Dtype] = Field("auto", description="precision of forward and backward; auto = bfloat16 on GPUs that have it")
+    gradient_checkpointing: Runtime[bool] = Field(False, description="recompute activations to save memory")
+    seed: Identity[int] = Field(0, ge=0, description="seed of the order of examples and of dropout")
+
+
+class EvalSettings(Section):
+    """How SQL is generated and judged."""
+
+    max_new_tokens: Identity[int] = Field(256, ge=1, description="longest SQL generated, tokens")
+    limit: Input[int] = Field(0, ge=0, description="use only the first n held-out examples; 0 = all")
+    timeout_s: Runtime[float] = Field(10.0, gt=0, description="deadline of one statement, seconds")
+    workers: Runtime[int] = Field(0, ge=0, description="processes that execute SQL; 0 = one a core")
+    memory_mib: Runtime[int] = Field(1024, ge=64, description="memory of such a process, MiB")
+
+
+class StoreSettings(Section):
+    """Where artifacts go."""
+
+    path: Runtime[str] = Field("artifacts", description="folder of shards, manifests and runs")
+
+
+class Config(Section):
+    """The whole configuration, one attribute a section of kidpipe.toml."""
+
+    data: Runtime[DataSettings] = Field(DataSettings(), description="the text-to-SQL data set")
+    ingest: Runtime[IngestSettings] = Field(IngestSettings(), description="from examples to tokenised prompts")
+    teacher: Runtime[TeacherSettings] = Field(TeacherSettings(), description="the model distilled from")
+    engine: Runtime[EngineSettings] = Field(EngineSettings(), description="how models are run")
+    mask: Runtime[MaskSettings] = Field(MaskSettings(), description="which SQL tokens are masked")
+    predict: Runtime[PredictSettings] = Field(PredictSettings(), description="how masked tokens are filled")
+    rewrite: Runtime[RewriteSettings] = Field(RewriteSettings(), description="how imperfect SQL is described")
+    score: Runtime[ScoreSettings] = Field(ScoreSettings(), description="what is stored of the teacher")
+    train: Runtime[TrainSettings] = Field(TrainSettings(), description="a student run")
+    eval: Runtime[EvalSettings] = Field(EvalSettings(), description="generating and judging SQL")
+    store: Runtime[StoreSettings] = Field(StoreSettings(), description="where artifacts go")

@@ -1,0 +1,77 @@
+"""The types of a setting (identity, runtime, input) and the canonical hash of the identity ones."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from enum import Enum
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Kind(Enum):
+    """What a change of a setting touches."""
+
+    IDENTITY = "identity"
+    """Goes into the fingerprint: a change reruns the stage and what follows."""
+    RUNTIME = "runtime"
+    """Never goes into a fingerprint: a change reruns nothing."""
+    INPUT = "input"
+    """Points at content (data, weights): the content is hashed, the pointer is not."""
+
+
+T = TypeVar("T")
+Identity = Annotated[T, Kind.IDENTITY]
+Runtime = Annotated[T, Kind.RUNTIME]
+Input = Annotated[T, Kind.INPUT]
+
+
+class Section(BaseModel):
+    """A section of the configuration: frozen, unknown keys forbidden, each field of one Kind."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def kind_of(cls, name: str) -> Kind:
+        """The Kind of field `name`; a field without one is our own mistake."""
+        kinds = [item for item in cls.model_fields[name].metadata if isinstance(item, Kind)]
+        assert len(kinds) == 1, f"{cls.__name__}.{name} must be exactly one of Identity, Runtime, Input"
+        return kinds[0]
+
+    def identity(self) -> dict[str, Any]:
+        """The identity settings that differ from their default.
+
+        Defaults are left out so that a setting added later invalidates no shard made before it.
+        """
+        return {
+            name: getattr(self, name)
+            for name, field in type(self).model_fields.items()
+            if self.kind_of(name) is Kind.IDENTITY and getattr(self, name) != field.default
+        }
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: sorted keys, no spaces; raises TypeError for what has no canonical form."""
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError(f"{value!r} has no canonical form")
+        return value
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError("mapping keys must be text to have a canonical form")
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    raise TypeError(f"{type(value).__name__} has no canonical form")
+
+
+def fingerprint(value: Any, length: int = 32) -> str:
+    """The first `length` hex digits of the SHA-256 of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]

@@ -1,0 +1,1 @@
+"""The build: one file a stage, source examples in, Parquet shards out."""
