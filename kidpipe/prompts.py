@@ -80,7 +80,5 @@ def _chat_frame(tokenizer: Any) -> tuple[str, str, str]:
     before, _, rest = text.partition(_SCHEMA_MARK)
     between, mark, after = rest.partition(_QUESTION_MARK)
     if not mark:
-        raise KidpipeError(
-            "the chat template drops the user's text", where="ingest.chat", fix="set ingest.chat = false"
-        )
+        raise KidpipeError("the chat template drops the user's text", where="ingest.chat", fix="set ingest.chat = false")
     return before, between, after

@@ -137,17 +137,11 @@ def _json_array(file: Path) -> list[Any]:
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise KidpipeError(
-            f"malformed JSON: {error.msg}", where=f"{file}, line {error.lineno}", fix="mend that line"
-        ) from None
+        raise KidpipeError(f"malformed JSON: {error.msg}", where=f"{file}, line {error.lineno}", fix="mend that line") from None
     except UnicodeDecodeError as error:
-        raise KidpipeError(
-            f"not UTF-8 text: byte {error.start}", where=str(file), fix="save the file as UTF-8"
-        ) from None
+        raise KidpipeError(f"not UTF-8 text: byte {error.start}", where=str(file), fix="save the file as UTF-8") from None
     if not isinstance(rows, list):
-        raise KidpipeError(
-            "not a JSON array of examples", where=str(file), fix="data.layout = 'jsonl' reads one object a line"
-        )
+        raise KidpipeError("not a JSON array of examples", where=str(file), fix="data.layout = 'jsonl' reads one object a line")
     return rows
 
 
@@ -160,17 +154,13 @@ def _json_lines(file: Path) -> list[Any]:
             try:
                 rows.append(json.loads(line))
             except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise KidpipeError(
-                    f"malformed JSON: {error}", where=f"{file}, line {number}", fix="mend that line"
-                ) from None
+                raise KidpipeError(f"malformed JSON: {error}", where=f"{file}, line {number}", fix="mend that line") from None
     return rows
 
 
 def _example(row: Any, default_id: str, file: Path, number: int, layout: _Layout) -> Example:
     if not isinstance(row, dict):
-        raise KidpipeError(
-            "an example must be a JSON object", where=f"{file}, example {number}", fix="mend that example"
-        )
+        raise KidpipeError("an example must be a JSON object", where=f"{file}, example {number}", fix="mend that example")
     question_key = layout.question if layout.question in row else "question"
     for key in ("db_id", question_key, layout.query):
         if not isinstance(row.get(key), str) or not row[key].strip():

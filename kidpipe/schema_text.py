@@ -39,17 +39,13 @@ def read_schema(database: Path, db_id: str, sample_rows: int = 0) -> Schema:
         KidpipeError: the file is missing or is not a readable database.
     """
     if not database.is_file():
-        raise KidpipeError(
-            "database missing", where=str(database), fix="set data.databases to the folder that holds it"
-        )
+        raise KidpipeError("database missing", where=str(database), fix="set data.databases to the folder that holds it")
     try:
         if database.suffix == ".duckdb":
             return _read_duckdb(database, db_id, sample_rows)
         return _read_sqlite(database, db_id, sample_rows)
     except sqlite3.Error as error:
-        raise KidpipeError(
-            f"database unreadable: {error}", where=str(database), fix="copy it from its source again"
-        ) from None
+        raise KidpipeError(f"database unreadable: {error}", where=str(database), fix="copy it from its source again") from None
 
 
 def _read_sqlite(database: Path, db_id: str, sample_rows: int) -> Schema:
@@ -90,9 +86,7 @@ def _read_duckdb(database: Path, db_id: str, sample_rows: int) -> Schema:
     try:
         connection = duckdb.connect(str(database), read_only=True, config={"enable_external_access": "false"})
     except duckdb.Error as error:
-        raise KidpipeError(
-            f"database unreadable: {error}", where=str(database), fix="copy it from its source again"
-        ) from None
+        raise KidpipeError(f"database unreadable: {error}", where=str(database), fix="copy it from its source again") from None
     with connection:
         tables = connection.execute(
             "SELECT table_name, sql FROM duckdb_tables() WHERE NOT internal ORDER BY table_oid"
