@@ -32,6 +32,8 @@ INGEST = pa.schema(
         pa.field("gold_sql", pa.string(), nullable=False),
         pa.field("schema_tokens", pa.int32(), nullable=False),
         *_TOKENS,
+        # The character of gold_sql at which each gold token starts; schema masking finds identifiers with it.
+        pa.field("gold_starts", _IDS, nullable=False),
         pa.field("reason", pa.string()),
     ]
 )

@@ -50,6 +50,10 @@ class Section(BaseModel):
             if self.kind_of(name) is Kind.IDENTITY and getattr(self, name) != field.default
         }
 
+    def all_identity(self) -> dict[str, Any]:
+        """Every identity setting with its value."""
+        return {name: getattr(self, name) for name in type(self).model_fields if self.kind_of(name) is Kind.IDENTITY}
+
 
 def canonical_json(value: Any) -> str:
     """One text for one value: sorted keys, no spaces; raises TypeError for what has no canonical form."""
