@@ -1,0 +1,111 @@
+"""SQL text in, its tokens out: quoted text, comments and nesting told apart, without a dialect's grammar.
+
+For the questions that need no parse tree and are asked of thousands of texts, some of them broken.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from itertools import pairwise
+
+
+class TokenKind(Enum):
+    """What a token is."""
+
+    WORD = "word"
+    NUMBER = "number"
+    TEXT = "text"
+    """'...', with '' inside"""
+    QUOTED = "quoted"
+    """"...", `...` or [...]: an identifier, or SQLite's double-quoted literal"""
+    SYMBOL = "symbol"
+    SPACE = "space"
+    """White space and comments."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A piece of the text, as written; the pieces put together are the text again."""
+
+    kind: TokenKind
+    text: str
+
+    def is_word(self, word: str) -> bool:
+        """Whether this is the unquoted keyword or name `word` (given in upper case)."""
+        return self.kind is TokenKind.WORD and self.text.upper() == word
+
+
+_PATTERN = re.compile(
+    r"""
+      (?P<space>\s+ | --[^\n]* | /\*.*?(?:\*/|\Z))
+    | (?P<text>[xX]?'(?:[^']|'')*(?:'|\Z))
+    | (?P<quoted>"(?:[^"]|"")*(?:"|\Z) | `(?:[^`]|``)*(?:`|\Z) | \[[^\]]*(?:\]|\Z))
+    | (?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)
+    | (?P<word>[^\W\d][\w$]*)
+    | (?P<symbol><>|<=|>=|!=|==|\|\||<<|>>|->>|->|.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def tokens(sql: str) -> Iterator[Token]:
+    """The tokens of any text, complete: nothing is dropped, unclosed quotes run to the end."""
+    for match in _PATTERN.finditer(sql):
+        kind = match.lastgroup
+        assert kind is not None
+        yield Token(TokenKind(kind), match.group())
+
+
+def is_ordered(sql: str) -> bool:
+    """Whether the outermost query has ORDER BY, so that the order of its rows is part of its meaning.
+
+    ORDER BY outside every parenthesis belongs to the outermost query: subqueries, CTEs, windows and aggregates all keep
+    theirs inside. Parentheses around the whole statement (DuckDB admits them) are taken off first.
+    """
+    solid = [token for token in tokens(sql) if token.kind is not TokenKind.SPACE]
+    while solid and solid[-1].text == ";":
+        solid.pop()
+    while len(solid) > 1 and solid[0].text == "(" and _closing(solid) == len(solid) - 1:
+        solid = solid[1:-1]
+    depth = 0
+    for token, following in pairwise(solid):
+        if token.kind is TokenKind.SYMBOL:
+            depth += {"(": 1, ")": -1}.get(token.text, 0)
+        elif depth == 0 and token.is_word("ORDER") and following.is_word("BY"):
+            return True
+    return False
+
+
+def strip_distinct(sql: str) -> str:
+    """The text without the keyword DISTINCT, wherever it stands (the test suite's default, for published numbers)."""
+    return "".join(token.text for token in tokens(sql) if not token.is_word("DISTINCT"))
+
+
+def mend_operators(sql: str) -> str:
+    """The text with `> =`, `< =` and `! =` written as one operator, as tokenised predictions have them apart."""
+    pieces: list[str] = []
+    held = ""
+    for token in tokens(sql):
+        if held and token.text == "=":
+            pieces.append(held.rstrip() + "=")
+            held = ""
+        elif held and token.kind is TokenKind.SPACE:
+            held += token.text
+        else:
+            pieces.append(held)
+            held = token.text if token.text in (">", "<", "!") else ""
+            if not held:
+                pieces.append(token.text)
+    return "".join(pieces) + held
+
+
+def _closing(solid: list[Token]) -> int:
+    """Where the parenthesis that opens `solid` closes; -1 where it doesn't."""
+    depth = 0
+    for index, token in enumerate(solid):
+        if token.kind is TokenKind.SYMBOL:
+            depth += {"(": 1, ")": -1}.get(token.text, 0)
+            if depth == 0:
+                return index
+    return -1
