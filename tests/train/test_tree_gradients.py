@@ -1,0 +1,61 @@
+"""A tree pack teaches what separate sequences teach: the same loss and the same gradient of every parameter."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.train.small import make_examples, make_student
+from train.examples import Example
+from train.head import Objective, head_loss
+from train.losses import divergence
+from train.packing import Layout, make_packs
+from train.trunk import choose_layout, head_of, hidden_states
+
+KID = Objective(mle_scale=0.01, kd_scale=0.02, divergence=divergence("reverse_kl"))
+
+
+def gradients(model: torch.nn.Module, examples: list[Example], layout: Layout, pack_tokens: int) -> tuple[float, dict[str, torch.Tensor]]:
+    model.zero_grad()
+    total = 0.0
+    for pack in make_packs(examples, layout, pack_tokens):
+        loss = head_loss(hidden_states(model, pack), *head_of(model), pack.targets, KID).loss
+        loss.backward()
+        total += loss.item()
+    return total, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(left: tuple[float, dict[str, torch.Tensor]], right: tuple[float, dict[str, torch.Tensor]]) -> None:
+    assert left[0] == pytest.approx(right[0], rel=1e-5)
+    assert left[1].keys() == right[1].keys()
+    for name, grad in right[1].items():
+        assert (left[1][name] - grad).norm() <= 2e-5 * grad.norm() + 1e-8, name
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@given(seed=st.integers(0, 2**31), databases=st.integers(1, 3), questions=st.integers(1, 3), views=st.integers(0, 3))
+@settings(max_examples=12, deadline=None)
+def test_tree_and_plain_packs_agree_with_rows(tied: bool, seed: int, databases: int, questions: int, views: int) -> None:
+    model = make_student(tied=tied)
+    examples = make_examples(np.random.default_rng(seed), databases, questions, views)
+    rows = gradients(model, examples, "none", 10_000)
+    assert_same(gradients(model, examples, "tree", 10_000), rows)
+    assert_same(gradients(model, examples, "plain", 10_000), rows)
+    assert_same(gradients(model, examples, "tree", 64), rows)
+
+
+def test_gradient_checkpointing_changes_nothing() -> None:
+    model = make_student()
+    examples = make_examples(np.random.default_rng(0), 2, 2, 2)
+    expected = gradients(model, examples, "tree", 200)
+    model.train()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    assert_same(gradients(model, examples, "tree", 200), expected)
+
+
+def test_layout_is_tree_for_full_attention_and_less_for_sliding_windows(caplog: pytest.LogCaptureFixture) -> None:
+    assert choose_layout(make_student(), "auto") == "tree"
+    assert not caplog.records
+    assert choose_layout(make_student(sliding_window=8), "auto") == "plain"
+    assert "sliding-window" in caplog.text

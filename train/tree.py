@@ -1,0 +1,73 @@
+"""Token sequences in; their prefix tree, laid out as one row of tokens, out.
+
+Sequences that begin alike share the rows of what they share. A depth-first layout puts each row's descendants right
+behind it, so row q sees row k exactly where k <= q < tout[k]: k is q itself or an ancestor.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train.examples import Int32
+
+Int64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """N rows. `paths[i][j]` is the row of token j of sequence i; a row's position is its depth."""
+
+    input_ids: Int64
+    position_ids: Int64
+    tout: Int64
+    """First row behind the descendants of each row (a row's own number is its tin)."""
+    paths: list[Int64]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.input_ids)
+
+
+def sort_key(tokens: Int32) -> bytes:
+    """Bytes that sort as the token ids do."""
+    return tokens.astype(">u4").tobytes()
+
+
+def shared_length(left: Int32, right: Int32) -> int:
+    """Tokens that two sequences have in common from their beginning."""
+    size = min(len(left), len(right))
+    differs = left[:size] != right[:size]
+    first = int(differs.argmax()) if size else 0
+    return first if size and differs[first] else size
+
+
+def build_tree(sequences: Sequence[Int32], share: bool = True) -> Tree:
+    """The prefix tree of `sequences`; without `share`, the sequences end to end, none seeing another."""
+    order = sorted(range(len(sequences)), key=lambda i: sort_key(sequences[i])) if share else range(len(sequences))
+    total = sum(len(sequence) for sequence in sequences)
+    input_ids, position_ids, tout = (np.empty(total, np.int64) for _ in range(3))
+    paths: list[Int64] = [np.empty(0, np.int64)] * len(sequences)
+    path, previous, end = np.empty(0, np.int64), np.empty(0, np.int32), 0
+    for index in order:
+        tokens = sequences[index]
+        shared = shared_length(previous, tokens) if share else 0
+        # In sorted order a prefix, once left, never comes back: rows beyond what is shared have all their descendants.
+        tout[path[shared:]] = end
+        fresh = len(tokens) - shared
+        rows = np.arange(end, end + fresh)
+        input_ids[end : end + fresh] = tokens[shared:]
+        position_ids[end : end + fresh] = np.arange(shared, len(tokens))
+        path = np.concatenate([path[:shared], rows])
+        paths[index] = path
+        previous, end = tokens, end + fresh
+    tout[path] = end
+    return Tree(input_ids[:end].copy(), position_ids[:end].copy(), tout[:end].copy(), paths)
+
+
+def tree_tokens(sequences: Sequence[Int32]) -> int:
+    """Rows that `build_tree` would lay out."""
+    ordered = sorted(sequences, key=sort_key)
+    shared = sum(shared_length(left, right) for left, right in zip(ordered, ordered[1:], strict=False))
+    return sum(len(sequence) for sequence in ordered) - shared
