@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kidpipe.errors import KidpipeError
+
 
 @dataclass(frozen=True)
 class ScoreRequest:
@@ -33,10 +35,15 @@ class TopK:
 
 
 class Backend(Protocol):
-    """An engine that holds one model."""
+    """An engine that holds one model.
+
+    The answers to a call depend on that call alone, not on earlier ones: a shard scored again after a crash comes out
+    bit-identical on the same machine (an engine in processes of its own, as on GPUs, promises it only up to rounding).
+    """
 
     name: str
     vocab_size: int
+    """Rows of the output layer. Ids beyond the tokenizer's (padding rows) can be among the likeliest."""
     max_length: int
     """Tokens of the longest sequence, prompt and answer together."""
 
@@ -44,12 +51,63 @@ class Backend(Protocol):
         """One TopK a request, in order. Raises KidpipeError for K or lengths beyond the engine's limits."""
         ...
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_ids: Sequence[int]
-    ) -> Iterator[list[int]]:
-        """Greedy continuations, in order, without the stop token."""
+    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_ids: Sequence[int]) -> Iterator[list[int]]:
+        """Greedy continuations, in order, without the stop token; shorter where `max_length` is reached."""
         ...
 
     def close(self) -> None:
-        """Free the engine's memory."""
+        """Free the engine's memory. Closing twice is harmless."""
         ...
+
+
+def check_score(backend: Backend, requests: Sequence[ScoreRequest], top_k: int) -> None:
+    """Refuse what `backend` cannot score before any work is done."""
+    if not 1 <= top_k <= backend.vocab_size:
+        raise KidpipeError(f"K = {top_k} is outside 1 to {backend.vocab_size}, the model's vocabulary", fix="lower score.top_k")
+    for index, request in enumerate(requests):
+        _check_ids(backend, request.token_ids, f"request {index}")
+        if not 1 <= request.start < len(request.token_ids):
+            raise KidpipeError(
+                f"nothing to score: start {request.start} in a sequence of {len(request.token_ids)} tokens",
+                where=f"request {index}",
+                fix="a scored position needs at least one token before it",
+            )
+
+
+def check_prompts(backend: Backend, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    """Refuse what `backend` cannot continue before any work is done."""
+    if max_new_tokens < 1:
+        raise KidpipeError(f"{max_new_tokens} new tokens were asked for", fix="set eval.max_new_tokens to 1 or more")
+    for index, prompt in enumerate(prompts):
+        _check_ids(backend, np.asarray(prompt, dtype=np.int32), f"prompt {index}")
+        if len(prompt) == backend.max_length:
+            raise KidpipeError(
+                f"a prompt of {len(prompt)} tokens leaves no room to generate (limit {backend.max_length})",
+                where=f"prompt {index}",
+                fix="lower ingest.max_prompt_tokens, or use a model that reads longer sequences",
+            )
+
+
+def _check_ids(backend: Backend, ids: NDArray[np.int32], where: str) -> None:
+    if len(ids) == 0:
+        raise KidpipeError("an empty sequence was given to the engine", where=where, fix="drop empty rows before")
+    if len(ids) > backend.max_length:
+        raise KidpipeError(
+            f"a sequence of {len(ids)} tokens is longer than the model takes ({backend.max_length})",
+            where=where,
+            fix="lower ingest.max_prompt_tokens and ingest.max_sql_tokens, or use a model that reads longer sequences",
+        )
+    if int(ids.min()) < 0 or int(ids.max()) >= backend.vocab_size:
+        raise KidpipeError(
+            f"token ids run from {int(ids.min())} to {int(ids.max())}, the model's vocabulary from 0 to {backend.vocab_size - 1}",
+            where=where,
+            fix="the rows were tokenised for another model: run ingest with this model's tokenizer",
+        )
+
+
+def in_ranked_order(
+    ids: NDArray[np.int32], logprobs: NDArray[np.float32], top_k: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """The `top_k` best of each row, best first, ties by lower id. Shapes [n, >= K] in, [n, K] out."""
+    order = np.lexsort((ids, -logprobs), axis=-1)[:, :top_k]
+    return np.take_along_axis(ids, order, axis=-1), np.take_along_axis(logprobs, order, axis=-1)

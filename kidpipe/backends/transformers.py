@@ -1,0 +1,186 @@
+"""Token ids in, log-probabilities out, by transformers: the reference engine and the fallback.
+
+Shapes: B sequences of a batch, L tokens, n wanted positions of a sequence, N of a batch, V vocabulary, K likeliest.
+"""
+
+import gc
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers.utils import logging as transformers_logging
+
+from kidpipe.backends.base import ScoreRequest, TopK, check_prompts, check_score, in_ranked_order
+from kidpipe.errors import KidpipeError
+
+_WINDOW = 512
+"""Requests sorted by length together: less padding, and answers held back stay small."""
+_LOGITS_BYTES = 1 << 29
+"""Bound on the float32 logits of one batch; the vocabulary of a small model weighs more than its layers."""
+
+
+class TransformersBackend:
+    """A causal language model in this process, on one device."""
+
+    name = "transformers"
+
+    def __init__(
+        self, model_path: str | Path, *, dtype: str, device: str, batch_tokens: int, max_length: int, verbose: bool
+    ) -> None:
+        """Load the model; `max_length` tokens is the longest sequence it will be given."""
+        self._device = torch.device(_resolve_device(device))
+        self._model = _load(str(model_path), dtype, verbose).to(self._device).eval()
+        self._batch_tokens = batch_tokens
+        self.vocab_size = int(self._model.get_output_embeddings().weight.shape[0])
+        self.max_length = max_length
+
+    def score(self, requests: Sequence[ScoreRequest], top_k: int) -> Iterator[TopK]:
+        """One TopK a request, in order."""
+        check_score(self, requests, top_k)
+        return self._score(requests, top_k)
+
+    def _score(self, requests: Sequence[ScoreRequest], top_k: int) -> Iterator[TopK]:
+        for begin in range(0, len(requests), _WINDOW):
+            window = requests[begin : begin + _WINDOW]
+            answers: dict[int, TopK] = {}
+            wanted = [len(request.token_ids) - request.start + 1 for request in window]
+            for batch in self._batches([len(request.token_ids) for request in window], wanted):
+                answers.update(zip(batch, self._score_batch([window[index] for index in batch], top_k), strict=True))
+            yield from (answers[index] for index in range(len(window)))
+
+    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_ids: Sequence[int]) -> Iterator[list[int]]:
+        """Greedy continuations, in order, without the stop token; shorter where `max_length` is reached."""
+        check_prompts(self, prompts, max_new_tokens)
+        return self._generate(prompts, max_new_tokens, stop_ids)
+
+    def _generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_ids: Sequence[int]) -> Iterator[list[int]]:
+        for begin in range(0, len(prompts), _WINDOW):
+            window = prompts[begin : begin + _WINDOW]
+            answers: dict[int, list[int]] = {}
+            for batch in self._batches([len(prompt) for prompt in window], [1] * len(window)):
+                rows = self._generate_batch([window[index] for index in batch], max_new_tokens, stop_ids)
+                answers.update(zip(batch, rows, strict=True))
+            yield from (answers[index] for index in range(len(window)))
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        if hasattr(self, "_model"):
+            del self._model
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _batches(self, lengths: list[int], wanted: list[int]) -> Iterator[list[int]]:
+        """Indices of sequences of like length that fit the token budget and the memory for logits together."""
+        batch: list[int] = []
+        most_wanted = 0
+        for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+            rows, most_wanted = len(batch) + 1, max(most_wanted, wanted[index])
+            too_long = rows * lengths[index] > self._batch_tokens
+            if batch and (too_long or rows * most_wanted * self.vocab_size * 4 > _LOGITS_BYTES):
+                yield batch
+                batch, most_wanted = [], wanted[index]
+            batch.append(index)
+        if batch:
+            yield batch
+
+    @torch.inference_mode()
+    def _score_batch(self, requests: list[ScoreRequest], top_k: int) -> list[TopK]:
+        """Sequences are padded on the left, so that the wanted positions of all stand at the end."""
+        counts = [len(request.token_ids) - int(request.start) for request in requests]
+        ids_BL, mask_BL = self._pad_left([request.token_ids for request in requests])
+        positions_BL = (mask_BL.cumsum(-1) - 1).clamp(min=0)
+        logits_BnV = self._model(
+            input_ids=ids_BL,
+            attention_mask=mask_BL,
+            position_ids=positions_BL,
+            use_cache=False,
+            logits_to_keep=max(counts) + 1,
+        ).logits
+        logits_NV = torch.cat([row_nV[-count - 1 : -1] for row_nV, count in zip(logits_BnV, counts, strict=True)]).float()
+        actual_N = torch.cat([row_L[-count:] for row_L, count in zip(ids_BL, counts, strict=True)])
+        total_N1 = logits_NV.logsumexp(-1, keepdim=True)
+        actual = (logits_NV.gather(-1, actual_N[:, None]) - total_N1)[:, 0].cpu().numpy()
+        ids_NK, values_NK = _top_k(logits_NV, top_k)
+        ids, logprobs = in_ranked_order(ids_NK.cpu().numpy().astype(np.int32), (values_NK - total_N1).cpu().numpy(), top_k)
+        ends = np.cumsum(counts)[:-1]
+        return [TopK(*parts) for parts in zip(np.split(ids, ends), np.split(logprobs, ends), np.split(actual, ends), strict=True)]
+
+    @torch.inference_mode()
+    def _generate_batch(self, prompts: list[Sequence[int]], max_new_tokens: int, stop_ids: Sequence[int]) -> list[list[int]]:
+        ids_BL, mask_BL = self._pad_left([np.asarray(prompt, dtype=np.int32) for prompt in prompts])
+        width = ids_BL.shape[1]
+        settings = GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=min(max_new_tokens, self.max_length - min(map(len, prompts))),
+            eos_token_id=list(stop_ids) or None,
+            pad_token_id=0,
+        )
+        output_BL = self._model.generate(input_ids=ids_BL, attention_mask=mask_BL, generation_config=settings)
+        stops = set(stop_ids)
+        rows: list[list[int]] = []
+        for prompt, row in zip(prompts, output_BL[:, width:].tolist(), strict=True):
+            row = row[: min(max_new_tokens, self.max_length - len(prompt))]
+            end = next((position for position, token in enumerate(row) if token in stops), len(row))
+            rows.append(row[:end])
+        return rows
+
+    def _pad_left(self, rows: Sequence[NDArray[np.int32]]) -> tuple[Tensor, Tensor]:
+        width = max(map(len, rows))
+        ids = np.zeros((len(rows), width), dtype=np.int64)
+        mask = np.zeros((len(rows), width), dtype=np.int64)
+        for index, row in enumerate(rows):
+            ids[index, width - len(row) :] = row
+            mask[index, width - len(row) :] = 1
+        return torch.from_numpy(ids).to(self._device), torch.from_numpy(mask).to(self._device)
+
+
+def _top_k(logits_NV: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """Ids and logits of the K likeliest. Where tokens tie for the last place, torch.topk takes any: take the lowest ids."""
+    values_NK, ids_NK = logits_NV.topk(top_k, dim=-1)
+    tied_N = (logits_NV >= values_NK[:, -1:]).sum(-1) > top_k
+    for row in tied_N.nonzero()[:, 0].tolist():
+        ids_NK[row] = torch.sort(logits_NV[row], descending=True, stable=True).indices[:top_k]
+        values_NK[row] = logits_NV[row, ids_NK[row]]
+    return ids_NK, values_NK
+
+
+def _resolve_device(device: str) -> str:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise KidpipeError("no CUDA device is available", where="engine.device", fix="set engine.device to auto or cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def _load(model_path: str, dtype: str, verbose: bool) -> Any:
+    """The model with its weights complete: transformers fills missing ones with random numbers and only prints it."""
+    level = transformers_logging.get_verbosity()
+    if not verbose:
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            model_path, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise KidpipeError(
+            f"transformers cannot load the model: {reason}", where=model_path, fix="name a causal language model"
+        ) from error
+    finally:
+        transformers_logging.set_verbosity(level)
+        transformers_logging.enable_progress_bar()
+    if missing := sorted(info["missing_keys"]):
+        raise KidpipeError(
+            f"the weights of {len(missing)} parameters are missing, {missing[0]} first",
+            where=model_path,
+            fix="the folder was saved incompletely or for another architecture: save it again",
+        )
+    # The folder's own defaults (repetition penalty, sampling) must not leak into greedy decoding.
+    model.generation_config = GenerationConfig()
+    return model

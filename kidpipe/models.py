@@ -1,0 +1,196 @@
+"""A model's name or folder goes in; its local snapshot, a stable identity and its limits come out. Loads no torch."""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kidpipe.errors import KidpipeError
+from kidpipe.settings import fingerprint
+
+UNBOUNDED = 1 << 30
+"""`max_length` of a model whose configuration states none."""
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+_LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
+_NOT_IDENTITY = ("_name_or_path", "transformers_version")
+"""Keys of config.json that record who wrote the file, not what the model computes."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model on this machine.
+
+    `identity` is equal for equal configuration and weights ("local:<digest>"), or names one commit of the Hub
+    ("hub:<name>@<commit>"); where the folder lies is no part of it.
+    """
+
+    name: str
+    path: Path
+    identity: str
+    max_length: int
+    """Tokens of the longest sequence; UNBOUNDED where the configuration states none."""
+    vocab_size: int
+    """Rows of the output layer, padding included."""
+    architecture: str
+
+
+def resolve(model: str, revision: str = "", *, digest_cache: Path | None = None) -> ModelSource:
+    """Find `model`, a local folder or a Hugging Face name (downloaded when it is not here yet).
+
+    Args:
+        model: local folder or Hugging Face name.
+        revision: branch, tag or commit of a Hugging Face name; empty = main.
+        digest_cache: JSON file that remembers the digests of weight files, so that planning does not read gigabytes again.
+    """
+    if not model:
+        raise KidpipeError("no model was named", fix="name a local folder or a Hugging Face model")
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if revision:
+            raise KidpipeError(
+                f"revision {revision!r} was given for a local folder",
+                where=str(folder),
+                fix="leave revision empty: the content of a folder is its identity",
+            )
+        config = _read_config(folder)
+        return _source(model, folder, _local_identity(folder, config, digest_cache), config)
+    if folder.exists() or not _HUB_NAME.fullmatch(model):
+        raise KidpipeError("model folder not found", where=str(folder), fix=_nearby(folder) or "check the path")
+    snapshot = _download(model, revision)
+    config = _read_config(snapshot)
+    _weight_files(snapshot)
+    return _source(model, snapshot, f"hub:{model}@{snapshot.name}", config)
+
+
+def _source(name: str, path: Path, identity: str, config: dict[str, Any]) -> ModelSource:
+    """Multimodal configurations keep those of the language model in `text_config`."""
+    text = {**config, **config["text_config"]} if isinstance(config.get("text_config"), dict) else config
+    vocab_size = text.get("vocab_size")
+    if not isinstance(vocab_size, int):
+        raise KidpipeError("config.json states no vocab_size", where=str(path), fix="name a causal language model")
+    lengths = [text[key] for key in _LENGTH_KEYS if isinstance(text.get(key), int)]
+    architectures = config.get("architectures") or [""]
+    return ModelSource(name, path, identity, min(lengths, default=UNBOUNDED), vocab_size, str(architectures[0]))
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise KidpipeError(
+                "the folder holds a LoRA adapter, not a whole model",
+                where=str(folder),
+                fix="merge it into its base model first (peft: merge_and_unload, then save_pretrained)",
+            )
+        raise KidpipeError(
+            "the model folder has no config.json", where=str(folder), fix=_nearby(folder / "x") or "check the path"
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise KidpipeError(f"config.json is not valid JSON: {error}", where=str(path), fix="save the model again") from error
+    if not isinstance(config, dict):
+        raise KidpipeError("config.json is not a JSON object", where=str(path), fix="save the model again")
+    return config
+
+
+def _nearby(folder: Path) -> str:
+    """Name the model folders beside the missing one."""
+    try:
+        found = sorted(str(path.parent) for path in folder.parent.glob("*/config.json"))
+    except OSError:
+        found = []
+    return "models in that place: " + ", ".join(found[:8]) if found else ""
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that a loader reads; folders also hold consolidated copies, optimizer states and the like."""
+    for pattern in ("model*.safetensors", "*.safetensors", "pytorch_model*.bin"):
+        if found := sorted(folder.glob(pattern)):
+            return found
+    raise KidpipeError(
+        "the model folder has no weights",
+        where=str(folder),
+        fix="expected model*.safetensors or pytorch_model*.bin; was the copy or download interrupted?",
+    )
+
+
+def _local_identity(folder: Path, config: dict[str, Any], digest_cache: Path | None) -> str:
+    cache = _DigestCache(digest_cache)
+    weights = {path.name: cache.digest(path) for path in _weight_files(folder)}
+    cache.save()
+    kept = {key: value for key, value in config.items() if key not in _NOT_IDENTITY}
+    return "local:" + fingerprint({"config": json.dumps(kept, sort_keys=True), "weights": weights})
+
+
+class _DigestCache:
+    """SHA-256 of files, remembered by (path, size, modification time, inode) in a JSON file."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._digests = self._read()
+        self._known = dict(self._digests)
+
+    def digest(self, path: Path) -> str:
+        stat = path.stat()
+        key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
+        if key not in self._digests:
+            with path.open("rb") as file:
+                self._digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        return self._digests[key]
+
+    def save(self) -> None:
+        if self._path is None or self._digests == self._known:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False, encoding="utf-8") as file:
+            json.dump(self._digests, file, indent=0, sort_keys=True)
+        Path(file.name).replace(self._path)
+
+    def _read(self) -> dict[str, str]:
+        """A cache that cannot be read is an empty one: everything in it can be computed again."""
+        try:
+            digests = json.loads(self._path.read_text(encoding="utf-8")) if self._path else {}
+        except (OSError, ValueError):
+            return {}
+        return {str(key): str(value) for key, value in digests.items()} if isinstance(digests, dict) else {}
+
+
+def _download(name: str, revision: str) -> Path:
+    """The snapshot folder of a Hugging Face model; its name is the commit."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        snapshot = Path(snapshot_download(name, revision=revision or None, allow_patterns=_HUB_FILES))
+        if not any(snapshot.glob("*.safetensors")):
+            snapshot = Path(
+                snapshot_download(name, revision=revision or None, allow_patterns=[*_HUB_FILES, "pytorch_model*.bin"])
+            )
+        return snapshot
+    except GatedRepoError as error:
+        raise KidpipeError(
+            f"access to {name} must be granted first", fix="accept its licence on its page, then: hf auth login"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise KidpipeError(
+            f"no folder and no Hugging Face model is called {name!r}", fix=_nearby(Path(name)) or "check the name"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise KidpipeError(f"{name} has no revision {revision!r}", fix="leave revision empty for main") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise KidpipeError(
+            f"no folder is called {name!r}, and it cannot be downloaded: {_first_line(error)}",
+            where=os.environ.get("HF_ENDPOINT", "https://huggingface.co"),
+            fix=_nearby(Path(name)) or "check the name and the connection, or name a local folder",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
