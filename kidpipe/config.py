@@ -35,6 +35,7 @@ class IngestSettings(Section):
     max_sql_tokens: Identity[int] = Field(256, ge=4, description="longer gold SQL is set aside, tokens")
     shard_rows: Identity[int] = Field(512, ge=1, description="source examples a shard")
     check_gold: Identity[bool] = Field(True, description="set aside examples whose gold SQL does not execute")
+    max_steps: Identity[int] = Field(100_000_000, ge=1000, description="SQLite steps a gold SQL: a repeatable deadline")
 
 
 class TeacherSettings(Section):
@@ -63,7 +64,6 @@ class MaskSettings(Section):
     strategy: Identity[Strategy] = Field("random", description="how positions are chosen")
     ratio: Identity[float] = Field(0.2, gt=0, le=1, description="share of SQL tokens masked (alpha in the paper)")
     views: Input[int] = Field(2, ge=1, le=64, description="differently seeded corruptions an example; each its own shards")
-    token: Identity[str] = Field("auto", description="token put at masked positions; auto = mask, else pad, unk, eos")
     seed: Identity[int] = Field(0, ge=0, description="seed of the choice of positions")
 
 
@@ -74,6 +74,7 @@ class PredictSettings(Section):
     student: Input[str] = Field("", description="student checkpoint that fills, with predictor = student")
     fill: Identity[Fill] = Field("argmax", description="which of the predictions is taken")
     temperature: Identity[float] = Field(1.0, gt=0, le=10, description="temperature of fill = sample")
+    mask_token: Identity[str] = Field("auto", description="token put at masked positions; auto = mask, else pad, unk, eos")
     top_k: Identity[int] = Field(10, ge=2, le=64, description="predictions kept at each hole")
     seed: Identity[int] = Field(0, ge=0, description="seed of fill = sample")
 
@@ -82,9 +83,7 @@ class RewriteSettings(Section):
     """How imperfect SQL is described."""
 
     execute: Identity[bool] = Field(True, description="execute imperfect SQL and compare with gold, for the statistics")
-    max_steps: Identity[int] = Field(
-        20_000_000, ge=1000, description="SQLite virtual-machine steps a statement; counted, so that it is repeatable"
-    )
+    max_steps: Identity[int] = Field(100_000_000, ge=1000, description="SQLite steps a statement: a repeatable deadline")
 
 
 class ScoreSettings(Section):
@@ -130,7 +129,14 @@ class EvalSettings(Section):
 
     max_new_tokens: Identity[int] = Field(256, ge=1, description="longest SQL generated, tokens")
     limit: Input[int] = Field(0, ge=0, description="use only the first n held-out examples; 0 = all")
-    timeout_s: Runtime[float] = Field(10.0, gt=0, description="deadline of one statement, seconds")
+    keep_distinct: Identity[bool] = Field(True, description="leave DISTINCT in; false strips it for ex_bag, as published numbers do")
+    mend_operators: Identity[bool] = Field(False, description="read `> =` as `>=`, as the test suite's evaluator does")
+    check_ties: Identity[bool] = Field(True, description="flag rows whose gold result depends on the order rows are visited in")
+    max_steps: Identity[int] = Field(
+        1_000_000_000, ge=0, description="SQLite virtual-machine steps a statement; stops the same ones on every machine; 0 = no limit"
+    )
+    timeout_s: Runtime[float] = Field(10.0, gt=0, description="deadline of one predicted statement, seconds")
+    gold_timeout_s: Runtime[float] = Field(120.0, gt=0, description="deadline of one gold statement, seconds")
     workers: Runtime[int] = Field(0, ge=0, description="processes that execute SQL; 0 = one a core")
     memory_mib: Runtime[int] = Field(1024, ge=64, description="memory of such a process, MiB")
 

@@ -34,6 +34,8 @@ class Task:
     part: Part
     view: int
     tables: Mapping[str, pa.Table]
+    tick: Callable[[int], None]
+    """To be called with the number of rows just finished, for the progress bar."""
 
 
 @dataclass(frozen=True)

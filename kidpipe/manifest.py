@@ -1,0 +1,91 @@
+"""A finished grid in, the manifest out: the one file that readers open. No times or hosts: equal builds, equal bytes."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from kidpipe.errors import KidpipeError
+from kidpipe.graph import Grid, Part, Stage
+from kidpipe.schemas import SCHEMA_VERSION
+from kidpipe.settings import fingerprint
+from kidpipe.store import Store
+
+LATEST = "manifest.json"
+
+
+def make_manifest(grid: Grid, store: Store, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe every shard of the grid, all of them finished.
+
+    Args:
+        facts: what the trainer needs beside the shards (end-of-sequence id, tokenizer, views, teacher).
+    """
+    body = {
+        "schema_version": SCHEMA_VERSION,
+        **facts,
+        "stages": {
+            stage.name: {"version": stage.version, "settings": dict(stage.resolved), "views": stage.views}
+            for stage in grid.stages
+        },
+        "counts": {stage.name: _total(grid, stage, store) for stage in grid.stages},
+        "parts": [_part(grid, part) for part in grid.parts],
+    }
+    return {"digest": fingerprint(body), **body}
+
+
+def _part(grid: Grid, part: Part) -> dict[str, Any]:
+    entry: dict[str, Any] = {"part": part.index, "rows": part.rows, "content": dict(part.content)}
+    for stage in grid.stages:
+        files = []
+        for view in stage.each_view():
+            shard = grid.look(stage, part, view).shard
+            assert shard is not None, "a manifest of an unfinished grid"
+            files.append(shard.file)
+        entry[stage.name] = files if stage.views else files[0]
+    return entry
+
+
+def _total(grid: Grid, stage: Stage, store: Store) -> dict[str, Any]:
+    """The counts of all shards of a stage, summed."""
+    total: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for cell in grid.cells(stage):
+        assert cell.shard is not None
+        counts = store.counts(cell.shard)
+        reasons.update(counts.pop("set_aside", {}))
+        total.update(counts)
+    return dict(total) | ({"set_aside": dict(reasons)} if reasons else {})
+
+
+def write_manifest(store: Store, manifest: Mapping[str, Any]) -> None:
+    """Make `manifest` the latest; a copy under its digest stays for runs that were trained on it."""
+    store.write_json(f"manifests/{manifest['digest']}.json", manifest)
+    if store.read_json(LATEST) != manifest:
+        store.write_json(LATEST, manifest)
+
+
+def read_manifest(store: Store) -> dict[str, Any] | None:
+    """The latest manifest, or None before the first build. Raises KidpipeError for one of a newer kidpipe."""
+    manifest: dict[str, Any] | None = store.read_json(LATEST)
+    if manifest is not None and manifest.get("schema_version", 0) > SCHEMA_VERSION:
+        raise KidpipeError(
+            f"the manifest has schema version {manifest['schema_version']}, this kidpipe reads up to {SCHEMA_VERSION}",
+            where=str(store.root / LATEST),
+            fix="upgrade kidpipe, or set store.path to another folder",
+        )
+    return manifest
+
+
+def rates(manifest: Mapping[str, Any]) -> dict[str, float]:
+    """The figures a build is judged by, from its counts; those whose stage did not run are absent.
+
+    `rewrite_rate` is the share of masked positions whose token changed; `parse`, `execute` and `same_result` are shares
+    of imperfect queries; `stored_ids` is the mean number of top-K ids a scored position.
+    """
+    counts = manifest["counts"]
+    figures: dict[str, float] = {}
+    if rewrite := counts.get("rewrite"):
+        figures["rewrite_rate"] = rewrite["rewritten"] / max(rewrite["masked"], 1)
+        figures |= {name: rewrite[name] / max(rewrite["out"], 1) for name in ("changed_rows", "parse", "execute", "same_result")}
+    if score := counts.get("score"):
+        figures["stored_ids"] = score["stored_ids"] / max(score["positions"], 1)
+    return figures

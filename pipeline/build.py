@@ -1,0 +1,147 @@
+"""A context in, finished shards and a manifest out; whatever is finished already is reused."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kidpipe.errors import KidpipeError
+from kidpipe.graph import Cell, Grid, Stage, Task
+from kidpipe.manifest import make_manifest, write_manifest
+from kidpipe.progress import StageProgress
+from kidpipe.settings import fingerprint
+from kidpipe.store import DamagedShard, Store
+from pipeline.context import Context
+from pipeline.stages import stages
+
+# A shard found damaged while it is read is made again; the same one twice is the disk's fault, not an accident.
+_MOST_REPAIRS = 8
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build did: `ran` and `reused` count shards by stage, `seconds` is wall time by stage."""
+
+    manifest: Mapping[str, Any]
+    ran: Mapping[str, int]
+    reused: Mapping[str, int]
+    seconds: Mapping[str, float]
+
+
+def build(context: Context, store: Store, *, until: str = "score", progress: bool = True) -> BuildResult:
+    """Run what is stale, stage after stage, and write the manifest last.
+
+    Raises:
+        KidpipeError: another driver holds the store, the disk is full, or an engine refuses; what is finished is kept.
+    """
+    graph = stages(context, until)
+    with store.lock():
+        store.remove_temporaries()
+        _save_tokenizer(context, store)
+        runner = _Runner(Grid(graph, context.parts, store), store, progress)
+        for _ in range(_MOST_REPAIRS):
+            try:
+                runner.run()
+                manifest = make_manifest(runner.grid, store, _facts(context))
+                break
+            except DamagedShard as damage:
+                store.set_aside(damage.shard)
+                runner.grid.drop(damage.shard)
+        else:
+            raise KidpipeError("shards are damaged as fast as they are made", where=str(store.root), fix="check the disk")
+        write_manifest(store, manifest)
+    return BuildResult(manifest, dict(runner.ran), dict(runner.reused), dict(runner.seconds))
+
+
+def _facts(context: Context) -> dict[str, Any]:
+    """What the trainer needs to know and could not see from the shards."""
+    facts: dict[str, Any] = {
+        "eos_id": context.tokens.eos_id,
+        "mask_id": context.tokens.mask_id,
+        "tokenizer": context.identity()["tokenizer"],
+        "views": context.config.mask.views,
+        "max_tokens": context.longest,
+    }
+    if context.teacher is not None:
+        facts["teacher"] = {"identity": context.teacher.identity, "vocab_size": context.teacher.vocab_size}
+    return facts
+
+
+def _save_tokenizer(context: Context, store: Store) -> None:
+    """Keep the tokenizer beside the shards: training checks the student's against it without the teacher."""
+    folder = store.root / "tokenizers" / context.identity()["tokenizer"]
+    if not folder.exists():
+        temporary = folder.with_name(f".tmp-{folder.name}")
+        context.tokenizer.save_pretrained(temporary)
+        temporary.rename(folder)
+
+
+class _Runner:
+    """Runs a grid to its end, and keeps count."""
+
+    def __init__(self, grid: Grid, store: Store, progress: bool) -> None:
+        self.grid = grid
+        self.ran: Counter[str] = Counter()
+        self.reused: Counter[str] = Counter()
+        self.seconds: dict[str, float] = {}
+        self._store = store
+        self._progress = progress
+        self._settled: set[tuple[str, int, int]] = set()
+
+    def run(self) -> None:
+        with StageProgress(self._progress) as bar:
+            for stage in self.grid.stages:
+                started = time.perf_counter()
+                self._run_stage(stage, bar)
+                self.seconds[stage.name] = self.seconds.get(stage.name, 0.0) + time.perf_counter() - started
+
+    def _run_stage(self, stage: Stage, bar: StageProgress) -> None:
+        cells = list(self.grid.cells(stage))
+        pending = [cell for cell in cells if cell.state != "done"]
+        assert all(cell.state == "stale" for cell in pending), "a stage ran before its inputs"
+        for cell in cells:
+            if cell.state == "done" and self._settle(cell):
+                self.reused[stage.name] += 1
+        rows = {part.index: part.rows for part in self.grid.parts}
+        bar.start(stage.name, sum(rows[cell.part] for cell in pending), len(cells) - len(pending), len(cells))
+        for cell in pending:
+            self._run_cell(stage, cell, bar)
+            self._settle(cell)
+            self.ran[stage.name] += 1
+        bar.finish()
+
+    def _settle(self, cell: Cell) -> bool:
+        """Whether this shard is counted for the first time (a repair goes over the grid again)."""
+        name = (cell.stage, cell.part, cell.view)
+        is_new = name not in self._settled
+        self._settled.add(name)
+        return is_new
+
+    def _run_cell(self, stage: Stage, cell: Cell, bar: StageProgress) -> None:
+        part = self.grid.parts[cell.part]
+        started = time.perf_counter()
+        inputs = self.grid.inputs(stage, part, cell.view)
+        tables = {name: self._store.read(shard) for name, shard in zip(stage.inputs, inputs, strict=True) if shard is not None}
+        output = stage.run(Task(part, cell.view, tables, bar.advance))
+        shard = self._store.commit(stage.name, cell.key, output.table, output.counts)
+        self.grid.add(shard)
+        self._store.append_log(
+            "shards.jsonl",
+            {
+                "stage": stage.name,
+                "part": cell.part,
+                "view": cell.view,
+                "key": cell.key,
+                "rows": part.rows,
+                "seconds": round(time.perf_counter() - started, 4),
+                "settings": self._remember_settings(stage),
+            },
+        )
+
+    def _remember_settings(self, stage: Stage) -> str:
+        """Write a stage's settings once, so that gc can say what a shard was made with."""
+        name = fingerprint([stage.name, stage.version, dict(stage.resolved)], 16)
+        if not (self._store.root / "settings" / f"{name}.json").exists():
+            self._store.write_json(f"settings/{name}.json", {"stage": stage.name, "settings": dict(stage.resolved)})
+        return name

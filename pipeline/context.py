@@ -1,0 +1,149 @@
+"""A configuration in; everything its stages need, found and checked before the first expensive second, out."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from kidpipe.config import Config
+from kidpipe.digests import FileDigests
+from kidpipe.engines import EngineRoom
+from kidpipe.errors import KidpipeError
+from kidpipe.graph import Part
+from kidpipe.models import ModelSource, resolve
+from kidpipe.parts import split_parts
+from kidpipe.prompts import PromptEncoder, prompt_digest
+from kidpipe.readers import DataSet, Example, read
+from kidpipe.sandbox.job import Limits
+from kidpipe.sandbox.pool import SandboxPool
+from kidpipe.tokenizers import eos_id, load, mask_token_id, require_same, special_ids, tokenizer_digest
+from pipeline.predict import Tokens
+
+# Counted steps decide which gold or imperfect SQL is too slow; wall time is only the net below them.
+_DEADLINE_S = 120.0
+# Special tokens that may stand among the best k of a hole, beyond which they are not expected.
+_BANNED_MARGIN = 32
+
+
+@dataclass
+class Context:
+    """The resolved inputs of a build. Heavy parts (engine, sandbox) start when first used; `close` ends them."""
+
+    config: Config
+    dataset: DataSet
+    parts: list[Part]
+    teacher: ModelSource | None
+    """None for a build that stops before the teacher is needed."""
+    predictor: ModelSource | None
+    tokenizer: Any
+    tokenizer_path: Path
+    max_length: int
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        self._stack = ExitStack()
+        self._pools: dict[int, SandboxPool] = {}
+
+    def examples(self, part: Part) -> Sequence[Example]:
+        start = part.index * self.config.ingest.shard_rows
+        return self.dataset.examples[start : start + part.rows]
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        end = eos_id(self.tokenizer)
+        mask = mask_token_id(self.tokenizer, self.config.predict.mask_token)
+        return Tokens(mask, end, frozenset(special_ids(self.tokenizer)) | {end, mask})
+
+    @cached_property
+    def encoder(self) -> PromptEncoder:
+        return PromptEncoder(self.tokenizer, self.config.ingest.chat)
+
+    def pool(self, max_steps: int) -> SandboxPool:
+        """Processes that execute SQL, stopped after `max_steps`."""
+        if max_steps not in self._pools:
+            limits = Limits(timeout_s=_DEADLINE_S, max_steps=max_steps)
+            self._pools[max_steps] = self._stack.enter_context(SandboxPool(limits, self.config.eval.workers))
+        return self._pools[max_steps]
+
+    @cached_property
+    def engines(self) -> EngineRoom:
+        top_k = max(self.config.score.top_k, self.config.predict.top_k + _BANNED_MARGIN)
+        room = EngineRoom(self.config.engine, self.config.teacher.dtype, top_k, self.longest, self.verbose)
+        self._stack.callback(room.close)
+        return room
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence that ingest lets through."""
+        ingest = self.config.ingest
+        return min(ingest.max_prompt_tokens + ingest.max_sql_tokens + 1, self.max_length)
+
+    def identity(self) -> dict[str, Any]:
+        """What goes into the keys of ingest beside its settings."""
+        ingest = self.config.ingest
+        identity = {"tokenizer": tokenizer_digest(self.tokenizer), "template": prompt_digest(ingest)}
+        # A model as long as the settings allow changes nothing; a shorter one sets rows aside.
+        if self.max_length < ingest.max_prompt_tokens + ingest.max_sql_tokens + 1:
+            identity["max_length"] = str(self.max_length)
+        return identity
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def open_context(config: Config, *, need_teacher: bool = True, verbose: bool = False) -> Context:
+    """Resolve data, teacher, predictor and tokenizer.
+
+    Args:
+        need_teacher: False for a build that ends with ingest; the student's tokenizer serves when no teacher is named.
+
+    Raises:
+        KidpipeError: anything named in the configuration is missing or does not fit together.
+    """
+    digests = FileDigests(Path(config.store.path) / "digests.json")
+    dataset = read(config.data, "train")
+    if not dataset.examples:
+        raise KidpipeError("the data set has no training examples", where=config.data.path, fix="check data.path")
+    teacher = _teacher(config, need_teacher, digests)
+    named = teacher or _resolve(config.train.student, "train.student", digests)
+    if named is None:
+        raise KidpipeError(
+            "no model whose tokenizer could be used", where="teacher.model", fix="set teacher.model or train.student"
+        )
+    tokenizer = load(named.path)
+    predictor = teacher
+    if need_teacher and config.predict.predictor == "student":
+        predictor = _resolve(config.predict.student, "predict.student", digests)
+        if predictor is None:
+            raise KidpipeError("predict.predictor is 'student' but no checkpoint is named", fix="set predict.student")
+        require_same(tokenizer, load(predictor.path))
+    return Context(
+        config=config,
+        dataset=dataset,
+        parts=split_parts(dataset, config.ingest.shard_rows, digests),
+        teacher=teacher,
+        predictor=predictor,
+        tokenizer=tokenizer,
+        tokenizer_path=named.path,
+        max_length=min(model.max_length for model in (named, predictor) if model is not None),
+        verbose=verbose,
+    )
+
+
+def _teacher(config: Config, is_needed: bool, digests: FileDigests) -> ModelSource | None:
+    if not config.teacher.model and not is_needed:
+        return None
+    if not config.teacher.model:
+        raise KidpipeError("no teacher is named", where="teacher.model", fix="kidpipe build-imperfect --teacher MODEL")
+    return resolve(config.teacher.model, config.teacher.revision, digests=digests)
+
+
+def _resolve(model: str, setting: str, digests: FileDigests) -> ModelSource | None:
+    if not model:
+        return None
+    try:
+        return resolve(model, digests=digests)
+    except KidpipeError as error:
+        raise KidpipeError(error.what, where=f"{setting} = {model!r}", fix=error.fix) from None

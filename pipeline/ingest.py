@@ -1,0 +1,99 @@
+"""Source examples in, tokenised prompts and gold SQL out; what can't be used is set aside with a reason."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kidpipe.columns import make_table
+from kidpipe.config import IngestSettings
+from kidpipe.errors import KidpipeError
+from kidpipe.graph import Output, Task
+from kidpipe.prompts import PromptEncoder
+from kidpipe.readers import DataSet, Example
+from kidpipe.sandbox.job import Job, Kind
+from kidpipe.sandbox.pool import SandboxPool
+from kidpipe.schema_text import read_schema, render
+from kidpipe.schemas import INGEST
+
+
+@dataclass
+class Ingest:
+    """The ingest stage over one data set, with what it keeps between parts."""
+
+    settings: IngestSettings
+    dataset: DataSet
+    encoder: PromptEncoder
+    pool: SandboxPool
+    max_length: int
+    """Tokens of the longest sequence the model takes, EOS included."""
+
+    def __post_init__(self) -> None:
+        self._schema_texts: dict[str, str | KidpipeError] = {}
+
+    def __call__(self, task: Task, examples: Sequence[Example]) -> Output:
+        bad_gold = self._check_golds(examples)
+        rows = []
+        for example in examples:
+            rows.append(self._row(example, bad_gold.get(example.example_id)))
+            task.tick(1)
+        reasons = Counter(row["reason"].partition(":")[0] for row in rows if row["reason"])
+        table = make_table(INGEST, {name: [row[name] for row in rows] for name in INGEST.names})
+        counts = {"in": len(rows), "out": len(rows) - reasons.total(), "set_aside": dict(sorted(reasons.items()))}
+        return Output(table, counts)
+
+    def _row(self, example: Example, reason: str | None) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "example_id": example.example_id,
+            "db_id": example.db_id,
+            "question": example.question,
+            "gold_sql": example.gold_sql,
+            "schema_tokens": 0,
+            "prompt_ids": [],
+            "gold_ids": [],
+            "gold_starts": [],
+            "reason": reason,
+        }
+        schema = self._schema_text(example.db_id)
+        if isinstance(schema, KidpipeError):
+            row["reason"] = schema.what
+        if row["reason"]:
+            return row
+        assert isinstance(schema, str)
+        schema_ids = self.encoder.schema_ids(schema)
+        prompt = schema_ids + self.encoder.question_ids(example.question, example.evidence)
+        gold, starts = self.encoder.sql_ids(example.gold_sql)
+        row["reason"] = self._too_long(len(prompt), len(gold))
+        if not row["reason"]:
+            row |= {"schema_tokens": len(schema_ids), "prompt_ids": prompt, "gold_ids": gold, "gold_starts": starts}
+        return row
+
+    def _too_long(self, prompt: int, gold: int) -> str | None:
+        if not gold:
+            return "gold SQL is empty"
+        if prompt > self.settings.max_prompt_tokens:
+            return f"prompt too long: {prompt} tokens, ingest.max_prompt_tokens is {self.settings.max_prompt_tokens}"
+        if gold > self.settings.max_sql_tokens:
+            return f"gold SQL too long: {gold} tokens, ingest.max_sql_tokens is {self.settings.max_sql_tokens}"
+        if prompt + gold + 1 > self.max_length:
+            return f"longer than the model: {prompt + gold + 1} tokens, it takes {self.max_length}"
+        return None
+
+    def _schema_text(self, db_id: str) -> str | KidpipeError:
+        if db_id not in self._schema_texts:
+            samples = self.settings.sample_rows if self.settings.template == "ddl" else 0
+            try:
+                schema = read_schema(self.dataset.database(db_id), db_id, samples)
+                self._schema_texts[db_id] = render(schema, self.settings.template)
+            except KidpipeError as error:
+                self._schema_texts[db_id] = error
+        return self._schema_texts[db_id]
+
+    def _check_golds(self, examples: Sequence[Example]) -> dict[str, str]:
+        """Reasons by example id for golds that don't execute; paraphrases share one execution."""
+        if not self.settings.check_gold:
+            return {}
+        pairs = {(e.db_id, e.gold_sql): None for e in examples if self.dataset.database(e.db_id).is_file()}
+        jobs = [Job(str(self.dataset.database(db_id)), sql, (db_id, sql)) for db_id, sql in pairs]
+        failed = {r.key: f"gold SQL fails: {r.message or r.kind.value}" for r in self.pool.run(jobs) if r.kind is not Kind.OK}
+        return {e.example_id: failed[e.db_id, e.gold_sql] for e in examples if (e.db_id, e.gold_sql) in failed}

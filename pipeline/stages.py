@@ -1,0 +1,120 @@
+"""The whole graph on one page: what each stage reads, and which settings decide its result.
+
+source --> ingest --+--> gold_score ------------------------------+
+                    |        | (hard, easy)                       |
+                    +--> mask --> predict --> rewrite ------------+--> score
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+from kidpipe.config import Config
+from kidpipe.graph import Output, Stage, Task, settings_of
+from kidpipe.models import ModelSource
+from kidpipe.readers import Example
+from pipeline.context import Context
+
+ORDER = ("ingest", "gold_score", "mask", "predict", "rewrite", "score")
+
+
+def stages(context: Context, until: str = "score") -> list[Stage]:
+    """The stages up to and including `until`, in the order they run."""
+    config = context.config
+    views = config.mask.views
+    graph = [_ingest(context)]
+    if context.teacher is not None and until != "ingest":
+        graph += [
+            _gold_score(context, context.teacher),
+            _mask(config, views),
+            _predict(context, views),
+            _rewrite(context, views),
+            _score(context, context.teacher, views),
+        ]
+    return graph[: ORDER.index(until) + 1]
+
+
+def _stage(name: str, version: int, sections: dict[str, Any], run: Callable[[Task], Output], **wiring: Any) -> Stage:
+    identity, resolved = settings_of(**sections)
+    inputs, reads, views = wiring.get("inputs", ()), wiring.get("reads", ()), wiring.get("views", 0)
+    return Stage(name, version, identity, resolved, inputs=inputs, reads=reads, views=views, run=run)
+
+
+def _ingest(context: Context) -> Stage:
+    @cache
+    def stage() -> Callable[[Task, Sequence[Example]], Output]:
+        from pipeline.ingest import Ingest
+
+        settings = context.config.ingest
+        return Ingest(settings, context.dataset, context.encoder, context.pool(settings.max_steps), context.max_length)
+
+    def run(task: Task) -> Output:
+        return stage()(task, context.examples(task.part))
+
+    sections = {"ingest": context.config.ingest, "prompt": context.identity()}
+    return _stage("ingest", 1, sections, run, reads=("source", "databases"))
+
+
+def _gold_score(context: Context, teacher: ModelSource) -> Stage:
+    def run(task: Task) -> Output:
+        from pipeline.score import gold_score
+
+        return gold_score(context.config.score, context.tokens.eos_id, context.engines.open(teacher), task)
+
+    sections = {"score": context.config.score, "teacher": _model(context.config, teacher)}
+    return _stage("gold_score", 1, sections, run, inputs=("ingest",))
+
+
+def _mask(config: Config, views: int) -> Stage:
+    by_confidence = config.mask.strategy in ("hard", "easy")
+
+    def run(task: Task) -> Output:
+        from pipeline.mask import mask
+
+        return mask(config.mask, task.tables["ingest"], task.tables.get("gold_score"), task.view)
+
+    inputs = ("ingest", "gold_score") if by_confidence else ("ingest",)
+    return _stage("mask", 1, {"mask": config.mask}, run, inputs=inputs, views=views)
+
+
+def _predict(context: Context, views: int) -> Stage:
+    predictor = context.predictor
+    assert predictor is not None
+
+    def run(task: Task) -> Output:
+        from pipeline.predict import predict
+
+        return predict(context.config.predict, context.tokens, context.engines.open(predictor), task)
+
+    sections = {"predict": context.config.predict, "predictor": _model(context.config, predictor)}
+    return _stage("predict", 1, sections, run, inputs=("ingest", "mask"), views=views)
+
+
+def _rewrite(context: Context, views: int) -> Stage:
+    def run(task: Task) -> Output:
+        from pipeline.rewrite import Rewrite
+
+        decode: Callable[[list[int]], str] = lambda ids: context.tokenizer.decode(ids, clean_up_tokenization_spaces=False)  # noqa: E731
+        settings = context.config.rewrite
+        return Rewrite(settings, decode, context.dataset.database, context.pool(settings.max_steps))(task)
+
+    sections = {"rewrite": context.config.rewrite}
+    return _stage("rewrite", 1, sections, run, inputs=("ingest", "mask", "predict"), reads=("databases",), views=views)
+
+
+def _score(context: Context, teacher: ModelSource, views: int) -> Stage:
+    def run(task: Task) -> Output:
+        from pipeline.score import score
+
+        return score(context.config.score, context.tokens.eos_id, lambda: context.engines.open(teacher), task)
+
+    sections = {"score": context.config.score, "teacher": _model(context.config, teacher)}
+    return _stage("score", 1, sections, run, inputs=("gold_score", "rewrite"), views=views)
+
+
+def _model(config: Config, model: ModelSource) -> dict[str, Any]:
+    """A model's identity: its weights, and the precision they run in."""
+    identity = {"weights": model.identity}
+    if config.teacher.dtype != "auto":
+        identity["dtype"] = config.teacher.dtype
+    return identity
