@@ -57,7 +57,9 @@ class HeadLoss:
 
 def head_loss(hidden_RD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets: Targets, objective: Objective) -> HeadLoss:
     """The loss at the supervised slots; gradients of hidden states, LM head and bias come with the forward pass."""
-    loss, mle_sum, kd_sum = _HeadLoss.apply(hidden_RD, weight_VD, bias_V, targets, objective, torch.is_grad_enabled())
+    loss, mle_sum, kd_sum = _HeadLoss.apply(  # type: ignore[no-untyped-call]
+        hidden_RD, weight_VD, bias_V, targets, objective, torch.is_grad_enabled()
+    )
     return HeadLoss(loss, mle_sum, kd_sum)
 
 
@@ -68,7 +70,7 @@ def chunk_slots(vocab_size: int) -> int:
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         hidden_RD: Tensor,
         weight_VD: Tensor,
@@ -90,7 +92,7 @@ class _HeadLoss(torch.autograd.Function):
         return loss, sums[0], sums[1]
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         saved = iter(ctx.saved_tensors)
         grads = [next(saved) * grad_loss if present else None for present in ctx.present]
         return (*grads, None, None, None)

@@ -5,6 +5,7 @@ Shapes: B rows of a batch, L their length (tree and plain packs have B = 1), M s
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -66,7 +67,7 @@ def _plan_tree(examples: Sequence[Example], pack_tokens: int) -> list[list[int]]
     for index in order:
         example = examples[index]
         ordered = sorted((branch.tokens for branch in example.branches), key=sort_key)
-        inner = sum(shared_length(left, right) for left, right in zip(ordered, ordered[1:], strict=False))
+        inner = sum(shared_length(left, right) for left, right in pairwise(ordered))
         alone = sum(len(tokens) for tokens in ordered) - inner
         shared = 0
         if previous is not None and previous.db_id == example.db_id:

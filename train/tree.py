@@ -6,6 +6,7 @@ behind it, so row q sees row k exactly where k <= q < tout[k]: k is q itself or 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,5 +70,5 @@ def build_tree(sequences: Sequence[Int32], share: bool = True) -> Tree:
 def tree_tokens(sequences: Sequence[Int32]) -> int:
     """Rows that `build_tree` would lay out."""
     ordered = sorted(sequences, key=sort_key)
-    shared = sum(shared_length(left, right) for left, right in zip(ordered, ordered[1:], strict=False))
+    shared = sum(shared_length(left, right) for left, right in pairwise(ordered))
     return sum(len(sequence) for sequence in ordered) - shared

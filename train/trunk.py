@@ -35,8 +35,8 @@ def hidden_states(model: nn.Module, pack: Pack) -> Tensor:
 
 def trunk_of(model: nn.Module) -> nn.Module:
     """The model without its LM head."""
-    unwrapped: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    trunk: nn.Module = unwrapped.get_decoder() if hasattr(unwrapped, "get_decoder") else unwrapped.base_model
+    causal: Any = model
+    trunk: nn.Module = causal.get_decoder()
     return trunk
 
 
@@ -95,11 +95,13 @@ def _best_layout(model: nn.Module) -> tuple[Layout, str]:
 def _agrees_with_rows(model: nn.Module, layout: Layout) -> bool:
     """Whether four short sequences in one row give the hidden states that they give alone."""
     device = next(model.parameters()).device
-    vocab_size = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[operator, union-attr]
+    vocab_size = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
     texts = ([1, 2, 3, 4, 5], [1, 2, 3, 6, 7, 8], [1, 2, 9], [4, 5, 6, 7])
     sequences = [np.array(text, np.int32) % vocab_size for text in texts]
     tree = build_tree(sequences, share=layout == "tree")
-    input_ids, position_ids, tout = (torch.from_numpy(array).to(device) for array in (tree.input_ids, tree.position_ids, tree.tout))
+    input_ids, position_ids, tout = (
+        torch.from_numpy(array).to(device) for array in (tree.input_ids, tree.position_ids, tree.tout)
+    )
     mask = ancestor_mask(tout) if layout == "tree" else None
     was_training = model.training
     model.eval()

@@ -1,10 +1,18 @@
 """Small real things for the trainer's tests: a 2-layer Qwen2, drawn examples, shards in the schemas of kidpipe.schemas."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from kidpipe.schemas import GOLD_SCORE, INGEST, SCORE
+from train.dataset import Source
 from train.examples import Branch, Example, Teacher
+from train.shards import PartFiles
 
 VOCAB_SIZE = 61
 EOS = 1
@@ -62,3 +70,84 @@ def make_examples(rng: np.random.Generator, databases: int, questions: int, view
                 branches.append(Branch(tokens, len(prompt), EOS, False, make_teacher(rng, len(gold) + 1)))
             examples.append(Example(f"e{database}-{question}", f"db{database}", tuple(branches)))
     return examples
+
+
+def write_build(
+    folder: Path, *, parts: int = 3, rows: int = 12, views: int = 2, databases: int = 3, seed: int = 0, learnable: bool = False
+) -> Source:
+    """Shards of a small build in the schemas of kidpipe.schemas, and the Source that names them.
+
+    Every seventh ingest row is set aside. The gold of a `learnable` build repeats its question, backwards.
+    """
+    rng = np.random.default_rng(seed)
+    schemas = [rng.integers(2, VOCAB_SIZE, size=20) for _ in range(databases)]
+    files = []
+    for part in range(parts):
+        examples = [_Row(rng, f"p{part}-{i}", schemas, learnable) for i in range(rows)]
+        usable = [example for i, example in enumerate(examples) if i % 7 != 6]
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = PartFiles(
+            part,
+            folder / f"ingest-{part}.parquet",
+            folder / f"gold-{part}.parquet",
+            tuple(folder / f"score-{part}-{view}.parquet" for view in range(views)),
+        )
+        assert paths.gold_score is not None
+        _write(paths.ingest, INGEST, [x.ingest(set_aside=i % 7 == 6) for i, x in enumerate(examples)])
+        _write(paths.gold_score, GOLD_SCORE, [x.key() | x.tokens() | topk(x.teacher(rng, x.gold)) for x in usable])
+        for view, path in enumerate(paths.score):
+            _write(path, SCORE, [x.score(rng, view) for x in usable])
+        files.append(paths)
+    return Source(files, EOS, f"digest-{seed}")
+
+
+class _Row:
+    def __init__(self, rng: np.random.Generator, example_id: str, schemas: list[np.ndarray], learnable: bool) -> None:
+        database = int(rng.integers(len(schemas)))
+        question = rng.integers(2, VOCAB_SIZE, size=5)
+        self.example_id, self.db_id = example_id, f"db{database}"
+        self.prompt = np.concatenate([schemas[database], question])
+        self.gold = question[::-1] if learnable else rng.integers(2, VOCAB_SIZE, size=rng.integers(2, 9))
+
+    def key(self) -> dict[str, Any]:
+        return {"example_id": self.example_id, "db_id": self.db_id}
+
+    def tokens(self) -> dict[str, Any]:
+        return {"prompt_ids": self.prompt, "gold_ids": self.gold}
+
+    def ingest(self, set_aside: bool) -> dict[str, Any]:
+        tokens = {"prompt_ids": [], "gold_ids": []} if set_aside else self.tokens()
+        reason = "gold fails" if set_aside else None
+        return self.key() | tokens | {"question": "q", "gold_sql": "s", "schema_tokens": 20, "reason": reason}
+
+    def teacher(self, rng: np.random.Generator, sql: np.ndarray) -> Teacher:
+        return make_teacher(rng, len(sql) + 1)
+
+    def score(self, rng: np.random.Generator, view: int) -> dict[str, Any]:
+        wrong = rng.random(len(self.gold)) < 0.3
+        imperfect = np.where(wrong, rng.integers(2, VOCAB_SIZE, size=len(self.gold)), self.gold)
+        extra = {"view": view, "imperfect_ids": imperfect, "masked": np.flatnonzero(wrong)}
+        extra["gold_logprob"] = np.full(len(self.gold) + 1, np.nan, np.float32)
+        return self.key() | self.tokens() | extra | topk(self.teacher(rng, imperfect))
+
+
+def topk(teacher: Teacher) -> dict[str, Any]:
+    return {
+        "topk_count": teacher.count,
+        "topk_ids": teacher.ids,
+        "topk_logprobs": teacher.logprobs,
+        "tail": teacher.tail,
+        "actual_logprob": np.zeros(len(teacher.count), np.float32),
+    }
+
+
+def _write(path: Path, schema: pa.Schema, rows: list[dict[str, Any]]) -> None:
+    plain = [{name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in row.items()} for row in rows]
+    pq.write_table(pa.Table.from_pylist(plain, schema=schema), path, compression="zstd")
+
+
+def save_small_student(folder: Path, **options: Any) -> Path:
+    """A student folder as save_pretrained leaves it, with a file that stands for the tokenizer."""
+    make_student(**options).save_pretrained(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    return folder

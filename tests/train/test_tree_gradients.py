@@ -16,7 +16,9 @@ from train.trunk import choose_layout, head_of, hidden_states
 KID = Objective(mle_scale=0.01, kd_scale=0.02, divergence=divergence("reverse_kl"))
 
 
-def gradients(model: torch.nn.Module, examples: list[Example], layout: Layout, pack_tokens: int) -> tuple[float, dict[str, torch.Tensor]]:
+def gradients(
+    model: torch.nn.Module, examples: list[Example], layout: Layout, pack_tokens: int
+) -> tuple[float, dict[str, torch.Tensor]]:
     model.zero_grad()
     total = 0.0
     for pack in make_packs(examples, layout, pack_tokens):

@@ -1,0 +1,151 @@
+"""The state of a run in, a folder that appears whole or not at all out; and back.
+
+A folder is written under a temporary name, its files are synced, and then it is renamed. A kill leaves at most a folder
+whose name begins with a dot, which the next start removes.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from kidpipe.errors import KidpipeError
+
+_KEPT = 2
+"""Checkpoints kept: the newest, and one before it in case its disk blocks go bad."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands after `step` optimiser steps."""
+
+    step: int
+    best_step: int
+    best_nll: float
+    log_bytes: int
+    seconds: float
+    """Training time so far, without evaluation and start-up."""
+
+
+def commit_folder(target: Path, write: Callable[[Path], None]) -> None:
+    """Fill a folder with `write` and put it in the place of `target`.
+
+    A folder that stands there is moved aside first, and `recover_folder` moves it back if the run is killed in between.
+    """
+    fresh, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        fresh.mkdir(parents=True)
+        write(fresh)
+        for path in sorted(fresh.rglob("*")):
+            _sync(path)
+        _sync(fresh)
+    except OSError as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise KidpipeError(
+            f"a checkpoint could not be written: {error.strerror or error}",
+            where=str(target),
+            fix="make room on that disk and run the same command again: it continues from the checkpoint before",
+        ) from error
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+    fresh.rename(target)
+    _sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(target: Path) -> None:
+    """Undo what a kill left half-done in `commit_folder`."""
+    fresh, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+    if old.exists() and not target.exists():
+        old.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(fresh, ignore_errors=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Put a JSON file in place, whole."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    _sync(fresh)
+    fresh.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Checkpoints:
+    """The checkpoints of one run, out/checkpoints/step-00000123."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(".step-*"):
+            shutil.rmtree(path)
+
+    def save(self, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+        """Write a checkpoint, then drop the oldest."""
+
+        def write(folder: Path) -> None:
+            torch.save(model.state_dict(), folder / "model.pt")
+            torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+            torch.save(_random_state(device), folder / "random.pt")
+            (folder / "progress.json").write_text(json.dumps(asdict(progress), indent=2) + "\n", encoding="utf-8")
+
+        commit_folder(self._folder / f"step-{progress.step:08d}", write)
+        for path in self._all()[:-_KEPT]:
+            # Renamed first: a kill must not leave a folder that looks whole.
+            doomed = path.with_name(f".{path.name}.old")
+            path.rename(doomed)
+            shutil.rmtree(doomed)
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Progress | None:
+        """Put the newest checkpoint into model, optimiser and random generators; None when there is none."""
+        found = self._all()
+        if not found:
+            return None
+        folder = found[-1]
+        try:
+            progress = Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
+            model.load_state_dict(torch.load(folder / "model.pt", map_location=device, weights_only=True))
+            optimizer.load_state_dict(torch.load(folder / "optimizer.pt", map_location=device, weights_only=True))
+            _set_random_state(torch.load(folder / "random.pt", map_location="cpu", weights_only=True), device)
+        except (OSError, ValueError, RuntimeError, EOFError) as error:
+            raise KidpipeError(
+                f"a checkpoint cannot be read: {error}",
+                where=str(folder),
+                fix=f"rm -r {folder}, then run the same command again: it continues from the checkpoint before",
+            ) from error
+        return progress
+
+    def clear(self) -> None:
+        """Drop them all: a finished run needs none."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _all(self) -> list[Path]:
+        return sorted(path for path in self._folder.glob("step-*") if path.is_dir())
+
+
+def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -1,0 +1,191 @@
+"""The shards of a build in; the examples of any optimiser step out, as a function of (seed, step) alone.
+
+The examples of all epochs form one stream, cut into steps of batch_size. An epoch takes the parts in shuffled order,
+`buffer_shards` at a time (a window); a window is in memory at once and its groups of questions are shuffled together.
+To start at any step, only the windows that hold it are read.
+"""
+
+import bisect
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from kidpipe.config import TrainSettings
+from kidpipe.errors import KidpipeError
+from train.examples import Example
+from train.order import group_order, is_held_out, part_order
+from train.shards import (
+    GOLD_SCORE_COLUMNS,
+    INGEST_COLUMNS,
+    SCORE_COLUMNS,
+    PartFiles,
+    Shard,
+    gold_example,
+    imperfect_example,
+    read_shard,
+    read_usable_ids,
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a manifest says to train on: its parts, the EOS token, and the digest that a run is tied to."""
+
+    parts: list[PartFiles]
+    eos_id: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Parts shuffled together, and the number of the epoch's first example among them."""
+
+    parts: list[int]
+    first: int
+
+
+@dataclass
+class Dataset:
+    """The training stream and the holdout of one Source under one method's settings."""
+
+    source: Source
+    settings: TrainSettings
+    _windows: dict[int, list[_Window]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check(self.source, self.settings)
+        if self.num_examples == 0:
+            raise KidpipeError(
+                "there is no example to train on",
+                where=f"{len(self.source.parts)} parts, train.holdout = {self.settings.holdout}",
+                fix="see why rows were set aside: kidpipe query 'select reason, count(*) from ingest group by 1'",
+            )
+
+    @cached_property
+    def _usable(self) -> dict[int, tuple[set[str], set[str]]]:
+        """Ids to train on and held-out ids, by part. Only two columns of the ingest shards are read for it."""
+        usable = {}
+        for number, files in enumerate(self.source.parts):
+            ids = read_usable_ids(files.ingest)
+            held = {x for x in ids if is_held_out(x, self.settings.holdout, self.settings.seed)}
+            usable[number] = (set(ids) - held, held)
+        return usable
+
+    @property
+    def num_examples(self) -> int:
+        """Examples of one epoch."""
+        return sum(len(train) for train, _ in self._usable.values())
+
+    @property
+    def num_held_out(self) -> int:
+        """Examples kept for evaluation."""
+        return sum(len(held) for _, held in self._usable.values())
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that see every example once, rounded up."""
+        return -(-self.num_examples // self.settings.batch_size)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        if self.settings.max_steps:
+            return self.settings.max_steps
+        return max(1, -(-round(self.settings.epochs * self.num_examples) // self.settings.batch_size))
+
+    def steps(self, first: int = 0) -> Iterator[list[Example]]:
+        """The examples of step `first` and of all that follow, without end."""
+        position = first * self.settings.batch_size
+        epoch, offset = divmod(position, self.num_examples)
+        batch: list[Example] = []
+        while True:
+            for example in self._epoch(epoch, offset):
+                batch.append(example)
+                if len(batch) == self.settings.batch_size:
+                    yield batch
+                    batch = []
+            epoch, offset = epoch + 1, 0
+
+    def held_out(self) -> Iterator[list[Example]]:
+        """The held-out examples, one list a part: gold whatever the weights are, and view 0 for method kid."""
+        for number in range(len(self.source.parts)):
+            ids = self._usable[number][1]
+            if ids:
+                yield _Part(self.source, number, self.settings, [0]).examples(sorted(ids), learn_gold=True)
+
+    def _epoch(self, epoch: int, offset: int) -> Iterator[Example]:
+        views = self.views(epoch)
+        windows = self._epoch_windows(epoch)
+        start = bisect.bisect_right([window.first for window in windows], offset) - 1
+        for window in windows[start:]:
+            parts = [_Part(self.source, number, self.settings, views) for number in window.parts]
+            home = {x: part for number, part in zip(window.parts, parts, strict=True) for x in self._usable[number][0]}
+            pairs = [(x, part.db_id(x)) for x, part in home.items()]
+            ordered = group_order(sorted(pairs), self.settings.group_size, self.settings.seed, epoch)
+            learn_gold = self.settings.method == "sft" or self.settings.mle_weight > 0
+            for example_id in ordered[max(0, offset - window.first) :]:
+                yield home[example_id].examples([example_id], learn_gold=learn_gold)[0]
+
+    def views(self, epoch: int) -> list[int]:
+        """The views that the examples of an epoch show; consecutive epochs take turns through all of them."""
+        if self.settings.method != "kid":
+            return []
+        num_views = len(self.source.parts[0].score)
+        first = epoch * self.settings.views_per_step
+        return [(first + j) % num_views for j in range(self.settings.views_per_step)]
+
+    def _epoch_windows(self, epoch: int) -> list[_Window]:
+        if epoch not in self._windows:
+            order = part_order(range(len(self.source.parts)), self.settings.seed, epoch)
+            size, first, windows = self.settings.buffer_shards, 0, []
+            for start in range(0, len(order), size):
+                parts = order[start : start + size]
+                windows.append(_Window(parts, first))
+                first += sum(len(self._usable[number][0]) for number in parts)
+            self._windows = {epoch: windows}
+        return self._windows[epoch]
+
+
+class _Part:
+    """The shards of one part that the method learns from."""
+
+    def __init__(self, source: Source, number: int, settings: TrainSettings, views: list[int]) -> None:
+        files = source.parts[number]
+        self._eos_id = source.eos_id
+        self._settings = settings
+        if settings.method == "sft":
+            self._shards = [read_shard(files.ingest, INGEST_COLUMNS)]
+        elif settings.method == "kid":
+            self._shards = [read_shard(files.score[view], SCORE_COLUMNS) for view in views]
+        else:
+            assert files.gold_score is not None
+            self._shards = [read_shard(files.gold_score, GOLD_SCORE_COLUMNS)]
+
+    def db_id(self, example_id: str) -> str:
+        shard: Shard = self._shards[0]
+        return shard.db_ids[shard.row(example_id)]
+
+    def examples(self, ids: list[str], *, learn_gold: bool) -> list[Example]:
+        if self._settings.method == "kid":
+            return [imperfect_example(self._shards, x, self._eos_id, learn_gold=learn_gold) for x in ids]
+        shard = self._shards[0]
+        return [gold_example(shard, shard.row(x), self._eos_id, learn_gold=learn_gold) for x in ids]
+
+
+def _check(source: Source, settings: TrainSettings) -> None:
+    """Refuse what the build does not hold, before anything is read."""
+    if settings.method == "sft":
+        return
+    for files in source.parts:
+        if settings.method == "kid" and len(files.score) < max(1, settings.views_per_step):
+            raise KidpipeError(
+                f"method kid wants {settings.views_per_step} views a step, and the build holds {len(files.score)}",
+                where=f"part {files.part}",
+                fix="raise mask.views and run kidpipe build-imperfect, or lower train.views_per_step",
+            )
+        if settings.method != "kid" and files.gold_score is None:
+            raise KidpipeError(
+                f"method {settings.method} learns from the teacher's scores on gold SQL, and the build holds none",
+                where=f"part {files.part}",
+                fix="run kidpipe build-imperfect",
+            )

@@ -1,0 +1,60 @@
+"""What a run is made of in, `run.json` out: a folder of a run is continued by the same run only."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kidpipe.config import TrainSettings
+from kidpipe.errors import KidpipeError
+from train.checkpoint import write_json
+from train.order import ORDER_VERSION
+
+SCHEMA_VERSION = 1
+
+
+def run_identity(settings: TrainSettings, manifest_digest: str, student_identity: str) -> dict[str, Any]:
+    """Everything that decides the losses of a run, apart from the machine it runs on."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "manifest": manifest_digest,
+        "student": student_identity,
+        "order_version": ORDER_VERSION,
+        "settings": settings.identity(),
+    }
+
+
+def claim_folder(out: Path, identity: dict[str, Any]) -> None:
+    """Write run.json, or refuse when `out` belongs to another run, naming each difference."""
+    path = out / "run.json"
+    if not path.exists():
+        write_json(path, identity)
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise KidpipeError(f"not a run's identity: {error}", where=str(path), fix=f"rm -r {out} and train again") from error
+    differences = _differences(before, identity)
+    if differences:
+        raise KidpipeError(
+            f"this folder holds another run: {'; '.join(differences)}",
+            where=str(out),
+            fix=f"train into another folder, put the settings back, or discard that run: rm -r {out}",
+        )
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """`train.learning_rate 0.0002 -> 0.001` for each thing that changed; a setting left out has its default."""
+    found = []
+    old, new = before.get("settings", {}), now["settings"]
+    for name in sorted(old.keys() | new.keys()):
+        default = TrainSettings.model_fields[name].default if name in TrainSettings.model_fields else "unknown"
+        left, right = old.get(name, default), new.get(name, default)
+        if left != right:
+            found.append(f"train.{name} {left} -> {right}")
+    names = {"manifest": "build (manifest digest)", "student": "student", "order_version": "order of examples"}
+    for key, name in names.items():
+        if before.get(key) != now[key]:
+            found.append(f"{name} {before.get(key)} -> {now[key]}")
+    if before.get("schema_version") != now["schema_version"]:
+        found.append(f"version of run.json {before.get('schema_version')} -> {now['schema_version']}")
+    return found

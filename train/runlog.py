@@ -1,0 +1,33 @@
+"""Figures in; out/log.jsonl, one JSON object a line, out. A resumed run continues where its checkpoint was written."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+
+class RunLog:
+    """An append-only log that can be cut back to what a checkpoint knew, so that no step is in it twice."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        """Open `path` and drop everything behind its first `size` bytes."""
+        self._file = path.open("ab")
+        self._file.truncate(size)
+        self._file.seek(0, os.SEEK_END)
+
+    def write(self, figures: Mapping[str, float | int | str]) -> None:
+        """Append one line."""
+        self._file.write((json.dumps(dict(figures)) + "\n").encode())
+        self._file.flush()
+
+    def commit(self) -> int:
+        """Make everything durable; returns the size in bytes, for the checkpoint."""
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()

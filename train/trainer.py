@@ -1,0 +1,219 @@
+"""Settings, a Source and a student folder in; out/best, out/last and out/log.jsonl out. The teacher is never loaded.
+
+A run that was interrupted, however rudely, continues from its newest checkpoint and computes what it would have computed.
+"""
+
+import fcntl
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from kidpipe.config import TrainSettings
+from kidpipe.errors import KidpipeError
+from kidpipe.models import resolve
+from train.checkpoint import Checkpoints, Progress, commit_folder, recover_folder, write_json
+from train.dataset import Dataset, Source
+from train.display import Display
+from train.examples import Example
+from train.identity import claim_folder, run_identity
+from train.runlog import RunLog
+from train.schedule import learning_rate, make_optimizer
+from train.step import Figures, Recipe, Runner, autocast_dtype
+from train.student import load_student, save_student
+from train.trunk import choose_layout, head_of
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to. `best_nll` is the gold NLL per token on the holdout, nan without a holdout."""
+
+    steps: int
+    best_step: int
+    best_nll: float
+    final_nll: float
+    seconds: float
+    """Training time over all interruptions, without start-up and evaluation."""
+    best: Path
+    last: Path
+    was_finished: bool
+    """Nothing was done: the run had been finished before."""
+
+
+def run(
+    settings: TrainSettings,
+    source: Source,
+    student_path: Path,
+    out: Path,
+    *,
+    device: str | torch.device = "cpu",
+    verbose: bool = False,
+    progress: bool = True,
+) -> TrainResult:
+    """Train, or continue, the run in folder `out`.
+
+    Args:
+        settings: the run's own section of the configuration.
+        source: the build to train on.
+        student_path: folder of the model to start from.
+        out: folder of the run; refused when it holds a run with another identity.
+        device: where to train.
+        verbose: say more through logging.
+        progress: show a progress bar on a terminal.
+    """
+    logging.getLogger("train").setLevel(logging.DEBUG if verbose else logging.INFO)
+    out.mkdir(parents=True, exist_ok=True)
+    with _locked(out):
+        claim_folder(out, run_identity(settings, source.digest, resolve(str(student_path)).identity))
+        for name in ("best", "last"):
+            recover_folder(out / name)
+        checkpoints = Checkpoints(out / "checkpoints")
+        finished = _read_result(out)
+        if finished is None:
+            session = _Session(settings, source, student_path, out, torch.device(device), checkpoints)
+            finished = session.train(show=progress)
+        else:
+            _LOG.info("this run is finished; nothing to do: %s", out)
+        checkpoints.clear()
+        return finished
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Keep a second trainer out of the folder; the lock goes with the process, however it ends."""
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise KidpipeError(
+                "another process is training in this folder", where=str(out), fix="wait for it, or train into another folder"
+            ) from error
+        yield
+
+
+def _read_result(out: Path) -> TrainResult | None:
+    path = out / "result.json"
+    if not path.exists():
+        return None
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    figures = {name: math.nan if value is None else value for name, value in figures.items()}
+    return TrainResult(**figures, best=out / "best", last=out / "last", was_finished=True)
+
+
+class _Session:
+    """One process's share of a run: from the newest checkpoint to the end."""
+
+    def __init__(
+        self, settings: TrainSettings, source: Source, origin: Path, out: Path, device: torch.device, checkpoints: Checkpoints
+    ) -> None:
+        torch.manual_seed(settings.seed)
+        self._settings, self._origin, self._out, self._device = settings, origin, out, device
+        self._checkpoints = checkpoints
+        self._data = Dataset(source, settings)
+        self._model = load_student(origin, device, gradient_checkpointing=settings.gradient_checkpointing)
+        head_of(self._model)
+        layout = choose_layout(self._model, settings.packing)
+        self._runner = Runner(self._model, device, layout, settings.pack_tokens, autocast_dtype(settings, device))
+        self._recipe = Recipe.of(settings)
+        self._optimizer = make_optimizer(self._model, settings)
+        self._num_steps = self._data.num_steps
+        self._eval_every = settings.eval_every or self._data.steps_per_epoch
+        self._save_every = settings.save_every or self._eval_every
+        fresh = Progress(step=0, best_step=0, best_nll=math.inf, log_bytes=0, seconds=0.0)
+        self._progress = checkpoints.load(self._model, self._optimizer, device) or fresh
+
+    def train(self, *, show: bool) -> TrainResult:
+        """Run all steps that are left, and write the result."""
+        done = self._progress
+        if done.step:
+            _LOG.info("continuing from step %d of %d", done.step, self._num_steps)
+        seconds, nll = done.seconds, math.nan
+        best_step, best_nll = done.best_step, done.best_nll
+        display = Display(self._num_steps, done.step, show=show)
+        with RunLog(self._out / "log.jsonl", done.log_bytes) as log, display:
+            stream = islice(self._data.steps(done.step), self._num_steps - done.step)
+            began = time.perf_counter()
+            for step, examples in enumerate(stream, start=done.step + 1):
+                loaded = time.perf_counter()
+                line = self._step(step, examples)
+                ended = time.perf_counter()
+                spent, seconds = ended - began, seconds + ended - began
+                line |= {"loader_seconds": loaded - began, "seconds": spent, "examples_per_second": len(examples) / spent}
+                log.write(line)
+                display.step(step, float(line["loss"]))
+                if step % self._eval_every == 0 or step == self._num_steps:
+                    nll = self._evaluate(step, log)
+                    display.evaluated(step, nll)
+                    if nll < best_nll or not self._data.num_held_out:
+                        best_step, best_nll = step, nll
+                        self._save("best")
+                if step % self._save_every == 0 and step < self._num_steps:
+                    self._progress = Progress(step, best_step, best_nll, log.commit(), seconds)
+                    self._checkpoints.save(self._progress, self._model, self._optimizer, self._device)
+                began = time.perf_counter()
+            log.commit()
+        self._save("last")
+        return self._finish(best_step, best_nll, nll, seconds)
+
+    def _step(self, step: int, examples: list[Example]) -> dict[str, float | int | str]:
+        """One optimiser step; `step` counts from 1."""
+        rate = learning_rate(self._settings, step - 1, self._num_steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad(set_to_none=True)
+        figures = self._runner.accumulate(examples, self._recipe)
+        norm = float(torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._settings.clip))
+        if not math.isfinite(norm):
+            raise KidpipeError(
+                f"the gradient is not finite at step {step}",
+                where=str(self._out / "log.jsonl"),
+                fix="lower train.learning_rate, lengthen train.warmup, or set train.dtype = float32",
+            )
+        self._optimizer.step()
+        epoch = step * self._settings.batch_size / self._data.num_examples
+        return {"kind": "step", "step": step, "epoch": epoch, **self._figures(figures), "lr": rate, "grad_norm": norm}
+
+    def _evaluate(self, step: int, log: RunLog) -> float:
+        """Gold NLL per token on the holdout; nan without one."""
+        if not self._data.num_held_out:
+            return math.nan
+        began = time.perf_counter()
+        figures = self._runner.evaluate(self._data.held_out(), self._recipe)
+        log.write({"kind": "eval", "step": step, **self._figures(figures), "seconds": time.perf_counter() - began})
+        return figures.mle
+
+    def _figures(self, figures: Figures) -> dict[str, float | int | str]:
+        return {
+            "loss": self._recipe.loss(figures.mle, figures.kd),
+            "gold_nll": figures.mle,
+            "divergence": figures.kd,
+            "gold_tokens": figures.counts.mle,
+            "teacher_tokens": figures.counts.kd,
+            "trunk_tokens": figures.trunk_tokens,
+            "naive_tokens": figures.naive_tokens,
+            "packs": figures.packs,
+        }
+
+    def _save(self, name: str) -> None:
+        commit_folder(self._out / name, lambda folder: save_student(self._model, self._origin, folder))
+
+    def _finish(self, best_step: int, best_nll: float, final_nll: float, seconds: float) -> TrainResult:
+        figures = {"steps": self._num_steps, "best_step": best_step, "best_nll": best_nll, "final_nll": final_nll}
+        best, last = self._out / "best", self._out / "last"
+        result = TrainResult(self._num_steps, best_step, best_nll, final_nll, seconds, best, last, was_finished=False)
+        stored = {name: asdict(result)[name] for name in (*figures, "seconds")}
+        # JSON has no nan; null stands for it.
+        write_json(
+            self._out / "result.json",
+            {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in stored.items()},
+        )
+        return result
