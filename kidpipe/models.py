@@ -1,14 +1,13 @@
 """A model's name or folder goes in; its local snapshot, a stable identity and its limits come out. Loads no torch."""
 
-import hashlib
 import json
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kidpipe.digests import FileDigests
 from kidpipe.errors import KidpipeError
 from kidpipe.settings import fingerprint
 
@@ -40,13 +39,13 @@ class ModelSource:
     architecture: str
 
 
-def resolve(model: str, revision: str = "", *, digest_cache: Path | None = None) -> ModelSource:
+def resolve(model: str, revision: str = "", *, digests: FileDigests | None = None) -> ModelSource:
     """Find `model`, a local folder or a Hugging Face name (downloaded when it is not here yet).
 
     Args:
         model: local folder or Hugging Face name.
         revision: branch, tag or commit of a Hugging Face name; empty = main.
-        digest_cache: JSON file that remembers the digests of weight files, so that planning does not read gigabytes again.
+        digests: remembers the digests of weight files, so that planning does not read gigabytes again.
     """
     if not model:
         raise KidpipeError("no model was named", fix="name a local folder or a Hugging Face model")
@@ -59,7 +58,7 @@ def resolve(model: str, revision: str = "", *, digest_cache: Path | None = None)
                 fix="leave revision empty: the content of a folder is its identity",
             )
         config = _read_config(folder)
-        return _source(model, folder, _local_identity(folder, config, digest_cache), config)
+        return _source(model, folder, _local_identity(folder, config, digests or FileDigests(None)), config)
     if folder.exists() or not _HUB_NAME.fullmatch(model):
         raise KidpipeError("model folder not found", where=str(folder), fix=_nearby(folder) or "check the path")
     snapshot = _download(model, revision)
@@ -121,45 +120,11 @@ def _weight_files(folder: Path) -> list[Path]:
     )
 
 
-def _local_identity(folder: Path, config: dict[str, Any], digest_cache: Path | None) -> str:
-    cache = _DigestCache(digest_cache)
-    weights = {path.name: cache.digest(path) for path in _weight_files(folder)}
-    cache.save()
+def _local_identity(folder: Path, config: dict[str, Any], digests: FileDigests) -> str:
+    weights = {path.name: digests.digest(path) for path in _weight_files(folder)}
+    digests.save()
     kept = {key: value for key, value in config.items() if key not in _NOT_IDENTITY}
     return "local:" + fingerprint({"config": json.dumps(kept, sort_keys=True), "weights": weights})
-
-
-class _DigestCache:
-    """SHA-256 of files, remembered by (path, size, modification time, inode) in a JSON file."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._digests = self._read()
-        self._known = dict(self._digests)
-
-    def digest(self, path: Path) -> str:
-        stat = path.stat()
-        key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
-        if key not in self._digests:
-            with path.open("rb") as file:
-                self._digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
-        return self._digests[key]
-
-    def save(self) -> None:
-        if self._path is None or self._digests == self._known:
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False, encoding="utf-8") as file:
-            json.dump(self._digests, file, indent=0, sort_keys=True)
-        Path(file.name).replace(self._path)
-
-    def _read(self) -> dict[str, str]:
-        """A cache that cannot be read is an empty one: everything in it can be computed again."""
-        try:
-            digests = json.loads(self._path.read_text(encoding="utf-8")) if self._path else {}
-        except (OSError, ValueError):
-            return {}
-        return {str(key): str(value) for key, value in digests.items()} if isinstance(digests, dict) else {}
 
 
 def _download(name: str, revision: str) -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kidpipe.digests import FileDigests
 from kidpipe.errors import KidpipeError
 from kidpipe.models import UNBOUNDED, resolve
 
@@ -57,15 +58,15 @@ def test_files_that_no_loader_reads_are_no_part_of_the_identity(tmp_path: Path) 
 
 def test_digest_cache_spares_reading_and_notices_changes(tmp_path: Path) -> None:
     folder, cache = _write_model(tmp_path / "a"), tmp_path / "state" / "digests.json"
-    first = resolve(str(folder), digest_cache=cache).identity
+    first = resolve(str(folder), digests=FileDigests(cache)).identity
     digests = json.loads(cache.read_text(encoding="utf-8"))
     assert len(digests) == 1
     # A digest planted in the cache shows that the file was not read again.
     cache.write_text(json.dumps(dict.fromkeys(digests, "0" * 64)), encoding="utf-8")
-    assert resolve(str(folder), digest_cache=cache).identity != first
+    assert resolve(str(folder), digests=FileDigests(cache)).identity != first
     weights = folder / "model.safetensors"
     os.utime(weights, ns=(1, 1))
-    assert resolve(str(folder), digest_cache=cache).identity == first
+    assert resolve(str(folder), digests=FileDigests(cache)).identity == first
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]"])
@@ -73,7 +74,7 @@ def test_broken_digest_cache_is_an_empty_one(tmp_path: Path, content: str) -> No
     cache = tmp_path / "digests.json"
     cache.write_text(content, encoding="utf-8")
     folder = str(_write_model(tmp_path / "a"))
-    assert resolve(folder, digest_cache=cache).identity == resolve(folder).identity
+    assert resolve(folder, digests=FileDigests(cache)).identity == resolve(folder).identity
 
 
 def test_limits_of_a_multimodal_model_are_those_of_its_language_model(tmp_path: Path) -> None:
