@@ -11,7 +11,7 @@ import sqlglot
 from numpy.typing import NDArray
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
-from sqlglot.tokens import TokenType
+from sqlglot.tokenizer_core import Token, TokenType
 
 from kidpipe.columns import lists, make_table
 from kidpipe.config import MaskSettings
@@ -127,7 +127,7 @@ def _parsed_identifiers(sql: str) -> list[tuple[int, int]]:
     return [(position(n, "start"), position(n, "end")) for n in tree.find_all(exp.Identifier) if "start" in n.meta]
 
 
-def _guessed_identifiers(tokens: list[sqlglot.tokens.Token]) -> list[tuple[int, int]]:
+def _guessed_identifiers(tokens: list[Token]) -> list[tuple[int, int]]:
     """Without a parse: names that no parenthesis follows (that would be a function)."""
     following = [token.token_type for token in tokens[1:]] + [None]
     names = {TokenType.VAR, TokenType.IDENTIFIER}

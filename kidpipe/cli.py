@@ -1,0 +1,235 @@
+"""The command line: options in, a call of the command's body out. Bodies and heavy libraries load only when called."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kidpipe.errors import KidpipeError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Distil an expensive text-to-SQL teacher into a cheap student: imperfect data made once, any number of students.",
+)
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; default kidpipe.toml here.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as section.field=value; repeatable.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Let vLLM and transformers speak too.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Data = Annotated[str | None, typer.Option("--data", help="Folder of the data set.")]
+Layout = Annotated[str | None, typer.Option("--layout", help="spider, spider-syn, bird or jsonl.")]
+Teacher = Annotated[str | None, typer.Option("--teacher", help="Hugging Face name or local folder.")]
+Student = Annotated[str | None, typer.Option("--student", help="Hugging Face name or local folder.")]
+Backend = Annotated[str | None, typer.Option("--backend", help="auto, vllm or transformers.")]
+Until = Annotated[str, typer.Option("--until", help="Last stage to run.")]
+
+
+def _session(config: Path | None, settings: list[str] | None, verbose: bool = False, **flags: Any) -> Any:
+    from kidpipe.commands.session import open_session
+
+    return open_session(config, settings or [], {name.replace("__", "."): value for name, value in flags.items()}, verbose)
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("kidpipe.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
+    teacher: Teacher = None,
+    student: Student = None,
+    data: Data = None,
+    layout: Layout = None,
+) -> None:
+    """Write a commented kidpipe.toml.
+
+    Example: kidpipe init --data spider --teacher Qwen/Qwen2.5-Coder-7B --student Qwen/Qwen2.5-Coder-0.5B
+    """
+    from kidpipe.commands.session import open_session
+    from kidpipe.commands.settings import init as body
+
+    flags = {"teacher.model": teacher, "train.student": student, "data.path": data, "data.layout": layout}
+    given = {name: value for name, value in flags.items() if value is not None}
+    body(open_session(None, [], {}), path, given, force=force)
+
+
+@app.command()
+def config(config: ConfigFile = None, settings: Settings = None, json: Json = False) -> None:
+    """Print every setting, its value and where it comes from.
+
+    Example: kidpipe config --set mask.ratio=0.3
+    """
+    from kidpipe.commands.settings import show_config
+
+    show_config(_session(config, settings), as_json=json)
+
+
+@app.command("build-imperfect")
+def build_imperfect(
+    teacher: Teacher = None,
+    data: Data = None,
+    layout: Layout = None,
+    backend: Backend = None,
+    until: Until = "score",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    verbose: Verbose = False,
+    json: Json = False,
+) -> None:
+    """Make imperfect training data: ingest, mask, predict, rewrite, score. Only what is stale runs.
+
+    Example: kidpipe build-imperfect --teacher Qwen/Qwen2.5-Coder-7B --data spider
+    """
+    from kidpipe.commands.build import build_imperfect as body
+
+    flags = {"teacher__model": teacher, "data__path": data, "data__layout": layout, "engine__backend": backend}
+    body(_session(config, settings, verbose, **flags), until=until, as_json=json)
+
+
+@app.command()
+def train(
+    student: Student = None,
+    method: Annotated[str | None, typer.Option("--method", help="kid, rkd, fkd or sft; sft needs no teacher.")] = None,
+    name: Annotated[str, typer.Option("--name", help="Name of the run; default made from its settings.")] = "",
+    data: Data = None,
+    layout: Layout = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    verbose: Verbose = False,
+    json: Json = False,
+) -> None:
+    """Train a student on the stored shards. The teacher is never loaded. An interrupted run continues.
+
+    Example: kidpipe train --student Qwen/Qwen2.5-Coder-0.5B --method kid
+    """
+    from kidpipe.commands.train import train as body
+
+    flags = {"train__student": student, "train__method": method, "data__path": data, "data__layout": layout}
+    body(_session(config, settings, verbose, **flags), name=name, as_json=json)
+
+
+@app.command()
+def plan(
+    why: Annotated[bool, typer.Option("--why", help="Say because of which change.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 when something is stale.")] = False,
+    until: Until = "score",
+    teacher: Teacher = None,
+    data: Data = None,
+    layout: Layout = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    json: Json = False,
+) -> None:
+    """Show what a build would run, and how long that took before.
+
+    Example: kidpipe plan --why --set predict.fill=sample
+    """
+    from kidpipe.commands.build import plan as body
+
+    flags = {"teacher__model": teacher, "data__path": data, "data__layout": layout}
+    body(_session(config, settings, False, **flags), why=why, as_json=json, check=check, until=until)
+
+
+@app.command()
+def status(config: ConfigFile = None, settings: Settings = None, json: Json = False) -> None:
+    """Show what is finished: shards by stage, the manifest, runs.
+
+    Example: kidpipe status
+    """
+    from kidpipe.commands.upkeep import status as body
+
+    body(_session(config, settings), as_json=json)
+
+
+@app.command()
+def verify(
+    deep: Annotated[bool, typer.Option("--deep", help="Hash every byte.")] = False,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    json: Json = False,
+) -> None:
+    """Check the shards; broken ones are set aside, and the next build makes just those anew.
+
+    Example: kidpipe verify --deep
+    """
+    from kidpipe.commands.upkeep import verify as body
+
+    body(_session(config, settings), deep=deep, as_json=json)
+
+
+@app.command()
+def gc(
+    delete: Annotated[bool, typer.Option("--delete", help="Really delete; without it, only say what could go.")] = False,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    json: Json = False,
+) -> None:
+    """Show the shards that nothing refers to any more, and with which settings they were made.
+
+    Example: kidpipe gc
+    """
+    from kidpipe.commands.upkeep import gc as body
+
+    body(_session(config, settings), delete=delete, as_json=json)
+
+
+@app.command()
+def pin(config: ConfigFile = None, settings: Settings = None, json: Json = False) -> None:
+    """Keep the shards of the latest manifest from gc.
+
+    Example: kidpipe pin
+    """
+    from kidpipe.commands.upkeep import pin as body
+
+    body(_session(config, settings), as_json=json)
+
+
+@app.command()
+def inspect(
+    example_id: Annotated[str, typer.Argument(help="Such as train:17.")],
+    view: Annotated[int, typer.Option("--view", help="Which view, from 0.")] = 0,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    json: Json = False,
+) -> None:
+    """Show one example: gold, masked, imperfect, and the predictor's best three at each hole.
+
+    Example: kidpipe inspect train:17 --view 1
+    """
+    from kidpipe.commands.look import inspect as body
+
+    body(_session(config, settings), example_id, view, as_json=json)
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(help="SQL with the stages as tables: ingest, mask, predict, rewrite, ...")],
+    config: ConfigFile = None,
+    settings: Settings = None,
+    json: Json = False,
+) -> None:
+    """Run SQL over the artifacts with DuckDB.
+
+    Example: kidpipe query "select strategy, avg(rewritten) from rewrite group by strategy"
+    """
+    from kidpipe.commands.look import query as body
+
+    body(_session(config, settings), sql, as_json=json)
+
+
+def main() -> None:
+    """The console script: people's mistakes end with a message and exit code 1."""
+    try:
+        app()
+    except KidpipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is kept; the same command continues", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The bodies of the CLI's commands; with kidpipe.cli the only code here that looks up to pipeline, train and eval."""

@@ -1,0 +1,85 @@
+"""`kidpipe build-imperfect` and `kidpipe plan`."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from kidpipe.commands.session import Session, make_table, show_seconds
+from kidpipe.errors import KidpipeError
+from kidpipe.graph import Grid
+from kidpipe.manifest import rates, read_manifest
+from kidpipe.plan import StagePlan, make_plan
+
+
+def build_imperfect(session: Session, *, until: str, as_json: bool) -> dict[str, Any]:
+    """Run what is stale and say what came of it."""
+    from pipeline.build import build
+    from pipeline.context import open_context
+    from pipeline.stages import ORDER
+
+    if until not in ORDER:
+        raise KidpipeError(f"no such stage: {until}", where="--until", fix=f"one of {', '.join(ORDER)}")
+    read_manifest(session.store)  # a manifest of a newer kidpipe is refused before any work
+    context = open_context(session.config, need_teacher=until != "ingest", verbose=session.verbose)
+    try:
+        result = build(context, session.store, until=until, progress=not as_json)
+    finally:
+        context.close()
+    summary = {
+        "manifest": result.manifest["digest"],
+        "ran": result.ran,
+        "reused": result.reused,
+        "seconds": {name: round(value, 2) for name, value in result.seconds.items()},
+        "counts": result.manifest["counts"],
+        **rates(result.manifest),
+    }
+    if as_json:
+        session.print_json(summary)
+    else:
+        _print_result(session, summary)
+    return summary
+
+
+def _print_result(session: Session, summary: Mapping[str, Any]) -> None:
+    ingest = summary["counts"]["ingest"]
+    say = session.console.print
+    say(f"examples    {ingest['in']:,} in = {ingest['out']:,} out + {ingest['in'] - ingest['out']:,} set aside")
+    for reason, number in sorted(ingest.get("set_aside", {}).items(), key=lambda item: -item[1]):
+        say(f"              {number:,} {reason}")
+    if "rewrite_rate" in summary:
+        share = {name: f"{summary[name]:.1%}" for name in ("rewrite_rate", "changed_rows", "parse", "execute", "same_result")}
+        say(f"imperfect   rewrite rate {share['rewrite_rate']} of masked tokens, {share['changed_rows']} of queries differ from gold")
+        say(f"              {share['parse']} parse, {share['execute']} execute, {share['same_result']} give the gold result")
+    if "stored_ids" in summary:
+        say(f"teacher     {summary['stored_ids']:.1f} ids stored a position")
+    ran, reused = sum(summary["ran"].values()), sum(summary["reused"].values())
+    say(f"shards      {ran} made, {reused} reused; manifest {summary['manifest']}")
+
+
+def plan(session: Session, *, why: bool, as_json: bool, check: bool, until: str) -> None:
+    """Say what a build would run; with `check`, exit with 1 when that is anything."""
+    from pipeline.context import open_context
+    from pipeline.stages import stages
+
+    context = open_context(session.config, need_teacher=until != "ingest")
+    grid = Grid(stages(context, until), context.parts, session.store)
+    plans = make_plan(grid, session.store, read_manifest(session.store))
+    if as_json:
+        session.print_json({"stale": any(p.is_stale for p in plans), "stages": [p.as_json() for p in plans]})
+    else:
+        _print_plan(session, plans, why)
+    if check and any(p.is_stale for p in plans):
+        sys.exit(1)
+
+
+def _print_plan(session: Session, plans: list[StagePlan], why: bool) -> None:
+    columns = {"stage": "left", "": "left", "shards to run": "right", "done": "right", "rows": "right", "about": "right"}
+    table = make_table("", columns | ({"why": "left"} if why else {}))
+    for stage in plans:
+        state = "[yellow]stale[/]" if stage.stale else "[yellow]follows[/]" if stage.follows else "[green]done[/]"
+        row = [stage.stage, state, str(stage.stale + stage.follows), str(stage.done), f"{stage.rows:,}"]
+        row.append(show_seconds(stage.estimate_s) if stage.is_stale else "")
+        table.add_row(*row, *(["; ".join(stage.reasons)] if why else []))
+    session.console.print(table)
+    if not any(stage.is_stale for stage in plans):
+        session.console.print("nothing to run")

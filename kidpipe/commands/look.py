@@ -1,0 +1,162 @@
+"""`kidpipe inspect` and `kidpipe query`: one example in colour, and SQL over the artifacts."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from rich.text import Text
+
+from kidpipe.columns import lists
+from kidpipe.commands.session import Session, make_table
+from kidpipe.errors import KidpipeError
+from kidpipe.store import Shard, Store
+
+_STAGES = ("ingest", "gold_score", "mask", "predict", "rewrite", "score")
+_SHOWN_PREDICTIONS = 3
+
+
+def inspect(session: Session, example_id: str, view: int, *, as_json: bool) -> None:
+    """Show gold, masked, predicted and imperfect SQL of one example, and the predictor's best at each hole."""
+    from kidpipe.tokenizers import load
+
+    store, manifest = session.store, session.manifest()
+    rows = {stage: _find(store, manifest, stage, example_id, view) for stage in ("ingest", "predict", "rewrite")}
+    ingest = rows["ingest"]
+    if ingest is None:
+        raise KidpipeError(f"no example {example_id!r} in the manifest", fix=f"ids look like {_an_id(store, manifest)}")
+    if ingest["reason"]:
+        raise KidpipeError(f"{example_id} was set aside: {ingest['reason']}", where=ingest["gold_sql"])
+    predict, rewrite = rows["predict"], rows["rewrite"]
+    if predict is None or rewrite is None:
+        views = manifest.get("views", 0) if "predict" in manifest["stages"] else 0
+        raise KidpipeError(f"no view {view} of {example_id}", fix=f"this manifest has {views} views, counted from 0")
+    tokenizer = load(store.root / "tokenizers" / manifest["tokenizer"])
+
+    def decode(token: int) -> str:
+        return str(tokenizer.decode([token], clean_up_tokenization_spaces=False)) if token >= 0 else ""
+
+    holes = _holes(predict, ingest["gold_ids"], decode)
+    if as_json:
+        texts = {name: ingest[name] for name in ("example_id", "db_id", "question", "gold_sql")}
+        session.print_json(texts | {"view": view, "imperfect_sql": rewrite["imperfect_sql"], "holes": holes})
+        return
+    _print_example(session, ingest, rewrite, holes, decode)
+
+
+def _find(store: Store, manifest: dict[str, Any], stage: str, example_id: str, view: int) -> dict[str, Any] | None:
+    """The row of an example in a stage's shards, as numpy arrays and plain values."""
+    for part in manifest["parts"]:
+        files = part.get(stage)
+        if files is None:
+            return None
+        if isinstance(files, list) and view >= len(files):
+            return None
+        file = files[view] if isinstance(files, list) else files
+        table = store.read(_shard(file))
+        ids = table.column("example_id").to_pylist()
+        if example_id in ids:
+            row = ids.index(example_id)
+            one = table.slice(row, 1)
+            return {
+                name: lists(one, name)[0] if _is_list(one, name) else one.column(name)[0].as_py() for name in one.column_names
+            }
+    return None
+
+
+def _shard(file: str) -> Shard:
+    stage, _, name = file.partition("/")
+    shard = Shard.parse(stage, name)
+    assert shard is not None, file
+    return shard
+
+
+def _is_list(table: Any, name: str) -> bool:
+    return str(table.schema.field(name).type).startswith("list")
+
+
+def _an_id(store: Store, manifest: dict[str, Any]) -> str:
+    table = store.read(_shard(manifest["parts"][0]["ingest"]))
+    return str(table.column("example_id")[0].as_py())
+
+
+def _holes(predict: dict[str, Any], gold: Any, decode: Callable[[int], str]) -> list[dict[str, Any]]:
+    count = len(predict["masked"])
+    ids, logprobs = predict["hole_ids"].reshape(count, -1), predict["hole_logprobs"].reshape(count, -1)
+    return [
+        {
+            "position": int(position),
+            "gold": decode(int(gold[position])),
+            "filled": decode(int(filled)),
+            "best": [
+                {"token": decode(int(token)), "probability": round(float(np.exp(logprob)), 4)}
+                for token, logprob in zip(ids[hole, :_SHOWN_PREDICTIONS], logprobs[hole, :_SHOWN_PREDICTIONS], strict=True)
+            ],
+        }
+        for hole, (position, filled) in enumerate(zip(predict["masked"], predict["filled_ids"], strict=True))
+    ]
+
+
+def _print_example(
+    session: Session, ingest: dict[str, Any], rewrite: dict[str, Any], holes: list[dict[str, Any]], decode: Callable[[int], str]
+) -> None:
+    at = {hole["position"]: hole for hole in holes}
+    gold, masked, imperfect = Text(), Text(), Text()
+    for position, (old, new) in enumerate(zip(ingest["gold_ids"], rewrite["imperfect_ids"], strict=True)):
+        is_hole, is_new = position in at, old != new
+        gold.append(decode(int(old)), style="bold" if is_hole else "")
+        masked.append(
+            "▁" * max(len(decode(int(old)).strip()), 1) + " " if is_hole else decode(int(old)), style="yellow" if is_hole else ""
+        )
+        imperfect.append(decode(int(new)), style="bold red" if is_new else "green" if is_hole else "")
+    say = session.console.print
+    say(f"[bold]{ingest['example_id']}[/]  database {ingest['db_id']}, view {rewrite['view']}, {rewrite['strategy']} masking")
+    table = make_table("", {"": "left", " ": "left"})
+    for name, text in (("question", Text(ingest["question"])), ("gold", gold), ("masked", masked), ("imperfect", imperfect)):
+        table.add_row(name, text)
+    say(table)
+    verdict = {True: "yes", False: "no", None: "not run"}
+    said = {name: verdict[rewrite[name]] for name in ("parses", "executes", "same_result")}
+    say(f"parses {said['parses']}, executes {said['executes']}, gold result {said['same_result']}")
+    best = make_table("", {"hole": "right", "gold": "left", "filled": "left", "best three": "left"})
+    for hole in holes:
+        style = "" if hole["gold"] == hole["filled"] else "red"
+        shown = "  ".join(f"{item['token']!r} {item['probability']:.1%}" for item in hole["best"] if item["token"])
+        best.add_row(str(hole["position"]), repr(hole["gold"]), repr(hole["filled"]), shown, style=style)
+    say(best)
+
+
+def query(session: Session, sql: str, *, as_json: bool) -> None:
+    """Run SQL with DuckDB over the latest manifest's shards; each stage is a view of its name."""
+    import duckdb
+
+    store, manifest = session.store, session.manifest()
+    with duckdb.connect() as connection:
+        for stage in _STAGES:
+            named = [part[stage] for part in manifest["parts"] if stage in part]
+            files = [str(store.root / file) for entry in named for file in ([entry] if isinstance(entry, str) else entry)]
+            if files:
+                listing = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+                connection.execute(f"CREATE VIEW {stage} AS SELECT * FROM read_parquet([{listing}])")
+        # The files that the views read stay readable; nothing else is.
+        connection.execute("SET lock_configuration = true")
+        try:
+            cursor = connection.execute(sql)
+            names = [column[0] for column in cursor.description or []]
+            rows = cursor.fetchall()
+        except duckdb.Error as error:
+            raise KidpipeError(
+                str(error).strip().splitlines()[0],
+                where=sql,
+                fix=f"views: {', '.join(s for s in _STAGES if s in manifest['stages'])}",
+            ) from None
+    if as_json:
+        session.print_json([{name: _plain(value) for name, value in zip(names, row, strict=True)} for row in rows])
+        return
+    table = make_table("", dict.fromkeys(names, "left"))
+    for row in rows:
+        table.add_row(*(str(value) for value in row))
+    session.console.print(table)
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (int, float, str, bool, list, type(None))) else str(value)

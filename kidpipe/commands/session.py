@@ -1,0 +1,105 @@
+"""What every command starts with: the resolved configuration, the store, quiet libraries, one way to print."""
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from kidpipe.config import Config
+from kidpipe.config_load import Loaded, load
+from kidpipe.errors import KidpipeError
+from kidpipe.manifest import read_manifest
+from kidpipe.store import Store
+
+
+@dataclass(frozen=True)
+class Session:
+    """One command's surroundings."""
+
+    loaded: Loaded
+    verbose: bool
+    console: Console
+
+    @property
+    def config(self) -> Config:
+        return self.loaded.config
+
+    @property
+    def store(self) -> Store:
+        return Store(Path(self.config.store.path))
+
+    def manifest(self) -> dict[str, Any]:
+        """The latest manifest. Raises KidpipeError before the first build."""
+        manifest = read_manifest(self.store)
+        if manifest is None:
+            raise KidpipeError("nothing has been built here", where=str(self.store.root), fix="kidpipe build-imperfect")
+        return manifest
+
+    def print_json(self, value: Any) -> None:
+        print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def open_session(file: Path | None, settings: list[str], flags: Mapping[str, Any], verbose: bool = False) -> Session:
+    """Read the configuration; `settings` are `section.field=value` texts, `flags` those of named options (None = not given)."""
+    quieten(verbose)
+    named: dict[str, Any] = {}
+    for setting in settings:
+        name, separator, value = setting.partition("=")
+        if not separator:
+            raise KidpipeError(f"--set {setting}: no value", fix="write --set section.field=value, as in --set mask.ratio=0.3")
+        named[name.strip()] = value.strip()
+    named |= {name: value for name, value in flags.items() if value is not None}
+    return Session(load(file, named), verbose, Console(highlight=False))
+
+
+def quieten(verbose: bool) -> None:
+    """Keep the libraries' chatter off unless asked for; our own messages go to stderr."""
+    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False, show_level=False)
+    for package in ("kidpipe", "pipeline", "train", "eval"):
+        log = logging.getLogger(package)
+        log.handlers = [handler]
+        log.setLevel(logging.DEBUG if verbose else logging.INFO)
+        log.propagate = False
+    if verbose:
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+def make_table(title: str, columns: Mapping[str, str]) -> Table:
+    """A table whose columns are named with their justification."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name, justify in columns.items():
+        table.add_column(name, justify="right" if justify == "right" else "left")
+    return table
+
+
+def show_seconds(seconds: float | None) -> str:
+    """A duration as a person says it; `?` for an unknown one."""
+    if seconds is None:
+        return "?"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def show_bytes(number: int) -> str:
+    """A size with a binary unit."""
+    size = float(number)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

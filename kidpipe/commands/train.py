@@ -1,0 +1,128 @@
+"""`kidpipe train`: the manifest's shards and a student in, a better student out."""
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from kidpipe.commands.session import Session, show_seconds
+from kidpipe.errors import KidpipeError
+from kidpipe.manifest import read_manifest
+from kidpipe.settings import fingerprint
+
+if TYPE_CHECKING:
+    from train.dataset import Source
+
+# Which shards a method reads: sft needs no teacher.
+_NEEDS = {"sft": "ingest", "fkd": "gold_score", "rkd": "gold_score"}
+
+
+def train(session: Session, *, name: str, as_json: bool) -> dict[str, Any]:
+    """Train a student on the latest manifest; sft on data not yet ingested ingests it first."""
+    from kidpipe.models import resolve
+    from kidpipe.tokenizers import load as load_tokenizer
+    from kidpipe.tokenizers import require_same
+    from train.trainer import run
+
+    settings = session.config.train
+    if not settings.student:
+        raise KidpipeError("no student is named", where="train.student", fix="kidpipe train --student MODEL")
+    student = resolve(settings.student)
+    manifest = _manifest(session, _NEEDS.get(settings.method, "score"))
+    tokenizer = session.store.root / "tokenizers" / manifest["tokenizer"]
+    require_same(load_tokenizer(tokenizer), load_tokenizer(student.path))
+    if student.max_length < manifest["max_tokens"]:
+        raise KidpipeError(
+            f"the student takes {student.max_length} tokens, the data has up to {manifest['max_tokens']}",
+            where=settings.student,
+            fix="set ingest.max_prompt_tokens so that prompt and SQL fit, and build again",
+        )
+    identity = fingerprint([settings.identity(), manifest["digest"], student.identity], 8)
+    out = session.store.root / "runs" / (name or f"{settings.method}-{identity}")
+    out.mkdir(parents=True, exist_ok=True)
+    session.store.write_json(f"runs/{out.name}/manifest.json", {"digest": manifest["digest"]})
+    result = run(
+        settings,
+        _source(session, manifest),
+        student.path,
+        out,
+        device=_device(session),
+        verbose=session.verbose,
+        progress=not as_json,
+    )
+    summary = {
+        "run": str(out),
+        "method": settings.method,
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "best_nll": result.best_nll,
+        "final_nll": result.final_nll,
+        "seconds": round(result.seconds, 2),
+        "was_finished": result.was_finished,
+    }
+    if as_json:
+        session.print_json(summary)
+    else:
+        state = (
+            "finished before, nothing to do" if result.was_finished else f"{result.steps} steps in {show_seconds(result.seconds)}"
+        )
+        session.console.print(
+            f"{settings.method:<11} {state}; holdout NLL a token {result.best_nll:.4f} (best, step {result.best_step})"
+        )
+        session.console.print(f"student     {out / 'best'}")
+    return summary
+
+
+def _device(session: Session) -> str:
+    if session.config.engine.device != "auto":
+        return session.config.engine.device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _manifest(session: Session, stage: str) -> dict[str, Any]:
+    """The latest manifest, once it has `stage`; ingest is made here when nothing was, the teacher's stages are not."""
+    manifest = read_manifest(session.store)
+    if manifest is None and stage == "ingest":
+        from kidpipe.commands.build import build_imperfect
+
+        build_imperfect(session, until="ingest", as_json=False)
+        manifest = session.manifest()
+    if manifest is None or stage not in manifest["stages"]:
+        raise KidpipeError(
+            f"{session.config.train.method} needs the shards of {stage}, which are not built",
+            where=str(session.store.root),
+            fix="kidpipe build-imperfect --teacher MODEL",
+        )
+    for change in drift(session, manifest):
+        logging.getLogger(__name__).warning("the shards were built with other settings: %s (kidpipe build-imperfect)", change)
+    return manifest
+
+
+def drift(session: Session, manifest: dict[str, Any]) -> list[str]:
+    """Settings of data stages that the configuration and the manifest disagree on."""
+    changes: dict[str, None] = {}
+    for stage in manifest["stages"].values():
+        for name, before in stage["settings"].items():
+            section, _, field = name.partition(".")
+            model = getattr(session.config, section, None)
+            now = getattr(model, field, before)
+            if now != before:
+                changes[f"{name} is {before} there, {now} in the configuration"] = None
+    return list(changes)
+
+
+def _source(session: Session, manifest: dict[str, Any]) -> "Source":
+    from train.dataset import Source
+    from train.shards import PartFiles
+
+    root = session.store.root
+    parts = [
+        PartFiles(
+            part=part["part"],
+            ingest=root / part["ingest"],
+            gold_score=root / part["gold_score"] if "gold_score" in part else None,
+            score=tuple(root / file for file in part.get("score", ())),
+        )
+        for part in manifest["parts"]
+    ]
+    return Source(parts, manifest["eos_id"], manifest["digest"])
