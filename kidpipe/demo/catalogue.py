@@ -1,0 +1,41 @@
+"""Every kind of question, with its share: KINDS. The shares are small whole numbers, dealt like a deck of cards."""
+
+from kidpipe.demo import conditions, joined, nested, single
+from kidpipe.demo.draft import Template
+
+KINDS: dict[str, tuple[int, Template]] = {
+    "list": (2, single.filtered(None)),
+    "filter": (4, single.filtered(conditions.any_condition)),
+    "filter_two": (3, single.filtered_twice),
+    "like": (2, single.filtered(conditions.like)),
+    "between": (2, single.filtered(conditions.between)),
+    "in": (2, single.filtered(conditions.one_of)),
+    "count": (1, single.count_rows(None)),
+    "count_filter": (2, single.count_rows(conditions.any_condition)),
+    "count_like": (1, single.count_rows(conditions.like)),
+    "count_between": (1, single.count_rows(conditions.between)),
+    "count_in": (1, single.count_rows(conditions.one_of)),
+    "distinct": (2, single.distinct),
+    "aggregate": (3, single.aggregate),
+    "order": (2, single.ordered),
+    "extreme": (3, single.extreme),
+    "group": (3, single.grouped),
+    "having": (2, single.having),
+    "most_common": (1, single.most_common),
+    "join": (4, joined.child_by_parent),
+    "join_both": (2, joined.child_with_parent),
+    "join_aggregate": (2, joined.aggregate_by_parent),
+    "join_group": (2, joined.children_of_each),
+    "join_having": (1, joined.parent_with_many),
+    "join_most": (2, joined.parent_with_most),
+    "join_extreme": (1, joined.child_ranked),
+    "join_three": (2, joined.through),
+    "join_chain": (1, joined.chain),
+    "in_subquery": (2, nested.in_subquery),
+    "not_in": (2, nested.not_in_subquery),
+    "scalar": (2, nested.scalar_subquery),
+    "scalar_filter": (1, nested.scalar_with_filter),
+    "intersect": (1, nested.intersect),
+    "union": (1, nested.union),
+    "except": (1, nested.exclude),
+}

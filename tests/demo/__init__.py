@@ -1,0 +1,1 @@
+"""Tests of the teacher engines, on real ones made small."""
