@@ -1,0 +1,59 @@
+"""What most tests stand on: a small made world, and a small model with a tokenizer of its own."""
+
+from pathlib import Path
+
+import pytest
+
+from kidpipe.config import Config, DataSettings
+from kidpipe.config_load import load
+from kidpipe.demo.models import make_model, train_tokenizer
+from kidpipe.demo.world import make_world
+from kidpipe.prompts import render_question
+from kidpipe.readers import DataSet, read
+from kidpipe.schema_text import read_schema, render
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder in the Spider layout: 60 training and 24 held-out questions on real SQLite files."""
+    folder = tmp_path_factory.mktemp("world")
+    make_world(folder, num_train=60, num_dev=24, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dataset(world: Path) -> DataSet:
+    return read(DataSettings(path=str(world)), "train")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random 2-layer Qwen2 and its tokenizer, as a Hugging Face folder."""
+    folder = tmp_path_factory.mktemp("tiny")
+    texts = [render(read_schema(dataset.database(d), d), "compact") for d in sorted({e.db_id for e in dataset.examples})]
+    for example in dataset.examples:
+        texts += [render_question(example.question), example.gold_sql]
+    tokenizer = train_tokenizer(texts, 600)
+    model = make_model(tokenizer, hidden_size=64, layers=2, heads=2, kv_heads=1, intermediate=96, max_length=512, seed=0)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def settings(world: Path, tiny_model: Path, tmp_path: Path) -> dict[str, object]:
+    """Flags of a small build with the reference engine."""
+    return {
+        "data.path": str(world),
+        "teacher.model": str(tiny_model),
+        "train.student": str(tiny_model),
+        "engine.backend": "transformers",
+        "ingest.shard_rows": 20,
+        "score.top_k": 16,
+        "store.path": str(tmp_path / "artifacts"),
+    }
+
+
+def configure(settings: dict[str, object], **changes: object) -> Config:
+    """The configuration of `settings`, with `section__field=value` changed."""
+    return load(None, settings | {name.replace("__", "."): value for name, value in changes.items()}, {}).config

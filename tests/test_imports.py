@@ -1,0 +1,52 @@
+"""One direction of imports, and heavy libraries in leaves only."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+UPPER = ("pipeline", "train", "eval")
+HEAVY = ("torch", "vllm", "transformers", "polars", "pyarrow", "duckdb", "numpy", "sqlglot")
+
+
+def imported_packages(file: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names.add((node.module or "").partition(".")[0])
+    return names
+
+
+def test_packages_import_in_one_direction() -> None:
+    for package in (*UPPER, "kidpipe"):
+        forbidden = set(UPPER) - {package}
+        for file in (ROOT / package).rglob("*.py"):
+            looks_up = package == "kidpipe" and (file.name == "cli.py" or file.parent.name == "commands")
+            if not looks_up:
+                assert not imported_packages(file) & forbidden, file
+
+
+def test_the_rule_sees_a_violation(tmp_path: Path) -> None:
+    file = tmp_path / "bad.py"
+    file.write_text("def f():\n    from train.trainer import run\n")
+    assert "train" in imported_packages(file)
+
+
+def test_package_files_hold_a_docstring_only() -> None:
+    for package in (*UPPER, "kidpipe"):
+        for file in (ROOT / package).rglob("__init__.py"):
+            assert len(ast.parse(file.read_text(encoding="utf-8")).body) <= 1, file
+
+
+@pytest.mark.parametrize("module", ["kidpipe.cli", "kidpipe.config_load", "kidpipe.commands.session"])
+def test_the_command_line_loads_nothing_heavy(module: str) -> None:
+    allowed = () if module == "kidpipe.cli" else ("pyarrow", "numpy")
+    code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules and m not in {allowed!r}])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
