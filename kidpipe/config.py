@@ -129,11 +129,17 @@ class EvalSettings(Section):
 
     max_new_tokens: Identity[int] = Field(256, ge=1, description="longest SQL generated, tokens")
     limit: Input[int] = Field(0, ge=0, description="use only the first n held-out examples; 0 = all")
-    keep_distinct: Identity[bool] = Field(True, description="leave DISTINCT in; false strips it for ex_bag, as published numbers do")
+    keep_distinct: Identity[bool] = Field(
+        True, description="leave DISTINCT in; false strips it for ex_bag, as published numbers do"
+    )
     mend_operators: Identity[bool] = Field(False, description="read `> =` as `>=`, as the test suite's evaluator does")
+    exact_match: Identity[bool] = Field(True, description="compute Spider's exact set match too")
+    soft_f1: Identity[bool] = Field(False, description="compute BIRD's Soft-F1 too")
     check_ties: Identity[bool] = Field(True, description="flag rows whose gold result depends on the order rows are visited in")
     max_steps: Identity[int] = Field(
-        1_000_000_000, ge=0, description="SQLite virtual-machine steps a statement; stops the same ones on every machine; 0 = no limit"
+        1_000_000_000,
+        ge=0,
+        description="SQLite virtual-machine steps a statement; stops the same ones on every machine; 0 = no limit",
     )
     timeout_s: Runtime[float] = Field(10.0, gt=0, description="deadline of one predicted statement, seconds")
     gold_timeout_s: Runtime[float] = Field(120.0, gt=0, description="deadline of one gold statement, seconds")

@@ -5,9 +5,9 @@ For the questions that need no parse tree and are asked of thousands of texts, s
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
+from typing import NamedTuple
 
 
 class TokenKind(Enum):
@@ -24,8 +24,7 @@ class TokenKind(Enum):
     """White space and comments."""
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """A piece of the text, as written; the pieces put together are the text again."""
 
     kind: TokenKind
@@ -49,12 +48,13 @@ _PATTERN = re.compile(
 )
 
 
+_KINDS = {kind.value: kind for kind in TokenKind}
+
+
 def tokens(sql: str) -> Iterator[Token]:
     """The tokens of any text, complete: nothing is dropped, unclosed quotes run to the end."""
     for match in _PATTERN.finditer(sql):
-        kind = match.lastgroup
-        assert kind is not None
-        yield Token(TokenKind(kind), match.group())
+        yield Token(_KINDS[match.lastgroup or ""], match.group())
 
 
 def is_ordered(sql: str) -> bool:

@@ -1,0 +1,76 @@
+"""Examples, predictions and databases in; verdicts by row in Parquet, a summary in JSON, and both in hand out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.databases import Databases
+from eval.execution import GoldCache, Progress
+from eval.report import summarize, write_summary, write_verdicts
+from eval.verdicts import Verdict, judge
+from kidpipe.config import EvalSettings
+from kidpipe.errors import KidpipeError
+from kidpipe.readers import Example
+
+VERDICTS_FILE = "verdicts.parquet"
+SUMMARY_FILE = "summary.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation gave, and the folder it was written to."""
+
+    verdicts: list[Verdict]
+    summary: dict[str, Any]
+    folder: Path
+
+
+def evaluate(
+    examples: Sequence[Example],
+    predictions: Mapping[str, str],
+    databases: Databases,
+    settings: EvalSettings,
+    folder: Path,
+    reasons: Mapping[str, str] | None = None,
+    notes: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Judge predictions and write `verdicts.parquet` and `summary.json` into `folder`.
+
+    Args:
+        examples: what was asked; `settings.limit` of them are judged.
+        predictions: predicted SQL by example id.
+        databases: where to execute.
+        settings: how to judge.
+        folder: where the two files go.
+        reasons: why there is no prediction, by example id.
+        notes: goes into the summary as it is (model, data set, ...).
+        progress: called with (done, total).
+
+    Raises:
+        KidpipeError: a prediction belongs to no example, or there is nothing to judge.
+    """
+    examples = list(examples)
+    require_known(predictions, examples)
+    chosen = examples[: settings.limit] if settings.limit else examples
+    if not chosen:
+        raise KidpipeError("there are no examples to judge", fix="check data.path and data.dev")
+    databases.require_suite()
+    verdicts = judge(chosen, predictions, databases, GoldCache(settings), reasons, progress)
+    summary = {**(notes or {}), "settings": settings.identity(), **summarize(verdicts)}
+    write_verdicts(verdicts, folder / VERDICTS_FILE)
+    write_summary(summary, folder / SUMMARY_FILE)
+    return Evaluation(verdicts, summary, folder)
+
+
+def require_known(predictions: Mapping[str, str], examples: Sequence[Example]) -> None:
+    """Refuse predictions for examples that don't exist: they were made for other data, or the ids have shifted."""
+    known = {example.example_id for example in examples}
+    strangers = [name for name in predictions if name not in known]
+    if strangers:
+        shown = ", ".join(sorted(strangers)[:5])
+        raise KidpipeError(
+            f"{len(strangers)} of {len(predictions)} predictions belong to no example: {shown}",
+            fix=f"ids here look like {', '.join(sorted(known)[:3])}; check that the predictions were made for this data set",
+        )

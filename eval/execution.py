@@ -1,0 +1,164 @@
+"""Pairs of gold and predicted SQL on a database in; how each prediction ended, and whether its result is the same, out."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from eval.bird import soft_f1
+from kidpipe.config import EvalSettings
+from kidpipe.results import is_ordered, is_vacuous, same_bag, same_set
+from kidpipe.sandbox.job import Job, Kind, Limits, Result
+from kidpipe.sandbox.pool import SandboxPool
+from kidpipe.sql_lexer import mend_operators, strip_distinct
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A gold and a predicted query on one database file."""
+
+    gold_sql: str
+    pred_sql: str
+    database: Path
+
+
+@dataclass(frozen=True)
+class Gold:
+    """A gold query's result, kept for every prediction compared with it."""
+
+    result: Result
+    ordered: bool
+    rests_on_ties: bool
+
+    @cached_property
+    def is_vacuous(self) -> bool:
+        """Whether wrong SQL may well give the same."""
+        return is_vacuous(self.result.rows)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How one Pair came out. With `gold.result` not ok, the prediction was not run and says nothing."""
+
+    gold: Gold
+    kind: Kind
+    ex_bag: bool
+    ex_set: bool
+    soft_f1: float | None
+    message: str
+    seconds: float
+
+
+class GoldCache:
+    """Results of gold queries by (database digest, SQL), so that each runs once however many predictions there are."""
+
+    def __init__(self, settings: EvalSettings) -> None:
+        self.settings = settings
+        self._golds: dict[tuple[str, str], Gold] = {}
+        self._digests: dict[Path, tuple[tuple[int, int], str]] = {}
+
+    def fill(self, queries: Iterable[tuple[Path, str]], progress: Progress | None = None) -> None:
+        """Execute the gold queries not seen yet, in worker processes that run nothing else."""
+        wanted = list(dict.fromkeys((path, sql) for path, sql in queries if self._key(path, sql) not in self._golds))
+        if not wanted:
+            return
+        settings = self.settings
+        directions = (False, True) if settings.check_ties else (False,)
+        jobs = (Job(str(path), sql, reverse=reverse) for path, sql in wanted for reverse in directions)
+        with SandboxPool(limits_of(settings, settings.gold_timeout_s), settings.workers) as pool:
+            results = pool.run(jobs)
+            for done, (path, sql) in enumerate(wanted, 1):
+                result = next(results)
+                ordered = is_ordered(sql)
+                ties = settings.check_ties and _differs(result, next(results), ordered)
+                self._golds[self._key(path, sql)] = Gold(result, ordered, ties)
+                if progress:
+                    progress(done, len(wanted))
+
+    def get(self, path: Path, sql: str) -> Gold:
+        """The result of a query that was filled in."""
+        return self._golds[self._key(path, sql)]
+
+    def _key(self, path: Path, sql: str) -> tuple[str, str]:
+        return self._digest(path), sql
+
+    def _digest(self, path: Path) -> str:
+        """The content's digest; the file is read again only where its time or size changed."""
+        try:
+            status = path.stat()
+        except OSError:
+            return f"missing {path}"
+        stamp = (status.st_mtime_ns, status.st_size)
+        known = self._digests.get(path)
+        if known is None or known[0] != stamp:
+            with path.open("rb") as file:
+                known = stamp, hashlib.file_digest(file, "sha256").hexdigest()
+            self._digests[path] = known
+        return known[1]
+
+
+def compare(pairs: Sequence[Pair], golds: GoldCache, progress: Progress | None = None) -> list[Comparison]:
+    """Execute and compare pairs, in order. Golds run first; predictions run in processes that no gold runs in.
+
+    DISTINCT is stripped from both sides for `ex_bag` and `ex_set` alike where the cache's settings say so.
+    """
+    settings = golds.settings
+    queries = [(pair.database, _gold_text(pair.gold_sql, settings)) for pair in pairs]
+    golds.fill(queries)
+    comparisons: list[Comparison | None] = [None] * len(pairs)
+    waiting: list[tuple[int, Gold]] = []
+    for number, query in enumerate(queries):
+        gold = golds.get(*query)
+        if gold.result.is_ok:
+            waiting.append((number, gold))
+        else:
+            comparisons[number] = Comparison(gold, Kind.ERROR, False, False, None, gold.result.message, 0.0)
+    jobs = (
+        Job(str(pairs[number].database), _pred_text(pairs[number].pred_sql, settings), (number, gold)) for number, gold in waiting
+    )
+    with SandboxPool(limits_of(settings, settings.timeout_s), settings.workers) as pool:
+        for done, result in enumerate(pool.run(jobs), 1):
+            number, gold = result.key
+            comparisons[number] = _compare(gold, result, settings.soft_f1)
+            if progress:
+                progress(done, len(waiting))
+    return [comparison for comparison in comparisons if comparison is not None]
+
+
+def limits_of(settings: EvalSettings, timeout_s: float) -> Limits:
+    """The sandbox limits that the settings ask for."""
+    return Limits(timeout_s=timeout_s, memory_mib=settings.memory_mib, max_steps=settings.max_steps)
+
+
+def _compare(gold: Gold, pred: Result, wants_soft: bool) -> Comparison:
+    bag = same = False
+    soft = 0.0
+    if pred.is_ok:
+        # Equal bytes are equal rows: most correct predictions are settled without decoding anything.
+        if pred.payload == gold.result.payload:
+            bag = same = True
+            soft = 1.0
+        else:
+            bag = pred.num_rows == gold.result.num_rows and same_bag(gold.result.rows, pred.rows, gold.ordered)
+            same = same_set(gold.result.rows, pred.rows)
+            soft = soft_f1(gold.result.rows, pred.rows) if wants_soft else 0.0
+    return Comparison(gold, pred.kind, bag, same, soft if wants_soft else None, pred.message, pred.seconds)
+
+
+def _differs(result: Result, reversed_result: Result, ordered: bool) -> bool:
+    if not (result.is_ok and reversed_result.is_ok):
+        return False
+    return result.payload != reversed_result.payload and not same_bag(result.rows, reversed_result.rows, ordered)
+
+
+def _gold_text(sql: str, settings: EvalSettings) -> str:
+    return sql if settings.keep_distinct else strip_distinct(sql)
+
+
+def _pred_text(sql: str, settings: EvalSettings) -> str:
+    sql = mend_operators(sql) if settings.mend_operators else sql
+    return sql if settings.keep_distinct else strip_distinct(sql)

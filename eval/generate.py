@@ -1,0 +1,85 @@
+"""A model and examples in, one predicted SQL text an example out, by id; examples whose prompt doesn't fit get a reason."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eval.execution import Progress
+from kidpipe.backends.base import Backend
+from kidpipe.config import IngestSettings
+from kidpipe.errors import KidpipeError
+from kidpipe.prompts import PromptEncoder
+from kidpipe.readers import Example
+from kidpipe.schema_text import read_schema, render
+from kidpipe.tokenizers import eos_id, special_ids
+
+_FENCE = re.compile(r"```(?:\w+)?\s*\n(.*?)(?:```|\Z)", re.DOTALL)
+
+
+@dataclass
+class Predictions:
+    """Predicted SQL by example id, and why there is none for the others."""
+
+    sql: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+def generate(
+    backend: Backend,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    database: Callable[[str], Path],
+    settings: IngestSettings,
+    max_new_tokens: int,
+    progress: Progress | None = None,
+) -> Predictions:
+    """Greedy SQL for each example, from the prompt that `settings` describe (those the model was trained with)."""
+    predictions = Predictions()
+    prompts = _prompts(backend, tokenizer, examples, database, settings, predictions)
+    stop_ids = sorted({eos_id(tokenizer), *special_ids(tokenizer)})
+    answers = backend.generate(list(prompts.values()), max_new_tokens, stop_ids)
+    for done, (example_id, ids) in enumerate(zip(prompts, answers, strict=True), 1):
+        predictions.sql[example_id] = extract_sql(tokenizer.decode(ids, skip_special_tokens=True))
+        if progress:
+            progress(done, len(prompts))
+    return predictions
+
+
+def extract_sql(text: str) -> str:
+    """The SQL in a model's answer: inside a code fence where there is one, else all of it."""
+    fenced = _FENCE.search(text)
+    return (fenced.group(1) if fenced else text).strip()
+
+
+def _prompts(
+    backend: Backend,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    database: Callable[[str], Path],
+    settings: IngestSettings,
+    predictions: Predictions,
+) -> dict[str, list[int]]:
+    """Prompts by example id; what can't be asked is noted in `predictions`."""
+    encoder = PromptEncoder(tokenizer, settings.chat)
+    schemas: dict[str, str | KidpipeError] = {}
+    prompts: dict[str, list[int]] = {}
+    for example in examples:
+        if example.db_id not in schemas:
+            try:
+                schema = read_schema(database(example.db_id), example.db_id, settings.sample_rows)
+                schemas[example.db_id] = render(schema, settings.template)
+            except KidpipeError as error:
+                schemas[example.db_id] = error
+        text = schemas[example.db_id]
+        if isinstance(text, KidpipeError):
+            predictions.reasons[example.example_id] = text.what
+            continue
+        prompt = encoder.schema_ids(text) + encoder.question_ids(example.question, example.evidence)
+        limit = min(settings.max_prompt_tokens, backend.max_length - 1)
+        if len(prompt) > limit:
+            predictions.reasons[example.example_id] = f"prompt too long: {len(prompt)} tokens, the limit is {limit}"
+        else:
+            prompts[example.example_id] = prompt
+    return prompts

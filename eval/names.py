@@ -1,0 +1,68 @@
+"""A database or Spider's tables.json in, the tables, columns and key links that exact set match resolves names by out."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kidpipe.errors import KidpipeError
+from kidpipe.schema_text import read_schema
+
+
+@dataclass(frozen=True)
+class Names:
+    """Names in lower case; `same` maps a `table.column` to the one that stands for all columns linked with it by keys."""
+
+    columns: dict[str, list[str]]
+    same: Mapping[str, str]
+
+
+def read_names(database: Path, same: Mapping[str, str] | None = None) -> Names:
+    """The names in a database file; key links as declared there unless `same` says otherwise."""
+    tables = read_schema(database, database.stem).tables
+    columns = {table.name.lower(): [column.name.lower() for column in table.columns] for table in tables}
+    if same is None:
+        order = [f"{table}.{column}" for table, names in columns.items() for column in names]
+        links = [
+            (f"{table.name}.{column}".lower(), f"{other}.{target}".lower())
+            for table in tables
+            for column, other, target in table.foreign_keys
+        ]
+        same = _same(order, links)
+    return Names(columns, same)
+
+
+def read_tables_json(path: Path) -> dict[str, dict[str, str]]:
+    """The `same` of each database by Spider's tables.json, which often has more foreign keys than the files declare."""
+    try:
+        entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise KidpipeError(f"cannot read the schemas: {error}", where=str(path), fix="check the path of tables.json") from error
+    result: dict[str, dict[str, str]] = {}
+    for entry in entries:
+        tables = [name.lower() for name in entry["table_names_original"]]
+        names = ["*" if table < 0 else f"{tables[table]}.{name.lower()}" for table, name in entry["column_names_original"]]
+        links = [(names[source], names[target]) for source, target in entry["foreign_keys"]]
+        result[entry["db_id"]] = _same(names, links)
+    return result
+
+
+def _same(order: list[str], links: list[tuple[str, str]]) -> dict[str, str]:
+    """Each linked column's representative: the first, in `order`, of those reached by keys.
+
+    As in Spider's evaluator, a key joins the first group that has one of its ends; two groups are never merged by it.
+    """
+    groups: list[set[str]] = []
+    for link in links:
+        group = next((group for group in groups if group & set(link)), None)
+        if group is None:
+            group = set()
+            groups.append(group)
+        group.update(link)
+    rank = {name: number for number, name in enumerate(order)}
+    same: dict[str, str] = {}
+    for group in groups:
+        first = min(group, key=lambda name: rank.get(name, len(rank)))
+        same.update(dict.fromkeys(group, first))
+    return same

@@ -1,0 +1,149 @@
+"""Verdicts in; a Parquet file of rows, a summary for JSON, and tables to read out."""
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.table import Table
+
+from eval.exact_match import HARDNESS
+from eval.statistics import estimate
+from eval.verdicts import Verdict, VerdictKind
+
+METRICS = ("ex_bag", "ex_set", "ts_bag", "exact_set_match", "soft_f1")
+"""Columns of verdicts that are scores; None where a row has none."""
+CLASSES = (*HARDNESS, "simple", "moderate", "challenging")
+_FLAGS = ("ex_bag", "ex_set", "ts_bag", "exact_set_match", "vacuous", "ties")
+_NUMBERS = ("soft_f1", "seconds")
+VERDICT_SCHEMA = pa.schema(
+    [
+        pa.field(field.name, pa.bool_() if field.name in _FLAGS else pa.float64() if field.name in _NUMBERS else pa.string())
+        for field in fields(Verdict)
+    ]
+)
+
+
+def write_verdicts(verdicts: Sequence[Verdict], path: Path) -> None:
+    """One row a verdict, in order."""
+    columns = {field.name: [getattr(verdict, field.name) for verdict in verdicts] for field in fields(Verdict)}
+    columns = {name: [_valid_text(value) for value in values] for name, values in columns.items()}
+    table = pa.table(columns, schema=VERDICT_SCHEMA)
+    _write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+
+
+def read_verdicts(path: Path) -> list[Verdict]:
+    """What `write_verdicts` wrote."""
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return [Verdict(**{**row, "kind": VerdictKind(row["kind"])}) for row in rows]
+
+
+def write_summary(summary: dict[str, Any], path: Path) -> None:
+    """JSON, NaN as null."""
+    text = json.dumps(_finite(summary), indent=2, ensure_ascii=False) + "\n"
+    _write_whole(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+
+
+def summarize(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Counts and scores: overall with intervals, with and without flagged rows, by class and by database.
+
+    Rows whose gold failed are in `kinds` and in nothing else.
+    """
+    kinds = Counter(verdict.kind.value for verdict in verdicts)
+    judged = [verdict for verdict in verdicts if verdict.kind is not VerdictKind.GOLD_ERROR]
+    unflagged = [verdict for verdict in judged if not (verdict.vacuous or verdict.ties)]
+    executed = sum(verdict.kind in (VerdictKind.CORRECT, VerdictKind.WRONG) for verdict in judged)
+    classes = [name for name in CLASSES if any(verdict.hardness == name for verdict in judged)]
+    classes += sorted({verdict.hardness for verdict in judged} - set(classes))
+    return {
+        "examples": len(verdicts),
+        "judged": len(judged),
+        "kinds": {kind.value: kinds[kind.value] for kind in VerdictKind},
+        "flagged": {
+            "vacuous": sum(verdict.vacuous for verdict in judged),
+            "ties": sum(verdict.ties for verdict in judged),
+            "either": len(judged) - len(unflagged),
+        },
+        "valid_sql": executed / len(judged) if judged else math.nan,
+        "metrics": {name: _metric(name, judged, unflagged) for name in METRICS if _values(name, judged)},
+        "by_hardness": _by([(name, [verdict for verdict in judged if verdict.hardness == name]) for name in classes]),
+        "by_database": _by(
+            [(name, [verdict for verdict in judged if verdict.db_id == name]) for name in sorted({v.db_id for v in judged})]
+        ),
+    }
+
+
+def tables(summary: dict[str, Any], title: str = "") -> list[Table]:
+    """The summary to read: scores with intervals, then by class, then by database."""
+    scores = Table("metric", "score", "95% interval", "rows", "unflagged", "rows", title=title or None)
+    for name, metric in summary["metrics"].items():
+        every, clean = metric["all"], metric["unflagged"]
+        interval = f"{_percent(every['low'])} to {_percent(every['high'])}"
+        scores.add_row(
+            name, _percent(every["value"]), interval, str(every["num_rows"]), _percent(clean["value"]), str(clean["num_rows"])
+        )
+    kinds = ", ".join(f"{count} {kind}" for kind, count in summary["kinds"].items() if count)
+    scores.caption = f"{kinds}; valid SQL {_percent(summary['valid_sql'])}; flagged: " + ", ".join(
+        f"{summary['flagged'][name]} {name}" for name in ("vacuous", "ties")
+    )
+    return [scores, _breakdown(summary, "by_hardness", "hardness"), _breakdown(summary, "by_database", "database")]
+
+
+def _metric(name: str, judged: Sequence[Verdict], unflagged: Sequence[Verdict]) -> dict[str, Any]:
+    return {
+        part: asdict(estimate(_values(name, rows), [row.gold_sql for row in rows if getattr(row, name) is not None]))
+        for part, rows in (("all", judged), ("unflagged", unflagged))
+    }
+
+
+def _values(name: str, rows: Iterable[Verdict]) -> list[float]:
+    return [float(getattr(row, name)) for row in rows if getattr(row, name) is not None]
+
+
+def _by(groups: Sequence[tuple[str, Sequence[Verdict]]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for group, rows in groups:
+        scores = {name: _values(name, rows) for name in METRICS}
+        result[group] = {"rows": len(rows)} | {name: sum(values) / len(values) for name, values in scores.items() if values}
+    return result
+
+
+def _breakdown(summary: dict[str, Any], key: str, heading: str) -> Table:
+    metrics = list(summary["metrics"])
+    table = Table(heading, "rows", *metrics)
+    for name, group in summary[key].items():
+        cells = [_percent(group[metric]) if metric in group else "" for metric in metrics]
+        table.add_row(name or "(none)", str(group["rows"]), *cells)
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _valid_text(value: Any) -> Any:
+    """Lone surrogates (undecodable bytes) have no place in a file; anything else is kept as it is."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+def _write_whole(path: Path, write: Callable[[str], object]) -> None:
+    """Write under a temporary name, then rename: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(str(temporary))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

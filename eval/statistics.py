@@ -1,0 +1,63 @@
+"""Rows of 0 and 1 with the gold SQL they belong to in, scores with honest intervals out."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_RESAMPLES = 2_000
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+    num_rows: int
+    num_clusters: int
+
+
+def estimate(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
+    """The mean of `values`, with the percentile interval of a bootstrap over clusters.
+
+    Questions that share their gold SQL stand or fall together: resampling rows as if they were independent would make the
+    interval too narrow. The seed is fixed, so that the same rows give the same interval.
+    """
+    if not values:
+        return Estimate(math.nan, math.nan, math.nan, 0, 0)
+    sums, counts = _by_cluster(values, clusters)
+    means = _resampled_means(sums, counts)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Estimate(float(sums.sum() / counts.sum()), float(low), float(high), len(values), len(sums))
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """The exact two-sided p-value of McNemar's test: how likely so uneven a split of flips is if neither is better."""
+    flips = only_first + only_second
+    if flips == 0:
+        return 1.0
+    smaller = min(only_first, only_second)
+    logs = [math.lgamma(flips + 1) - math.lgamma(k + 1) - math.lgamma(flips - k + 1) for k in range(smaller + 1)]
+    tail = math.fsum(math.exp(value - flips * math.log(2)) for value in logs)
+    return min(1.0, 2 * tail)
+
+
+def _by_cluster(values: Sequence[float], clusters: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    _names, numbers = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
+    size = int(numbers.max()) + 1
+    sums: NDArray[np.float64] = np.bincount(numbers, weights=np.asarray(values), minlength=size).astype(np.float64)
+    return sums, np.bincount(numbers, minlength=size).astype(np.float64)
+
+
+def _resampled_means(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    random = np.random.default_rng(_SEED)
+    means = np.empty(_RESAMPLES)
+    for number in range(_RESAMPLES):
+        chosen = random.integers(0, len(sums), len(sums))
+        means[number] = sums[chosen].sum() / counts[chosen].sum()
+    return means

@@ -1,0 +1,156 @@
+"""Gold SQL, predicted SQL and a database in, a verdict out; for one pair or for a whole set, by id."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from eval.databases import Databases
+from eval.exact_match import hardness
+from eval.execution import Comparison, GoldCache, Pair, Progress, compare
+from kidpipe.config import EvalSettings
+from kidpipe.readers import Example
+from kidpipe.sandbox.job import Kind
+from kidpipe.sql_lexer import mend_operators
+
+
+class VerdictKind(StrEnum):
+    """What became of a prediction; `correct` and `wrong` are by ex_bag."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    ERROR = "error"
+    """Did not execute, ran out of memory or crashed its process."""
+    TIMEOUT = "timeout"
+    REFUSED = "refused"
+    """Not a single reading statement, or beyond a limit."""
+    GOLD_ERROR = "gold_error"
+    """The gold could not be executed: the row says nothing about the model and is left out of every rate."""
+    MISSING = "missing"
+    """No prediction, or an empty one."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One example judged. The metrics are None where the gold failed."""
+
+    example_id: str
+    db_id: str
+    hardness: str
+    gold_sql: str
+    prediction: str
+    kind: VerdictKind
+    ex_bag: bool | None
+    ex_set: bool | None
+    ts_bag: bool | None
+    """ex_bag on every database of a test suite; None where there is no suite."""
+    exact_set_match: bool | None
+    """Spider's; None where its grammar can't read the gold."""
+    soft_f1: float | None
+    """BIRD's; None where it was not asked for."""
+    vacuous: bool
+    """The gold returns nothing or a single row of zeros and NULLs."""
+    ties: bool
+    """The gold's result depends on the order in which SQLite visits rows."""
+    message: str
+    seconds: float
+
+
+def judge(
+    examples: Sequence[Example],
+    predictions: Mapping[str, str],
+    databases: Databases,
+    golds: GoldCache,
+    reasons: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> list[Verdict]:
+    """Judge every example by its id, in order; examples without a prediction get a verdict too.
+
+    Args:
+        examples: what was asked.
+        predictions: predicted SQL by example id.
+        databases: where to execute.
+        golds: results of golds seen before; filled with those that are new. Its settings are the ones that count.
+        reasons: why there is no prediction, by example id.
+        progress: called with (done, total), on the main databases only.
+    """
+    answered = [example for example in examples if predictions.get(example.example_id, "").strip()]
+    pairs = [Pair(example.gold_sql, predictions[example.example_id], databases.path(example.db_id)) for example in answered]
+    comparisons = dict(zip((example.example_id for example in answered), compare(pairs, golds, progress), strict=True))
+    survivors = [example for example in answered if comparisons[example.example_id].ex_bag]
+    passed = _suite(survivors, predictions, databases, golds)
+    verdicts = []
+    for example in examples:
+        verdict = _verdict(example, predictions.get(example.example_id, ""), comparisons.get(example.example_id))
+        if verdict.kind is VerdictKind.MISSING:
+            verdict = replace(verdict, message=(reasons or {}).get(example.example_id, "no prediction"))
+        verdicts.append(_with_text_metrics(verdict, databases, golds, passed))
+    return verdicts
+
+
+def judge_one(gold_sql: str, predicted_sql: str, database: Path, settings: EvalSettings | None = None) -> Verdict:
+    """The verdict on one prediction. Starts its own worker processes: use `judge` for many."""
+    example = Example("0", database.stem, "", gold_sql)
+    golds = GoldCache((settings or EvalSettings()).model_copy(update={"workers": 1}))
+    return judge([example], {"0": predicted_sql}, Databases(lambda _db_id: database), golds)[0]
+
+
+def _suite(
+    survivors: Sequence[Example], predictions: Mapping[str, str], databases: Databases, golds: GoldCache
+) -> dict[str, bool]:
+    """Whether each prediction, right on its main database, is right on the whole suite; one round a file, losers drop out."""
+    passed = {example.example_id: True for example in survivors}
+    files = {example.db_id: databases.suite_files(example.db_id) for example in survivors}
+    for number in range(max(map(len, files.values()), default=0)):
+        alive = [example for example in survivors if passed[example.example_id] and number < len(files[example.db_id])]
+        pairs = [Pair(example.gold_sql, predictions[example.example_id], files[example.db_id][number]) for example in alive]
+        for example, comparison in zip(alive, compare(pairs, golds), strict=True):
+            # A database on which the gold fails says nothing.
+            passed[example.example_id] = comparison.ex_bag or not comparison.gold.result.is_ok
+    return passed
+
+
+def _verdict(example: Example, prediction: str, comparison: Comparison | None) -> Verdict:
+    kind = VerdictKind.MISSING if comparison is None else _kind(comparison)
+    gold = comparison.gold if comparison and kind is not VerdictKind.GOLD_ERROR else None
+    failed = None if kind is VerdictKind.GOLD_ERROR else False
+    return Verdict(
+        example_id=example.example_id,
+        db_id=example.db_id,
+        hardness=example.difficulty or hardness(example.gold_sql),
+        gold_sql=example.gold_sql,
+        prediction=prediction,
+        kind=kind,
+        ex_bag=comparison.ex_bag if comparison and gold else failed,
+        ex_set=comparison.ex_set if comparison and gold else failed,
+        ts_bag=None,
+        exact_set_match=None,
+        soft_f1=comparison.soft_f1 if comparison and gold else None,
+        vacuous=bool(gold and gold.is_vacuous),
+        ties=bool(gold and gold.rests_on_ties),
+        message=comparison.message if comparison else "",
+        seconds=comparison.seconds if comparison else 0.0,
+    )
+
+
+def _with_text_metrics(verdict: Verdict, databases: Databases, golds: GoldCache, passed: Mapping[str, bool]) -> Verdict:
+    """The verdict with the metrics that are not about its execution on the main database."""
+    if verdict.kind is VerdictKind.GOLD_ERROR:
+        return verdict
+    settings = golds.settings
+    matcher = databases.matcher(verdict.db_id) if settings.exact_match else None
+    matches = None
+    if matcher is not None:
+        prediction = mend_operators(verdict.prediction) if settings.mend_operators else verdict.prediction
+        matches = matcher(verdict.gold_sql, prediction)
+    suite = bool(passed.get(verdict.example_id)) if databases.suite_files(verdict.db_id) else None
+    soft = 0.0 if settings.soft_f1 and verdict.soft_f1 is None else verdict.soft_f1
+    return replace(verdict, ts_bag=suite, exact_set_match=matches, soft_f1=soft)
+
+
+def _kind(comparison: Comparison) -> VerdictKind:
+    if not comparison.gold.result.is_ok:
+        return VerdictKind.GOLD_ERROR
+    if comparison.kind is Kind.OK:
+        return VerdictKind.CORRECT if comparison.ex_bag else VerdictKind.WRONG
+    return {Kind.TIMEOUT: VerdictKind.TIMEOUT, Kind.REFUSED: VerdictKind.REFUSED}.get(comparison.kind, VerdictKind.ERROR)
