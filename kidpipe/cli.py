@@ -110,6 +110,31 @@ def train(
     body(_session(config, settings, verbose, **flags), name=name, as_json=json)
 
 
+@app.command("eval")
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="A run, a local folder or a Hugging Face name; default the newest finished run.")
+    ] = "",
+    name: Annotated[str, typer.Option("--name", help="Name of the result; default the model's.")] = "",
+    data: Data = None,
+    layout: Layout = None,
+    backend: Backend = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Use only the first n held-out examples.")] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    verbose: Verbose = False,
+    json: Json = False,
+) -> None:
+    """Generate SQL for the held-out questions, execute it, and compare with gold.
+
+    Example: kidpipe eval kid-4f1c22aa
+    """
+    from kidpipe.commands.judge import evaluate as body
+
+    flags = {"data__path": data, "data__layout": layout, "engine__backend": backend, "eval__limit": limit}
+    body(_session(config, settings, verbose, **flags), model, name=name, as_json=json)
+
+
 @app.command()
 def plan(
     why: Annotated[bool, typer.Option("--why", help="Say because of which change.")] = False,

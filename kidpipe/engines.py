@@ -32,7 +32,7 @@ class EngineRoom:
                 model.path,
                 self.settings,
                 self.dtype,
-                max_top_k=self.max_top_k,
+                max_top_k=min(self.max_top_k, model.vocab_size),
                 max_length=self.max_length,
                 verbose=self.verbose,
             )

@@ -126,6 +126,7 @@ class _Runner:
         output = stage.run(Task(part, cell.view, tables, bar.advance))
         shard = self._store.commit(stage.name, cell.key, output.table, output.counts)
         self.grid.add(shard)
+        self.grid.look(stage, part, cell.view)
         self._store.append_log(
             "shards.jsonl",
             {

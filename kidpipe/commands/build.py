@@ -48,7 +48,7 @@ def _print_result(session: Session, summary: Mapping[str, Any]) -> None:
         say(f"              {number:,} {reason}")
     if "rewrite_rate" in summary:
         share = {name: f"{summary[name]:.1%}" for name in ("rewrite_rate", "changed_rows", "parse", "execute", "same_result")}
-        say(f"imperfect   rewrite rate {share['rewrite_rate']} of masked tokens, {share['changed_rows']} of queries differ from gold")
+        say(f"imperfect   rewrite rate {share['rewrite_rate']} of masked tokens, {share['changed_rows']} of queries differ")
         say(f"              {share['parse']} parse, {share['execute']} execute, {share['same_result']} give the gold result")
     if "stored_ids" in summary:
         say(f"teacher     {summary['stored_ids']:.1f} ids stored a position")

@@ -13,6 +13,7 @@ from kidpipe.store import Shard, Store
 
 _STAGES = ("ingest", "gold_score", "mask", "predict", "rewrite", "score")
 _SHOWN_PREDICTIONS = 3
+_SHOWN_VALUES = 3
 
 
 def inspect(session: Session, example_id: str, view: int, *, as_json: bool) -> None:
@@ -103,11 +104,11 @@ def _print_example(
     gold, masked, imperfect = Text(), Text(), Text()
     for position, (old, new) in enumerate(zip(ingest["gold_ids"], rewrite["imperfect_ids"], strict=True)):
         is_hole, is_new = position in at, old != new
-        gold.append(decode(int(old)), style="bold" if is_hole else "")
-        masked.append(
-            "▁" * max(len(decode(int(old)).strip()), 1) + " " if is_hole else decode(int(old)), style="yellow" if is_hole else ""
-        )
-        imperfect.append(decode(int(new)), style="bold red" if is_new else "green" if is_hole else "")
+        was, now = decode(int(old)), _visible(decode(int(new)))
+        blank = was[: len(was) - len(was.lstrip())] + "▁" * max(len(was.strip()), 1)
+        gold.append(was, style="bold" if is_hole else "")
+        masked.append(blank if is_hole else was, style="yellow" if is_hole else "")
+        imperfect.append(now, style="bold red" if is_new else "green" if is_hole else "")
     say = session.console.print
     say(f"[bold]{ingest['example_id']}[/]  database {ingest['db_id']}, view {rewrite['view']}, {rewrite['strategy']} masking")
     table = make_table("", {"": "left", " ": "left"})
@@ -123,6 +124,11 @@ def _print_example(
         shown = "  ".join(f"{item['token']!r} {item['probability']:.1%}" for item in hole["best"] if item["token"])
         best.add_row(str(hole["position"]), repr(hole["gold"]), repr(hole["filled"]), shown, style=style)
     say(best)
+
+
+def _visible(text: str) -> str:
+    """Line breaks and tabs shown as signs, so that a query stays on its line."""
+    return text.replace("\n", "⏎").replace("\t", "⇥")
 
 
 def query(session: Session, sql: str, *, as_json: bool) -> None:
@@ -154,8 +160,15 @@ def query(session: Session, sql: str, *, as_json: bool) -> None:
         return
     table = make_table("", dict.fromkeys(names, "left"))
     for row in rows:
-        table.add_row(*(str(value) for value in row))
+        table.add_row(*map(_cell, row))
     session.console.print(table)
+
+
+def _cell(value: Any) -> str:
+    """A value on one line; a long list shows how long it is."""
+    if isinstance(value, list) and len(value) > _SHOWN_VALUES:
+        return f"[{', '.join(map(str, value[:_SHOWN_VALUES]))}, … {len(value)} values]"
+    return f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).split())
 
 
 def _plain(value: Any) -> Any:

@@ -28,6 +28,8 @@ class Session:
     loaded: Loaded
     verbose: bool
     console: Console
+    errors: Console
+    """Progress goes to stderr, so that stdout holds results only."""
 
     @property
     def config(self) -> Config:
@@ -58,7 +60,9 @@ def open_session(file: Path | None, settings: list[str], flags: Mapping[str, Any
             raise KidpipeError(f"--set {setting}: no value", fix="write --set section.field=value, as in --set mask.ratio=0.3")
         named[name.strip()] = value.strip()
     named |= {name: value for name, value in flags.items() if value is not None}
-    return Session(load(file, named), verbose, Console(highlight=False))
+    # Into a file or a pipe nothing is folded at 80 columns.
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160)
+    return Session(load(file, named), verbose, console, Console(stderr=True, highlight=False))
 
 
 def quieten(verbose: bool) -> None:
