@@ -61,23 +61,21 @@ class GoldCache:
         self._golds: dict[tuple[str, str], Gold] = {}
         self._digests: dict[Path, tuple[tuple[int, int], str]] = {}
 
-    def fill(self, queries: Iterable[tuple[Path, str]], progress: Progress | None = None) -> None:
+    def fill(self, queries: Iterable[tuple[Path, str]], check_ties: bool) -> None:
         """Execute the gold queries not seen yet, in worker processes that run nothing else."""
         wanted = list(dict.fromkeys((path, sql) for path, sql in queries if self._key(path, sql) not in self._golds))
         if not wanted:
             return
         settings = self.settings
-        directions = (False, True) if settings.check_ties else (False,)
+        directions = (False, True) if check_ties else (False,)
         jobs = (Job(str(path), sql, reverse=reverse) for path, sql in wanted for reverse in directions)
         with SandboxPool(limits_of(settings, settings.gold_timeout_s), settings.workers) as pool:
             results = pool.run(jobs)
-            for done, (path, sql) in enumerate(wanted, 1):
+            for path, sql in wanted:
                 result = next(results)
                 ordered = is_ordered(sql)
-                ties = settings.check_ties and _differs(result, next(results), ordered)
+                ties = check_ties and _differs(result, next(results), ordered)
                 self._golds[self._key(path, sql)] = Gold(result, ordered, ties)
-                if progress:
-                    progress(done, len(wanted))
 
     def get(self, path: Path, sql: str) -> Gold:
         """The result of a query that was filled in."""
@@ -101,14 +99,16 @@ class GoldCache:
         return known[1]
 
 
-def compare(pairs: Sequence[Pair], golds: GoldCache, progress: Progress | None = None) -> list[Comparison]:
+def compare(
+    pairs: Sequence[Pair], golds: GoldCache, progress: Progress | None = None, check_ties: bool = True
+) -> list[Comparison]:
     """Execute and compare pairs, in order. Golds run first; predictions run in processes that no gold runs in.
 
     DISTINCT is stripped from both sides for `ex_bag` and `ex_set` alike where the cache's settings say so.
     """
     settings = golds.settings
     queries = [(pair.database, _gold_text(pair.gold_sql, settings)) for pair in pairs]
-    golds.fill(queries)
+    golds.fill(queries, check_ties and settings.check_ties)
     comparisons: list[Comparison | None] = [None] * len(pairs)
     waiting: list[tuple[int, Gold]] = []
     for number, query in enumerate(queries):

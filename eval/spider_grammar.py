@@ -168,7 +168,11 @@ class _Parser:
 
     def _value(self) -> Value:
         if self._peek() == "(" and self._peek(1) in ("select", "("):
-            return self.query()
+            # The set operation after the parenthesis is the outer query's.
+            self._need("(")
+            query = self.query()
+            self._need(")")
+            return query
         block = self._take("(")
         value = self._simple_value()
         while block and self._take(","):

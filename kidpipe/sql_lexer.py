@@ -3,6 +3,7 @@
 For the questions that need no parse tree and are asked of thousands of texts, some of them broken.
 """
 
+import functools
 import re
 from collections.abc import Iterator
 from enum import Enum
@@ -57,6 +58,7 @@ def tokens(sql: str) -> Iterator[Token]:
         yield Token(_KINDS[match.lastgroup or ""], match.group())
 
 
+@functools.lru_cache(maxsize=16_384)
 def is_ordered(sql: str) -> bool:
     """Whether the outermost query has ORDER BY, so that the order of its rows is part of its meaning.
 
