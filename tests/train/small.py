@@ -77,7 +77,8 @@ def write_build(
 ) -> Source:
     """Shards of a small build in the schemas of kidpipe.schemas, and the Source that names them.
 
-    Every seventh ingest row is set aside. The gold of a `learnable` build repeats its question, backwards.
+    Every seventh ingest row is set aside. In a `learnable` build the gold is decided by the database, and the teacher
+    knows it.
     """
     rng = np.random.default_rng(seed)
     schemas = [rng.integers(2, VOCAB_SIZE, size=20) for _ in range(databases)]
@@ -107,7 +108,8 @@ class _Row:
         question = rng.integers(2, VOCAB_SIZE, size=5)
         self.example_id, self.db_id = example_id, f"db{database}"
         self.prompt = np.concatenate([schemas[database], question])
-        self.gold = question[::-1] if learnable else rng.integers(2, VOCAB_SIZE, size=rng.integers(2, 9))
+        self.gold = schemas[database][5:10] if learnable else rng.integers(2, VOCAB_SIZE, size=rng.integers(2, 9))
+        self._learnable = learnable
 
     def key(self) -> dict[str, Any]:
         return {"example_id": self.example_id, "db_id": self.db_id}
@@ -121,7 +123,11 @@ class _Row:
         return self.key() | tokens | {"question": "q", "gold_sql": "s", "schema_tokens": 20, "reason": reason}
 
     def teacher(self, rng: np.random.Generator, sql: np.ndarray) -> Teacher:
-        return make_teacher(rng, len(sql) + 1)
+        if not self._learnable:
+            return make_teacher(rng, len(sql) + 1)
+        gold = np.append(self.gold, EOS)
+        logprobs, tail = np.full(len(gold), np.log(0.9)), np.full(len(gold), 0.1, np.float32)
+        return Teacher(np.ones(len(gold), np.int16), gold.astype(np.int32), logprobs.astype(np.float16), tail)
 
     def score(self, rng: np.random.Generator, view: int) -> dict[str, Any]:
         wrong = rng.random(len(self.gold)) < 0.3

@@ -1,0 +1,240 @@
+"""Whole runs of a small student: learning, resuming after kill -9, refusing another run's folder."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from kidpipe.config import TrainSettings
+from kidpipe.errors import KidpipeError
+from tests.train.small import make_examples, make_student, save_small_student, write_build
+from train.dataset import Source
+from train.step import Recipe, Runner
+from train.trainer import run
+
+TIMES = ("seconds", "loader_seconds", "examples_per_second")
+
+
+def config(**changes: object) -> TrainSettings:
+    values: dict[str, object] = {"method": "kid", "batch_size": 8, "epochs": 3, "holdout": 0.1, "learning_rate": 1e-2}
+    return TrainSettings.model_validate(values | changes)
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, Path]:
+    folder = tmp_path_factory.mktemp("build")
+    return write_build(folder, parts=4, rows=24, learnable=True), save_small_student(folder / "student")
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    """The log without what depends on the clock."""
+    text = (out / "log.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in text]
+
+
+@pytest.mark.parametrize("method", ["sft", "fkd", "rkd", "kid"])
+def test_each_method_learns(build: tuple[Source, Path], tmp_path: Path, method: str) -> None:
+    source, student = build
+    result = run(config(method=method, epochs=6), source, student, tmp_path / "run")
+    log = lines(tmp_path / "run")
+    steps = [line for line in log if line["kind"] == "step"]
+    evals = [line for line in log if line["kind"] == "eval"]
+    assert [line["step"] for line in steps] == list(range(1, result.steps + 1))
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    assert evals[-1]["gold_nll"] < steps[0]["gold_nll"]
+    assert result.best_nll == min(line["gold_nll"] for line in evals)
+    assert result.best_step == next(line["step"] for line in evals if line["gold_nll"] == result.best_nll)
+    assert (steps[0]["teacher_tokens"] > 0) == (method != "sft")
+    for folder in (result.best, result.last):
+        assert AutoModelForCausalLM.from_pretrained(folder).config.model_type == "qwen2"
+        assert (folder / "tokenizer.json").read_text() == "{}"
+
+
+def test_a_finished_run_does_nothing(build: tuple[Source, Path], tmp_path: Path) -> None:
+    source, student = build
+    first = run(config(), source, student, tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.name != ".lock" and path.is_file()}
+    second = run(config(), source, student, tmp_path / "run")
+    assert second.was_finished
+    assert not first.was_finished
+    assert (second.best_nll, second.best_step, second.steps) == (first.best_nll, first.best_step, first.steps)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+CHILD = """
+import sys, torch
+from pathlib import Path
+from tests.train.small import EOS
+from tests.train.test_trainer import config
+from train.dataset import Source
+from train.shards import PartFiles
+from train.trainer import run
+torch.set_num_threads(1)
+folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+parts = [PartFiles(i, folder / f"ingest-{i}.parquet", folder / f"gold-{i}.parquet",
+                   tuple(folder / f"score-{i}-{v}.parquet" for v in range(2))) for i in range(4)]
+run(config(save_every=2, eval_every=4), Source(parts, EOS, "digest-0"), folder / "student", out)
+"""
+
+
+def start(folder: Path, out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", CHILD, str(folder), str(out)]
+    return subprocess.Popen(command, text=True, cwd=Path(__file__).parents[2])
+
+
+def finish(folder: Path, out: Path) -> None:
+    with start(folder, out) as child:
+        assert child.wait(timeout=300) == 0
+
+
+def lines_logged(out: Path) -> int:
+    return (out / "log.jsonl").read_bytes().count(b"\n") if (out / "log.jsonl").exists() else 0
+
+
+@pytest.mark.engine
+def test_killed_at_random_moments_equals_uninterrupted(build: tuple[Source, Path], tmp_path: Path) -> None:
+    student = build[1]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(student.parent, whole)
+    total = lines_logged(whole)
+    for target in sorted(random.Random(0).sample(range(1, total - 2), 4)):
+        with start(student.parent, killed) as child:
+            while child.poll() is None and lines_logged(killed) < target:
+                time.sleep(0.001)
+            # Somewhere in the next step, evaluation or checkpoint.
+            time.sleep(random.Random(target).random() * 0.02)
+            child.kill()
+    assert not (killed / "result.json").exists()
+    finish(student.parent, killed)
+    assert lines(killed) == lines(whole)
+    for name in ("best", "last"):
+        assert (killed / name / "model.safetensors").read_bytes() == (whole / name / "model.safetensors").read_bytes()
+    left, right = (json.loads((out / "result.json").read_text()) for out in (killed, whole))
+    assert left | {"seconds": 0} == right | {"seconds": 0}
+    assert sorted(path.name for path in killed.iterdir()) == sorted(path.name for path in whole.iterdir())
+
+
+def interrupted(build: tuple[Source, Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave a run in `out` that stopped after its first checkpoint."""
+
+    def stop(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    source, student = build
+    with monkeypatch.context() as patch:
+        patch.setattr("train.trainer._Session._evaluate", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(config(save_every=1, eval_every=3), source, student, out)
+
+
+def test_another_run_is_refused_with_what_differs(
+    build: tuple[Source, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, student = build
+    out = tmp_path / "run"
+    interrupted(build, out, monkeypatch)
+    with pytest.raises(KidpipeError) as caught:
+        run(config(save_every=1, eval_every=3, learning_rate=0.5), source, student, out)
+    assert "train.learning_rate 0.01 -> 0.5" in str(caught.value)
+    assert f"rm -r {out}" in str(caught.value)
+    with pytest.raises(KidpipeError, match=r"manifest digest.* digest-0 -> other"):
+        run(config(save_every=1, eval_every=3), Source(source.parts, source.eos_id, "other"), student, out)
+    other = save_small_student(tmp_path / "other", seed=1)
+    with pytest.raises(KidpipeError, match="student local:"):
+        run(config(save_every=1, eval_every=3), source, other, out)
+
+
+def test_runtime_settings_may_change_on_resume(
+    build: tuple[Source, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another pack size changes the rounding only; the examples and the steps stay."""
+    source, student = build
+    interrupted(build, tmp_path / "run", monkeypatch)
+    resumed = run(config(eval_every=3, pack_tokens=64, packing="plain"), source, student, tmp_path / "run")
+    whole = run(config(eval_every=3), source, student, tmp_path / "whole")
+    assert resumed.best_nll == pytest.approx(whole.best_nll, rel=1e-3)
+    for mine, theirs in zip(lines(tmp_path / "run"), lines(tmp_path / "whole"), strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+        assert mine["gold_tokens"] == theirs["gold_tokens"]
+
+
+def test_a_checkpoint_that_cannot_be_read_is_named(
+    build: tuple[Source, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, student = build
+    out = tmp_path / "run"
+    interrupted(build, out, monkeypatch)
+    folders = sorted((out / "checkpoints").iterdir())
+    assert len(folders) == 2
+    (folders[-1] / "optimizer.pt").write_bytes(b"short")
+    with pytest.raises(KidpipeError, match="checkpoint cannot be read") as caught:
+        run(config(save_every=1, eval_every=3), source, student, out)
+    assert f"rm -r {folders[-1]}" in caught.value.fix
+
+
+def test_two_trainers_in_one_folder_are_refused(build: tuple[Source, Path], tmp_path: Path) -> None:
+    source, student = build
+    (tmp_path / "run").mkdir()
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(tmp_path / "run" / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        with pytest.raises(KidpipeError, match="another process is training"):
+            run(config(), source, student, tmp_path / "run")
+        child.kill()
+
+
+def test_without_a_holdout_the_last_is_the_best(build: tuple[Source, Path], tmp_path: Path) -> None:
+    source, student = build
+    result = run(config(holdout=0.0, epochs=1), source, student, tmp_path / "run")
+    assert result.best_step == result.steps
+    assert (result.best / "model.safetensors").read_bytes() == (result.last / "model.safetensors").read_bytes()
+    assert run(config(holdout=0.0, epochs=1), source, student, tmp_path / "run").was_finished
+
+
+@pytest.mark.parametrize("layout", ["tree", "plain", "none"])
+def test_accumulation_does_not_change_an_sgd_step(layout: Any) -> None:
+    """8 examples in one pack, in several, or one at a time: one step, since sums are divided by global counts."""
+    import numpy as np
+
+    examples = make_examples(np.random.default_rng(3), 3, 3, 2)
+    recipe = Recipe.of(config())
+    results = []
+    for pack_tokens in (10_000, 150, 1):
+        model = make_student()
+        runner = Runner(model, torch.device("cpu"), layout, pack_tokens, None)
+        figures = runner.accumulate(examples, recipe)
+        torch.optim.SGD(model.parameters(), lr=0.1).step()
+        results.append((figures, torch.cat([p.detach().flatten() for p in model.parameters()])))
+    assert results[0][0].packs < results[1][0].packs < results[2][0].packs
+    for figures, weights in results[1:]:
+        assert figures.mle == pytest.approx(results[0][0].mle, rel=1e-5)
+        assert figures.kd == pytest.approx(results[0][0].kd, rel=1e-5)
+        assert (weights - results[0][1]).norm() < 1e-6 * weights.norm()
+
+
+def test_float16_is_refused(build: tuple[Source, Path], tmp_path: Path) -> None:
+    source, student = build
+    with pytest.raises(KidpipeError, match="float16"):
+        run(config(dtype="float16"), source, student, tmp_path / "run")
+
+
+def test_bfloat16_trains_and_keeps_float32_weights(build: tuple[Source, Path], tmp_path: Path) -> None:
+    source, student = build
+    result = run(config(method="sft", dtype="bfloat16", epochs=4), source, student, tmp_path / "run")
+    log = [line for line in lines(tmp_path / "run") if line["kind"] == "step"]
+    assert log[-1]["loss"] < log[0]["loss"]
+    assert AutoModelForCausalLM.from_pretrained(result.last).dtype == torch.float32
+
+
+def test_a_student_that_is_not_there(build: tuple[Source, Path], tmp_path: Path) -> None:
+    with pytest.raises(KidpipeError):
+        run(config(), build[0], tmp_path / "nowhere", tmp_path / "run")
