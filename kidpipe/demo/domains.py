@@ -72,13 +72,13 @@ _CULTURE = (
                 date("release_date", 1970, 2022),
             ),
             table("actor", 20, _person(), _country(), number("age", 18, 80)),
-            table("role", 70, link("film", "in"), link("actor", "of"), number("salary", 10000, 900000, 10000)),
+            table("role", 70, link("film", "in"), link("actor", "of"), number("salary", 110, 990, 10)),
         ),
     ),
     Database(
         "art_museum",
         (
-            table("museum gallery", 10, _name(), _city(), number("visitors", 1000, 90000, 1000)),
+            table("museum gallery", 10, _name(), _city(), number("visitors", 110, 990, 10)),
             table("artist painter", 18, _person(), _country(), number("birth_year", 1600, 1980)),
             table(
                 "painting",
@@ -87,7 +87,7 @@ _CULTURE = (
                 link("artist", "by"),
                 link("museum", "in"),
                 category("style", "abstract baroque cubist gothic modern"),
-                number("price", 1000, 99000, 1000),
+                number("price", 1050, 9950, 50),
             ),
         ),
     ),
@@ -104,7 +104,7 @@ _CULTURE = (
                 number("goals", 0, 90),
                 date("birth_date", 1985, 2004),
             ),
-            table("coach trainer", 14, _person(), link("team", "of"), _country(), number("salary", 20000, 200000, 1000)),
+            table("coach trainer", 14, _person(), link("team", "of"), _country(), number("salary", 1550, 9950, 50)),
         ),
     ),
 )
@@ -113,14 +113,14 @@ _SERVICES = (
     Database(
         "hospital",
         (
-            table("department unit", 8, _name(), number("floor", 1, 6), number("budget", 100000, 900000, 10000)),
+            table("department unit", 8, _name(), number("floor", 1, 6), number("budget", 110, 990, 10)),
             table(
                 "doctor physician",
                 24,
                 _person(),
                 link("department", "in"),
                 category("specialty", "cardiology neurology oncology pediatrics surgery"),
-                number("salary", 50000, 200000, 1000),
+                number("salary", 3050, 9950, 50),
                 date("hire_date", 1995, 2022),
             ),
             table("patient", 30, _person(), _city(), number("age", 1, 95)),
@@ -222,19 +222,17 @@ _BUSINESS = (
         "consulting_firm",
         (
             table("office", 8, label("city", CITIES), _country(), number("area", 200, 4000, 50)),
-            table("division", 7, _name(), link("office", "at"), number("budget", 50000, 900000, 10000)),
+            table("division", 7, _name(), link("office", "at"), number("budget", 110, 990, 10)),
             table(
                 "employee worker",
                 40,
                 _person(),
                 link("division", "in"),
                 category("job", "accountant analyst designer engineer manager"),
-                number("salary", 30000, 150000, 1000),
+                number("salary", 2050, 9950, 50),
                 date("hire_date", 1998, 2023),
             ),
-            table(
-                "project", 16, _title(), link("division", "of"), number("cost", 1000, 90000, 1000), date("start_date", 2015, 2023)
-            ),
+            table("project", 16, _title(), link("division", "of"), number("cost", 150, 9950, 50), date("start_date", 2015, 2023)),
             table("assignment", 70, link("employee", "of"), link("project", "to"), number("hours", 5, 200)),
         ),
     ),
@@ -242,14 +240,14 @@ _BUSINESS = (
         "city_bank",
         (
             table("branch", 8, _name(), _city(), number("staff", 3, 60)),
-            table("client", 30, _person(), _country(), number("income", 20000, 150000, 1000)),
+            table("client", 30, _person(), _country(), number("income", 1050, 9950, 50)),
             table(
                 "account",
                 60,
                 link("branch", "at"),
                 link("client", "of"),
                 category("type", "checking savings student business"),
-                number("balance", 100, 90000, 100),
+                number("balance", 150, 9950, 50),
                 date("opening_date", 2000, 2023),
             ),
         ),
@@ -265,7 +263,7 @@ _BUSINESS = (
                 link("maker", "by"),
                 category("color", "black blue green red white"),
                 number("horsepower", 60, 500, 5),
-                number("price", 9000, 90000, 500),
+                number("price", 2050, 9950, 50),
                 date("sale_date", 2018, 2023),
             ),
         ),
