@@ -79,8 +79,8 @@ class PredictSettings(Section):
     seed: Identity[int] = Field(0, ge=0, description="seed of fill = sample")
 
 
-class RewriteSettings(Section):
-    """How imperfect SQL is described."""
+class OutcomeSettings(Section):
+    """What becomes of imperfect SQL when it is executed: statistics, which nothing else depends on."""
 
     execute: Identity[bool] = Field(True, description="execute imperfect SQL and compare with gold, for the statistics")
     max_steps: Identity[int] = Field(100_000_000, ge=1000, description="SQLite steps a statement: a repeatable deadline")
@@ -162,7 +162,7 @@ class Config(Section):
     engine: Runtime[EngineSettings] = Field(EngineSettings(), description="how models are run")
     mask: Runtime[MaskSettings] = Field(MaskSettings(), description="which SQL tokens are masked")
     predict: Runtime[PredictSettings] = Field(PredictSettings(), description="how masked tokens are filled")
-    rewrite: Runtime[RewriteSettings] = Field(RewriteSettings(), description="how imperfect SQL is described")
+    outcome: Runtime[OutcomeSettings] = Field(OutcomeSettings(), description="executing imperfect SQL, for the statistics")
     score: Runtime[ScoreSettings] = Field(ScoreSettings(), description="what is stored of the teacher")
     train: Runtime[TrainSettings] = Field(TrainSettings(), description="a student run")
     eval: Runtime[EvalSettings] = Field(EvalSettings(), description="generating and judging SQL")

@@ -83,9 +83,11 @@ def rates(manifest: Mapping[str, Any]) -> dict[str, float]:
     """
     counts = manifest["counts"]
     figures: dict[str, float] = {}
+    for stage, names in (("rewrite", ("changed_rows", "parse")), ("outcome", ("execute", "same_result"))):
+        if counted := counts.get(stage):
+            figures |= {name: counted[name] / max(counted["out"], 1) for name in names}
     if rewrite := counts.get("rewrite"):
         figures["rewrite_rate"] = rewrite["rewritten"] / max(rewrite["masked"], 1)
-        figures |= {name: rewrite[name] / max(rewrite["out"], 1) for name in ("changed_rows", "parse", "execute", "same_result")}
     if score := counts.get("score"):
         figures["stored_ids"] = score["stored_ids"] / max(score["positions"], 1)
     return figures

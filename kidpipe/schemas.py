@@ -63,8 +63,14 @@ REWRITE = pa.schema(
         pa.field("num_rewritten", pa.int32(), nullable=False),
         pa.field("rewritten", pa.float32(), nullable=False),
         pa.field("parses", pa.bool_(), nullable=False),
-        pa.field("executes", pa.bool_()),
-        pa.field("same_result", pa.bool_()),
+    ]
+)
+OUTCOME = pa.schema(
+    [
+        *_KEY,
+        _VIEW,
+        pa.field("executes", pa.bool_(), nullable=False),
+        pa.field("same_result", pa.bool_(), nullable=False),
     ]
 )
 SCORE = pa.schema(

@@ -15,7 +15,7 @@ from kidpipe.models import ModelSource
 from kidpipe.readers import Example
 from pipeline.context import Context
 
-ORDER = ("ingest", "gold_score", "mask", "predict", "rewrite", "score")
+ORDER = ("ingest", "gold_score", "mask", "predict", "rewrite", "outcome", "score")
 
 
 def stages(context: Context, until: str = "score") -> list[Stage]:
@@ -29,9 +29,10 @@ def stages(context: Context, until: str = "score") -> list[Stage]:
             _mask(config, views),
             _predict(context, views),
             _rewrite(context, views),
+            *([_outcome(context, views)] if config.outcome.execute else []),
             _score(context, context.teacher, views),
         ]
-    return graph[: ORDER.index(until) + 1]
+    return [stage for stage in graph if ORDER.index(stage.name) <= ORDER.index(until)]
 
 
 def _stage(name: str, version: int, sections: dict[str, Any], run: Callable[[Task], Output], **wiring: Any) -> Stage:
@@ -91,15 +92,26 @@ def _predict(context: Context, views: int) -> Stage:
 
 
 def _rewrite(context: Context, views: int) -> Stage:
+    def decode(ids: list[int]) -> str:
+        return str(context.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
     def run(task: Task) -> Output:
-        from pipeline.rewrite import Rewrite
+        from pipeline.rewrite import rewrite
 
-        decode: Callable[[list[int]], str] = lambda ids: context.tokenizer.decode(ids, clean_up_tokenization_spaces=False)  # noqa: E731
-        settings = context.config.rewrite
-        return Rewrite(settings, decode, context.dataset.database, context.pool(settings.max_steps))(task)
+        return rewrite(decode, task)
 
-    sections = {"rewrite": context.config.rewrite}
-    return _stage("rewrite", 1, sections, run, inputs=("ingest", "mask", "predict"), reads=("databases",), views=views)
+    return _stage("rewrite", 1, {}, run, inputs=("ingest", "mask", "predict"), views=views)
+
+
+def _outcome(context: Context, views: int) -> Stage:
+    settings = context.config.outcome
+
+    def run(task: Task) -> Output:
+        from pipeline.outcome import Outcome
+
+        return Outcome(context.dataset.database, context.pool(settings.max_steps))(task)
+
+    return _stage("outcome", 1, {"outcome": settings}, run, inputs=("ingest", "rewrite"), reads=("databases",), views=views)
 
 
 def _score(context: Context, teacher: ModelSource, views: int) -> Stage:

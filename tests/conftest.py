@@ -1,8 +1,12 @@
 """What most tests stand on: a small made world, and a small model with a tokenizer of its own."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Tiny models gain nothing from a second thread, and lose much where other work runs beside the tests.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from kidpipe.config import Config, DataSettings
 from kidpipe.config_load import load

@@ -47,9 +47,10 @@ def _print_result(session: Session, summary: Mapping[str, Any]) -> None:
     for reason, number in sorted(ingest.get("set_aside", {}).items(), key=lambda item: -item[1]):
         say(f"              {number:,} {reason}")
     if "rewrite_rate" in summary:
-        share = {name: f"{summary[name]:.1%}" for name in ("rewrite_rate", "changed_rows", "parse", "execute", "same_result")}
+        share = {name: f"{value:.1%}" for name, value in summary.items() if isinstance(value, float)}
         say(f"imperfect   rewrite rate {share['rewrite_rate']} of masked tokens, {share['changed_rows']} of queries differ")
-        say(f"              {share['parse']} parse, {share['execute']} execute, {share['same_result']} give the gold result")
+        executed = f", {share['execute']} execute, {share['same_result']} give the gold result" if "execute" in share else ""
+        say(f"              {share['parse']} parse{executed}")
     if "stored_ids" in summary:
         say(f"teacher     {summary['stored_ids']:.1f} ids stored a position")
     ran, reused = sum(summary["ran"].values()), sum(summary["reused"].values())

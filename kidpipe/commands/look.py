@@ -11,7 +11,7 @@ from kidpipe.commands.session import Session, make_table
 from kidpipe.errors import KidpipeError
 from kidpipe.store import Shard, Store
 
-_STAGES = ("ingest", "gold_score", "mask", "predict", "rewrite", "score")
+_STAGES = ("ingest", "gold_score", "mask", "predict", "rewrite", "outcome", "score")
 _SHOWN_PREDICTIONS = 3
 _SHOWN_VALUES = 3
 
@@ -21,7 +21,7 @@ def inspect(session: Session, example_id: str, view: int, *, as_json: bool) -> N
     from kidpipe.tokenizers import load
 
     store, manifest = session.store, session.manifest()
-    rows = {stage: _find(store, manifest, stage, example_id, view) for stage in ("ingest", "predict", "rewrite")}
+    rows = {stage: _find(store, manifest, stage, example_id, view) for stage in ("ingest", "predict", "rewrite", "outcome")}
     ingest = rows["ingest"]
     if ingest is None:
         raise KidpipeError(f"no example {example_id!r} in the manifest", fix=f"ids look like {_an_id(store, manifest)}")
@@ -41,7 +41,7 @@ def inspect(session: Session, example_id: str, view: int, *, as_json: bool) -> N
         texts = {name: ingest[name] for name in ("example_id", "db_id", "question", "gold_sql")}
         session.print_json(texts | {"view": view, "imperfect_sql": rewrite["imperfect_sql"], "holes": holes})
         return
-    _print_example(session, ingest, rewrite, holes, decode)
+    _print_example(session, ingest, rewrite, rows["outcome"] or {}, holes, decode)
 
 
 def _find(store: Store, manifest: dict[str, Any], stage: str, example_id: str, view: int) -> dict[str, Any] | None:
@@ -98,7 +98,12 @@ def _holes(predict: dict[str, Any], gold: Any, decode: Callable[[int], str]) -> 
 
 
 def _print_example(
-    session: Session, ingest: dict[str, Any], rewrite: dict[str, Any], holes: list[dict[str, Any]], decode: Callable[[int], str]
+    session: Session,
+    ingest: dict[str, Any],
+    rewrite: dict[str, Any],
+    outcome: dict[str, Any],
+    holes: list[dict[str, Any]],
+    decode: Callable[[int], str],
 ) -> None:
     at = {hole["position"]: hole for hole in holes}
     gold, masked, imperfect = Text(), Text(), Text()
@@ -115,9 +120,9 @@ def _print_example(
     for name, text in (("question", Text(ingest["question"])), ("gold", gold), ("masked", masked), ("imperfect", imperfect)):
         table.add_row(name, text)
     say(table)
-    verdict = {True: "yes", False: "no", None: "not run"}
-    said = {name: verdict[rewrite[name]] for name in ("parses", "executes", "same_result")}
-    say(f"parses {said['parses']}, executes {said['executes']}, gold result {said['same_result']}")
+    verdict = {True: "yes", False: "no"}
+    checks = {"parses": rewrite["parses"], "executes": outcome.get("executes"), "gold result": outcome.get("same_result")}
+    say(", ".join(f"{name} {verdict[value]}" for name, value in checks.items() if value is not None))
     best = make_table("", {"hole": "right", "gold": "left", "filled": "left", "best three": "left"})
     for hole in holes:
         style = "" if hole["gold"] == hole["filled"] else "red"

@@ -11,7 +11,7 @@ from kidpipe.errors import KidpipeError
 from kidpipe.manifest import LATEST, read_manifest
 from kidpipe.store import BROKEN, DamagedShard, Shard, Store, hash_file
 
-STAGES = ("ingest", "gold_score", "mask", "predict", "rewrite", "score")
+STAGES = ("ingest", "gold_score", "mask", "predict", "rewrite", "outcome", "score")
 
 
 def status(session: Session, *, as_json: bool) -> None:

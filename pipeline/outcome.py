@@ -1,0 +1,65 @@
+"""Imperfect SQL and its gold in, whether it executes and gives the gold result out.
+
+A stage of its own: executing looks at databases, and a changed database must not send the teacher back to work.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kidpipe.columns import make_table
+from kidpipe.graph import Output, Task
+from kidpipe.results import is_ordered, same_bag
+from kidpipe.sandbox.job import Job, Result
+from kidpipe.sandbox.pool import SandboxPool
+from kidpipe.schemas import OUTCOME
+from pipeline.rows import usable
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome stage, with what it needs to execute SQL."""
+
+    database: Callable[[str], Path]
+    pool: SandboxPool
+
+    def __call__(self, task: Task) -> Output:
+        rewrites = task.tables["rewrite"]
+        db_ids = rewrites.column("db_id").to_pylist()
+        gold = usable(task.tables["ingest"]).column("gold_sql").to_pylist()
+        imperfect = rewrites.column("imperfect_sql").to_pylist()
+        parsed = rewrites.column("parses").to_pylist()
+        results = self._execute(db_ids, gold, imperfect, parsed)
+        executes, same = [], []
+        for db_id, old, new in zip(db_ids, gold, imperfect, strict=True):
+            result = results.get((db_id, new))
+            executes.append(result is not None and result.is_ok)
+            same.append(executes[-1] and gives_gold(results[db_id, old], results[db_id, new], old))
+        task.tick(len(db_ids))
+        table = make_table(
+            OUTCOME,
+            {
+                "example_id": rewrites.column("example_id").to_pylist(),
+                "db_id": db_ids,
+                "view": rewrites.column("view").to_pylist(),
+                "executes": executes,
+                "same_result": same,
+            },
+        )
+        return Output(table, {"in": len(db_ids), "out": len(db_ids), "execute": sum(executes), "same_result": sum(same)})
+
+    def _execute(
+        self, db_ids: list[str], gold: list[str], imperfect: list[str], parsed: list[bool]
+    ) -> dict[tuple[str, str], Result]:
+        """Results by (database, SQL) of what parses, and of its gold; equal statements run once."""
+        statements: dict[tuple[str, str], None] = {}
+        for db_id, old, new, is_sql in zip(db_ids, gold, imperfect, parsed, strict=True):
+            if is_sql:
+                statements |= {(db_id, old): None, (db_id, new): None}
+        jobs = [Job(str(self.database(db_id)), sql, (db_id, sql)) for db_id, sql in statements]
+        return {result.key: result for result in self.pool.run(jobs)}
+
+
+def gives_gold(gold: Result, imperfect: Result, gold_sql: str) -> bool:
+    """Whether two results are the same in the sense of `ex_bag`."""
+    return gold.is_ok and imperfect.is_ok and same_bag(gold.rows, imperfect.rows, is_ordered(gold_sql))

@@ -1,0 +1,32 @@
+"""Small builds for the tests: run one, and see which shards it made."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kidpipe.config import Config
+from kidpipe.store import Store
+from pipeline.build import BuildResult, build
+from pipeline.context import open_context
+
+
+def run_build(config: Config, until: str = "score") -> BuildResult:
+    context = open_context(config, need_teacher=until != "ingest")
+    try:
+        return build(context, store_of(config), until=until, progress=False)
+    finally:
+        context.close()
+
+
+def store_of(config: Config) -> Store:
+    return Store(Path(config.store.path))
+
+
+def made(result: BuildResult) -> dict[str, int]:
+    """Shards made by stage, stages that made none left out."""
+    return {stage: count for stage, count in result.ran.items() if count}
+
+
+def files(manifest: Mapping[str, Any], stage: str) -> list[str]:
+    entries = [part[stage] for part in manifest["parts"]]
+    return [file for entry in entries for file in ([entry] if isinstance(entry, str) else entry)]

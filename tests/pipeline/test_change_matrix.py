@@ -1,0 +1,232 @@
+"""What reruns after a change, on the real stages with a real (small) teacher: 3 parts, 2 views."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kidpipe.config_load import sections
+from kidpipe.graph import Grid
+from kidpipe.manifest import read_manifest
+from kidpipe.plan import StagePlan, make_plan
+from kidpipe.settings import Kind
+from pipeline.context import open_context
+from pipeline.stages import stages
+from tests.conftest import configure
+from tests.pipeline.running import made, run_build, store_of
+
+ALL = ("ingest", "gold_score", "mask", "predict", "rewrite", "outcome", "score")
+# Each identity setting of the data stages: another value, and the stages that are stale or follow.
+CHANGES: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "ingest.template": ("ddl", ALL),
+    "ingest.sample_rows": (1, ("ingest",)),
+    "ingest.chat": (None, ()),
+    "ingest.max_prompt_tokens": (200, ALL),
+    "ingest.max_sql_tokens": (20, ALL),
+    "ingest.shard_rows": (30, ALL),
+    "ingest.check_gold": (False, ("ingest",)),
+    "ingest.max_steps": (50_000_000, ("ingest",)),
+    "teacher.dtype": ("bfloat16", ("gold_score", "predict", "rewrite", "outcome", "score")),
+    "mask.strategy": ("schema", ("mask", "predict", "rewrite", "outcome", "score")),
+    "mask.ratio": (0.4, ("mask", "predict", "rewrite", "outcome", "score")),
+    "mask.seed": (1, ("mask", "predict", "rewrite", "outcome", "score")),
+    "predict.predictor": (None, ()),
+    "predict.fill": ("argmax_wrong", ("predict", "rewrite", "outcome", "score")),
+    "predict.temperature": (2.0, ("predict",)),
+    "predict.mask_token": ("<unk>", ("predict", "rewrite", "outcome", "score")),
+    "predict.top_k": (5, ("predict", "rewrite")),
+    "predict.seed": (1, ("predict",)),
+    "outcome.execute": (False, ()),  # leaves the stage out: a test of its own
+    "outcome.max_steps": (50_000_000, ("outcome",)),
+    "score.top_k": (8, ("gold_score", "score")),
+    "score.tail_mass": (0.01, ("gold_score", "score")),
+}
+
+
+@pytest.fixture(scope="module")
+def built(world: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """Settings of a finished build."""
+    folder = tmp_path_factory.mktemp("matrix")
+    settings: dict[str, object] = {
+        "data.path": str(world),
+        "teacher.model": str(tiny_model),
+        "train.student": str(tiny_model),
+        "engine.backend": "transformers",
+        "ingest.shard_rows": 20,
+        "ingest.max_prompt_tokens": 400,
+        "ingest.max_sql_tokens": 100,
+        "score.top_k": 16,
+        "store.path": str(folder / "artifacts"),
+    }
+    assert made(run_build(configure(settings))) == {
+        "ingest": 3, "gold_score": 3, "mask": 6, "predict": 6, "rewrite": 6, "outcome": 6, "score": 6,
+    }  # fmt: skip
+    return settings
+
+
+@pytest.fixture
+def copy(built: dict[str, object], tmp_path: Path) -> dict[str, object]:
+    """The finished build in a store of its own, to be changed."""
+    shutil.copytree(str(built["store.path"]), tmp_path / "artifacts")
+    return built | {"store.path": str(tmp_path / "artifacts")}
+
+
+def planned(settings: dict[str, object], **changes: object) -> dict[str, StagePlan]:
+    config = configure(settings, **changes)
+    context, store = open_context(config), store_of(config)
+    try:
+        return {p.stage: p for p in make_plan(Grid(stages(context), context.parts, store), store, read_manifest(store))}
+    finally:
+        context.close()
+
+
+def test_the_table_names_every_identity_setting_of_a_data_stage() -> None:
+    expected = {
+        f"{name}.{field}"
+        for name, model in sections().items()
+        for field in model.model_fields
+        if name in ("ingest", "teacher", "mask", "predict", "outcome", "score") and model.kind_of(field) is Kind.IDENTITY
+    }
+    assert set(CHANGES) == expected
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, (value, _) in CHANGES.items() if value is not None and name != "outcome.execute"]
+)
+def test_an_identity_setting_reruns_its_stage_and_what_changes_with_it(copy: dict[str, object], name: str) -> None:
+    """`sample_rows` and its like give the same bytes here, and then nothing follows: early cutoff."""
+    value, expected = CHANGES[name]
+    changed = {name.replace(".", "__"): value}
+    plan = planned(copy, **changed)
+    first = expected[0]
+    assert plan[first].stale > 0
+    assert any(reason.startswith(f"{name} ") for stage in expected for reason in plan[stage].reasons), plan
+    assert set(made(run_build(configure(copy, **changed)))) == set(expected)
+    assert made(run_build(configure(copy, **changed))) == {}
+    assert made(run_build(configure(copy))) == {}, "reverting costs nothing"
+
+
+def test_every_runtime_and_training_setting_reruns_nothing(copy: dict[str, object]) -> None:
+    others: dict[str, object] = {"engine__tensor_parallel": 2, "engine__gpu_memory": 0.5, "engine__device": "cpu"}
+    for name, model in sections().items():
+        for field, info in model.model_fields.items():
+            is_runtime = model.kind_of(field) is Kind.RUNTIME and name != "store"
+            is_training = name in ("train", "eval") and model.kind_of(field) is Kind.IDENTITY
+            if (is_runtime or is_training) and isinstance(info.default, (int, float)) and f"{name}__{field}" not in others:
+                value = not info.default if isinstance(info.default, bool) else info.default / 2 + 1
+                others[f"{name}__{field}"] = int(value) if isinstance(info.default, int) else value
+    others |= {"train__learning_rate": 0.5, "engine__kv_cache_mib": 64, "engine__batch_tokens": 128}
+    valid = {k: v for k, v in others.items() if _is_valid(copy, k, v)}
+    assert {"engine__batch_tokens", "engine__prefix_cache", "train__learning_rate", "eval__workers"} <= valid.keys()
+    for name, value in valid.items():
+        assert not any(stage.is_stale for stage in planned(copy, **{name: value}).values()), name
+    assert made(run_build(configure(copy, engine__batch_tokens=128, engine__prefix_cache=False))) == {}
+
+
+def _is_valid(settings: dict[str, object], name: str, value: object) -> bool:
+    from kidpipe.errors import KidpipeError
+
+    try:
+        configure(settings, **{name: value})
+    except KidpipeError:
+        return False
+    return True
+
+
+def test_without_outcomes_nothing_else_changes(copy: dict[str, object]) -> None:
+    result = run_build(configure(copy, outcome__execute=False))
+    assert made(result) == {}
+    assert "outcome" not in result.manifest["stages"]
+
+
+def test_moving_the_data_reruns_nothing(copy: dict[str, object], world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world, tmp_path / "elsewhere")
+    assert made(run_build(configure(copy, data__path=str(tmp_path / "elsewhere")))) == {}
+
+
+def test_another_teacher_reruns_its_stages(copy: dict[str, object], tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model, other)
+    model = AutoModelForCausalLM.from_pretrained(other)
+    model.model.norm.weight.data.mul_(1.5)
+    model.save_pretrained(other)
+    plan = planned(copy, teacher__model=str(other))
+    assert any("teacher.weights local:" in reason for reason in plan["gold_score"].reasons)
+    assert not plan["ingest"].is_stale
+    assert set(made(run_build(configure(copy, teacher__model=str(other))))) >= {"gold_score", "predict", "score"}
+
+
+def test_appended_examples_run_only_what_is_new(copy: dict[str, object], world: Path, tmp_path: Path) -> None:
+    data = tmp_path / "grown"
+    shutil.copytree(world, data)
+    file = data / "train_spider.json"
+    rows = json.loads(file.read_text())
+    file.write_text(json.dumps(rows + rows[:100]))
+    changed = {"data__path": str(data)}
+    plan = planned(copy, **changed)
+    assert plan["ingest"].reasons == ("3 input shards are new or changed",)
+    assert (plan["ingest"].done, plan["ingest"].stale) == (3, 3)
+    result = run_build(configure(copy, **changed))
+    assert made(result) == {"ingest": 3, "gold_score": 3, "mask": 6, "predict": 6, "rewrite": 6, "outcome": 6, "score": 6}
+    assert result.reused["predict"] == 6
+
+
+def test_five_appended_input_shards_run_five(copy: dict[str, object], world: Path, tmp_path: Path) -> None:
+    data = tmp_path / "grown"
+    shutil.copytree(world, data)
+    file = data / "train_spider.json"
+    rows = json.loads(file.read_text())
+    assert len(rows) == 60
+    file.write_text(json.dumps(rows + (rows + rows)[:100]))
+    result = run_build(configure(copy, data__path=str(data)), until="ingest")
+    assert made(result) == {"ingest": 5}
+    assert result.reused == {"ingest": 3}
+
+
+def test_another_view_runs_only_that_view(copy: dict[str, object]) -> None:
+    plan = planned(copy, mask__views=3)
+    assert plan["mask"].reasons == ("mask.views 2 -> 3",)
+    assert made(run_build(configure(copy, mask__views=3))) == {"mask": 3, "predict": 3, "rewrite": 3, "outcome": 3, "score": 3}
+    assert made(run_build(configure(copy, mask__views=2))) == {}
+
+
+def test_a_changed_database_row_does_not_rerun_the_teacher(copy: dict[str, object], world: Path, tmp_path: Path) -> None:
+    """Prompts hold the schema only, golds still execute: ingest and outcome look again, and nothing else."""
+    import sqlite3
+
+    data = tmp_path / "touched"
+    shutil.copytree(world, data)
+    for path in data.glob("database/*/*.sqlite"):
+        with sqlite3.connect(path) as connection:
+            connection.execute("CREATE VIEW kidpipe_touch AS SELECT 1")
+        connection.close()
+    result = run_build(configure(copy, data__path=str(data)))
+    assert set(made(result)) == {"ingest", "outcome"}
+
+
+def test_a_version_bump_that_rewrites_the_same_bytes_stops_there(copy: dict[str, object]) -> None:
+    import dataclasses
+
+    from pipeline import build
+
+    config = configure(copy)
+    context = open_context(config)
+    graph = [dataclasses.replace(s, version=s.version + 1) if s.name == "mask" else s for s in stages(context)]
+    store = store_of(config)
+    plan = {p.stage: p for p in make_plan(Grid(graph, context.parts, store), store, read_manifest(store))}
+    assert plan["mask"].reasons == ("mask version 1 -> 2",)
+    runner = build._Runner(Grid(graph, context.parts, store), store, False)
+    runner.run()
+    context.close()
+    assert {stage: count for stage, count in runner.ran.items() if count} == {"mask": 6}
+
+
+def test_estimates_come_from_earlier_shards(copy: dict[str, object]) -> None:
+    plan = planned(copy, mask__ratio=0.7)
+    assert plan["predict"].estimate_s is not None
+    assert plan["predict"].estimate_s > 0
+    assert plan["predict"].rows == 120
