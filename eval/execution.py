@@ -160,5 +160,7 @@ def _gold_text(sql: str, settings: EvalSettings) -> str:
 
 
 def _pred_text(sql: str, settings: EvalSettings) -> str:
+    if len(sql) > Limits.max_sql_bytes:
+        return sql  # to be refused as it is
     sql = mend_operators(sql) if settings.mend_operators else sql
     return sql if settings.keep_distinct else strip_distinct(sql)

@@ -30,6 +30,8 @@ _NOT_ALIASES = {*_CLAUSES, "on", "join", "inner", "cross", "left", "right", "ful
 
 
 _Item = TypeVar("_Item")
+_DEEPEST = 40
+"""Levels of subqueries read; hostile text would otherwise exhaust the stack."""
 
 
 class ParseError(ValueError):
@@ -55,8 +57,17 @@ class _Parser:
         self._tokens = solid
         self._texts = [_normal(token) for token in solid]
         self._at = 0
+        self._depth = 0
 
     def query(self) -> Query:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise ParseError("nested too deeply")
+        query = self._query()
+        self._depth -= 1
+        return query
+
+    def _query(self) -> Query:
         block = self._take("(")
         query = Query()
         self._need("select")

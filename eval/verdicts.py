@@ -140,7 +140,9 @@ def _with_text_metrics(verdict: Verdict, databases: Databases, golds: GoldCache,
     settings = golds.settings
     matcher = databases.matcher(verdict.db_id) if settings.exact_match else None
     matches = None
-    if matcher is not None:
+    if matcher is not None and verdict.kind in (VerdictKind.REFUSED, VerdictKind.MISSING):
+        matches = None if matcher(verdict.gold_sql, "") is None else False  # not worth reading, perhaps megabytes
+    elif matcher is not None:
         prediction = mend_operators(verdict.prediction) if settings.mend_operators else verdict.prediction
         matches = matcher(verdict.gold_sql, prediction)
     suite = bool(passed.get(verdict.example_id)) if databases.suite_files(verdict.db_id) else None

@@ -3,99 +3,23 @@
 import os
 import selectors
 import signal
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
 
-from kidpipe.sandbox.job import Job, Kind, Limits, Result, dump_plain, load_plain
-from kidpipe.sandbox.worker import ALARM_GRACE_S, HEADER
+from kidpipe.sandbox.job import Job, Kind, Limits, Result, load_plain
+from kidpipe.sandbox.process import WorkerProcess
+from kidpipe.sandbox.worker import ALARM_GRACE_S
 
-_LARGEST_BATCH = 64
-"""Jobs sent to a worker at once: what a crash has to redo, against round trips."""
-_QUICK_BATCH_S = 0.05
-"""A batch done sooner than this is followed by one twice as large, one that took longer by one half as large."""
 _WINDOW = 1024
 """Jobs begun or finished ahead of the one to be yielded next."""
 _WINDOW_BYTES = 256 << 20
 _PARENT_GRACE_S = ALARM_GRACE_S + 0.35
+_STARVED = 0.5
+"""A statement that reached its deadline with less than this share of it on a CPU is given a second chance."""
 _READ_BYTES = 1 << 20
-_ROOT = Path(__file__).resolve().parents[2]
-
-
-class _Worker:
-    """One worker process and the jobs it holds."""
-
-    def __init__(self, limits: Limits) -> None:
-        site = next((path for path in sys.path if (Path(path) / "duckdb").is_dir()), "")
-        start = f"import sys; sys.path += {[str(_ROOT), site]!r}; from kidpipe.sandbox.worker import main; main()"
-        # A new program, not a fork: the parent may hold the threads and locks of torch or vLLM. -I and -S keep the
-        # caller's environment and site packages out.
-        self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", start],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env={name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ},
-            bufsize=0,
-        )
-        self.held: deque[tuple[int, Job]] = deque()
-        self.served = 0
-        self.last_sign = self.sent_at = time.monotonic()
-        self.batch_size = 1
-        self.received = bytearray()
-        self._write(dump_plain(astuple(limits)))
-
-    def send(self, batch: list[tuple[int, Job]]) -> None:
-        """Hand over jobs; the worker holds none, so it is reading and the pipe can't fill up both ways."""
-        self.held.extend(batch)
-        self.last_sign = self.sent_at = time.monotonic()
-        self._write(dump_plain([(job.database, job.sql, None, job.reverse) for _, job in batch]))
-
-    def _write(self, data: bytes) -> None:
-        assert self.process.stdin is not None
-        view = memoryview(HEADER.pack(len(data)) + data)
-        try:
-            while view:
-                view = view[self.process.stdin.write(view) :]
-        except BrokenPipeError:
-            pass  # it died; its end of file on the other pipe says so
-
-    def adapt(self) -> None:
-        """Choose the size of its next batch by the time of the last."""
-        was_quick = time.monotonic() - self.sent_at < _QUICK_BATCH_S
-        self.batch_size = min(_LARGEST_BATCH, 2 * self.batch_size) if was_quick else max(1, self.batch_size // 2)
-
-    def fileno(self) -> int:
-        """The descriptor results come from."""
-        assert self.process.stdout is not None
-        return self.process.stdout.fileno()
-
-    def frames(self) -> Iterator[bytes]:
-        """The complete answers received so far."""
-        position = 0
-        while position + HEADER.size <= len(self.received):
-            end = position + HEADER.size + HEADER.unpack_from(self.received, position)[0]
-            if end > len(self.received):
-                break
-            yield bytes(memoryview(self.received)[position + HEADER.size : end])
-            position = end
-        del self.received[:position]
-
-    def stop(self) -> int:
-        """Kill it; returns the exit status, its own where it had died already."""
-        if self.process.poll() is None:
-            self.process.kill()
-        status = self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
-        return status
 
 
 class SandboxPool:
@@ -110,7 +34,7 @@ class SandboxPool:
         self.limits = limits or Limits()
         self._num_workers = workers or os.cpu_count() or 1
         self._selector = selectors.DefaultSelector()
-        self._workers: list[_Worker] = []
+        self._workers: list[WorkerProcess] = []
 
     def __enter__(self) -> "SandboxPool":
         return self
@@ -139,31 +63,36 @@ class SandboxPool:
             for worker in [worker for worker in self._workers if worker.held]:
                 self.discard(worker)
 
-    def idle(self) -> list[_Worker]:
+    def idle(self) -> list[WorkerProcess]:
         """Workers that hold no job; started on demand."""
         idle = [worker for worker in self._workers if not worker.held]
         if not idle and len(self._workers) < self._num_workers:
-            worker = _Worker(self.limits)
+            worker = WorkerProcess(self.limits)
             self._workers.append(worker)
             self._selector.register(worker, selectors.EVENT_READ)
             idle = [worker]
         return idle
 
-    def discard(self, worker: _Worker) -> int:
-        """Kill a worker; `idle` starts another when there is work."""
+    def discard(self, worker: WorkerProcess) -> tuple[int, float]:
+        """Kill a worker, `idle` starts another when there is work; returns what `WorkerProcess.stop` does."""
         self._selector.unregister(worker)
         self._workers.remove(worker)
         return worker.stop()
 
-    def busy(self) -> list[_Worker]:
+    def busy(self) -> list[WorkerProcess]:
         """Workers that hold jobs."""
         return [worker for worker in self._workers if worker.held]
 
-    def wait(self) -> list[_Worker]:
+    def wait(self) -> list[WorkerProcess]:
         """Workers that have something to say, waiting no longer than the next deadline."""
-        deadline = min(worker.last_sign for worker in self.busy()) + self.limits.timeout_s + _PARENT_GRACE_S
-        events = self._selector.select(max(0.0, deadline - time.monotonic()))
-        return [worker for worker in (key.fileobj for key, _ in events) if isinstance(worker, _Worker)]
+        deadline = min(worker.last_sign for worker in self.busy()) + self.silence_s
+        events = self._selector.select(max(0.05, deadline - time.monotonic()))
+        return [worker for worker in (key.fileobj for key, _ in events) if isinstance(worker, WorkerProcess)]
+
+    @property
+    def silence_s(self) -> float:
+        """How long a worker may say nothing while it has a job."""
+        return self.limits.timeout_s + _PARENT_GRACE_S
 
 
 class _Run:
@@ -229,7 +158,7 @@ class _Run:
         self._finished[number] = result
         self._finished_bytes += len(result.payload)
 
-    def _receive(self, worker: _Worker) -> None:
+    def _receive(self, worker: WorkerProcess) -> None:
         data = os.read(worker.fileno(), _READ_BYTES)
         if not data:
             self._bury(worker)
@@ -237,11 +166,16 @@ class _Run:
         worker.last_sign = time.monotonic()
         worker.received += data
         for frame in worker.frames():
-            kind, payload, num_rows, num_columns, message, seconds = load_plain(frame)
-            if kind == Kind.MEMORY.value and worker.served and self._try_again(worker):
+            if not worker.is_ready:
+                worker.is_ready = True
+                continue
+            kind, payload, num_rows, num_columns, message, seconds, cpu_s = load_plain(frame)
+            if self._is_doubtful(worker, Kind(kind), cpu_s):
+                self._replace(worker)
                 return
             number, job = worker.held.popleft()
             worker.served += 1
+            worker.cpu_s += cpu_s
             self._finish(number, Result(job.key, Kind(kind), payload, num_rows, num_columns, message, seconds))
             if kind == Kind.MEMORY.value:
                 self._replace(worker)
@@ -249,46 +183,45 @@ class _Run:
         if not worker.held:
             worker.adapt()
 
-    def _try_again(self, worker: _Worker) -> bool:
-        """Whether the job in hand is to run once more, on a fresh worker: what ran before it may be to blame."""
+    def _is_doubtful(self, worker: WorkerProcess, kind: Kind, cpu_s: float) -> bool:
+        """Whether the job in hand is to run once more on a fresh worker, because something else may be to blame.
+
+        Memory and crashes may be the doing of the jobs before it, a deadline that of a machine too busy to run it.
+        """
         number = worker.held[0][0]
-        if number in self._retried:
+        starved = kind is Kind.TIMEOUT and cpu_s < _STARVED * self._pool.limits.timeout_s
+        followed = kind in (Kind.MEMORY, Kind.CRASHED) and worker.served > 0
+        if number in self._retried or not (starved or followed):
             return False
         self._retried.add(number)
-        self._replace(worker)
         return True
 
-    def _replace(self, worker: _Worker) -> int:
+    def _replace(self, worker: WorkerProcess) -> None:
+        self._give_back(worker)
+        self._pool.discard(worker)
+
+    def _give_back(self, worker: WorkerProcess) -> None:
         self._retry.extend(worker.held)
         worker.held.clear()
-        return self._pool.discard(worker)
 
-    def _bury(self, worker: _Worker) -> None:
-        """A worker has died; the job in hand did it, unless it can be shown innocent."""
+    def _bury(self, worker: WorkerProcess) -> None:
+        """A worker has died or is silent; the job in hand did it, unless there is doubt."""
+        status, cpu_s = self._pool.discard(worker)
         if not worker.held:
-            self._pool.discard(worker)
             return
-        number, job = worker.held[0]
-        worker.process.wait()
-        status = worker.process.returncode
-        if status == -signal.SIGALRM:
-            result = Result(job.key, Kind.TIMEOUT, message=f"more than {self._pool.limits.timeout_s:g} s")
-        elif worker.served and self._try_again(worker):
-            return
-        else:
-            result = Result(job.key, Kind.CRASHED, message=f"its process died with status {status}")
-        worker.held.popleft()
-        self._finish(number, result)
-        self._replace(worker)
+        late = status == -signal.SIGALRM or worker.is_overdue(self._pool.silence_s)
+        kind = Kind.TIMEOUT if late else Kind.CRASHED
+        message = f"more than {self._pool.limits.timeout_s:g} s" if late else f"its process died with status {status}"
+        if not self._is_doubtful(worker, kind, cpu_s):
+            number, job = worker.held.popleft()
+            self._finish(number, Result(job.key, kind, message=message))
+        self._give_back(worker)
 
     def _kill_overdue(self, heard: set[int]) -> None:
         """The kernel's alarm should have ended these; it didn't."""
-        limit = time.monotonic() - self._pool.limits.timeout_s - _PARENT_GRACE_S
         for worker in self._pool.busy():
-            if worker.last_sign < limit and id(worker) not in heard:
-                number, job = worker.held.popleft()
-                self._finish(number, Result(job.key, Kind.TIMEOUT, message=f"more than {self._pool.limits.timeout_s:g} s"))
-                self._replace(worker)
+            if id(worker) not in heard and worker.is_overdue(self._pool.silence_s):
+                self._bury(worker)
 
 
 def _refuse(job: Job, limits: Limits) -> str:

@@ -42,6 +42,7 @@ def main() -> None:
     _confine()
     engines: dict[str, Engine] = {}
     out = sys.stdout.buffer
+    _send(out, b"")  # ready: from here on silence is the statement's
     while frame := _read_frame(sys.stdin.buffer):
         for fields in load_plain(frame):
             kind = _serve(Job(*fields), limits, engines, out)
@@ -51,7 +52,7 @@ def main() -> None:
 
 
 def _serve(job: Job, limits: Limits, engines: dict[str, Engine], out: Any) -> Kind:
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     signal.setitimer(signal.ITIMER_REAL, limits.timeout_s + ALARM_GRACE_S)
     try:
         kind, rows, num_columns, message = _engine(job.database, limits, engines).execute(job)
@@ -65,11 +66,15 @@ def _serve(job: Job, limits: Limits, engines: dict[str, Engine], out: Any) -> Ki
         message = f"needs more than {limits.memory_mib} MiB of memory"
     signal.setitimer(signal.ITIMER_REAL, 0)
     seconds = time.perf_counter() - started
-    frame = dump_plain((kind.value, payload, num_rows, num_columns, message, seconds))
+    cpu_s = time.process_time() - cpu_started
+    _send(out, dump_plain((kind.value, payload, num_rows, num_columns, message, seconds, cpu_s)))
+    return kind
+
+
+def _send(out: Any, frame: bytes) -> None:
     out.write(HEADER.pack(len(frame)))
     out.write(frame)
     out.flush()
-    return kind
 
 
 def _engine(database: str, limits: Limits, engines: dict[str, Engine]) -> Engine:
