@@ -37,6 +37,8 @@ class ModelSource:
     vocab_size: int
     """Rows of the output layer, padding included."""
     architecture: str
+    dtype: str
+    """Precision that the weights were saved in, such as "bfloat16"; empty where the configuration does not say."""
 
 
 def resolve(model: str, revision: str = "", *, digests: FileDigests | None = None) -> ModelSource:
@@ -67,6 +69,11 @@ def resolve(model: str, revision: str = "", *, digests: FileDigests | None = Non
     return _source(model, snapshot, f"hub:{model}@{snapshot.name}", config)
 
 
+def inspect(folder: Path) -> ModelSource:
+    """What the configuration in a local model folder says, without reading the weights: the identity stays empty."""
+    return _source(str(folder), folder, "", _read_config(folder))
+
+
 def _source(name: str, path: Path, identity: str, config: dict[str, Any]) -> ModelSource:
     """Multimodal configurations keep those of the language model in `text_config`."""
     text = {**config, **config["text_config"]} if isinstance(config.get("text_config"), dict) else config
@@ -75,7 +82,8 @@ def _source(name: str, path: Path, identity: str, config: dict[str, Any]) -> Mod
         raise KidpipeError("config.json states no vocab_size", where=str(path), fix="name a causal language model")
     lengths = [text[key] for key in _LENGTH_KEYS if isinstance(text.get(key), int)]
     architectures = config.get("architectures") or [""]
-    return ModelSource(name, path, identity, min(lengths, default=UNBOUNDED), vocab_size, str(architectures[0]))
+    dtype = str(text.get("dtype") or text.get("torch_dtype") or "").removeprefix("torch.")
+    return ModelSource(name, path, identity, min(lengths, default=UNBOUNDED), vocab_size, str(architectures[0]), dtype)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

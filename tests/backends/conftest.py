@@ -17,8 +17,8 @@ _CORPUS = [
 ] * 20
 
 
-def save_tiny_model(folder: Path, *, layers: int = 2, hidden: int = 64, max_length: int = 512, seed: int = 0) -> Path:
-    """A random float32 Qwen2 of 32-wide heads (the narrowest that vLLM's CPU attention takes) with its tokenizer."""
+def save_tiny_model(folder: Path, *, heads: int = 2, max_length: int = 512, seed: int = 0) -> Path:
+    """A random float32 Qwen2 with its tokenizer; 2 heads of 32 are the narrowest that vLLM's CPU attention takes."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -30,10 +30,10 @@ def save_tiny_model(folder: Path, *, layers: int = 2, hidden: int = 64, max_leng
     config = Qwen2Config(
         # 435 rows: more than the tokenizer's tokens, and no multiple of the 64 that vLLM pads to
         vocab_size=435,
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=hidden // 32,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=heads,
         num_key_value_heads=1,
         max_position_embeddings=max_length,
         tie_word_embeddings=True,
