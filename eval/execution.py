@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from eval.bird import soft_f1
+from eval.ties import opposite_ties
 from kidpipe.config import EvalSettings
 from kidpipe.results import is_ordered, is_vacuous, same_bag, same_set
 from kidpipe.sandbox.job import Job, Kind, Limits, Result
@@ -15,6 +16,10 @@ from kidpipe.sql_lexer import mend_operators, strip_distinct
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
+
+
+Query = tuple[Path, str]
+"""A database file and SQL for it."""
 
 
 @dataclass(frozen=True)
@@ -61,21 +66,22 @@ class GoldCache:
         self._golds: dict[tuple[str, str], Gold] = {}
         self._digests: dict[Path, tuple[tuple[int, int], str]] = {}
 
-    def fill(self, queries: Iterable[tuple[Path, str]], check_ties: bool) -> None:
+    def fill(self, queries: Iterable[Query], check_ties: bool) -> None:
         """Execute the gold queries not seen yet, in worker processes that run nothing else."""
         wanted = list(dict.fromkeys((path, sql) for path, sql in queries if self._key(path, sql) not in self._golds))
         if not wanted:
             return
         settings = self.settings
         directions = (False, True) if check_ties else (False,)
-        jobs = (Job(str(path), sql, reverse=reverse) for path, sql in wanted for reverse in directions)
         with SandboxPool(limits_of(settings, settings.gold_timeout_s), settings.workers) as pool:
+            jobs = (Job(str(path), sql, reverse=reverse) for path, sql in wanted for reverse in directions)
             results = pool.run(jobs)
-            for path, sql in wanted:
-                result = next(results)
-                ordered = is_ordered(sql)
-                ties = check_ties and _differs(result, next(results), ordered)
-                self._golds[self._key(path, sql)] = Gold(result, ordered, ties)
+            found = {query: [next(results) for _ in directions] for query in wanted}
+            torn = _breaks_of_ties(pool, {query: pair[0] for query, pair in found.items()}) if check_ties else set()
+        for (path, sql), pair in found.items():
+            ordered = is_ordered(sql)
+            ties = check_ties and ((path, sql) in torn or _differs(pair[0], pair[1], ordered))
+            self._golds[self._key(path, sql)] = Gold(pair[0], ordered, ties)
 
     def get(self, path: Path, sql: str) -> Gold:
         """The result of a query that was filled in."""
@@ -147,6 +153,17 @@ def _compare(gold: Gold, pred: Result, wants_soft: bool) -> Comparison:
             same = same_set(gold.result.rows, pred.rows)
             soft = soft_f1(gold.result.rows, pred.rows) if wants_soft else 0.0
     return Comparison(gold, pred.kind, bag, same, soft if wants_soft else None, pred.message, pred.seconds)
+
+
+def _breaks_of_ties(pool: SandboxPool, results: dict[Query, Result]) -> set[Query]:
+    """The queries whose result changes with the order in which their ORDER BY leaves equal rows."""
+    variants = {
+        query: pair
+        for query, result in results.items()
+        if result.is_ok and (pair := opposite_ties(query[1], result.num_columns)) is not None
+    }
+    answers = pool.run(Job(str(path), sql) for (path, _sql), pair in variants.items() for sql in pair)
+    return {query for query in variants if _differs(next(answers), next(answers), is_ordered(query[1]))}
 
 
 def _differs(result: Result, reversed_result: Result, ordered: bool) -> bool:

@@ -153,7 +153,7 @@ def test_a_thousand_rows_with_every_tenth_hostile(world: Path) -> None:
     sqls = [
         hostile[n // 10 % 4] if n % 10 == 0 else f"SELECT {n}, name FROM singer WHERE id = 1 + {n} % 60" for n in range(1_000)
     ]
-    with SandboxPool(Limits(timeout_s=0.15, memory_mib=96), workers=4) as pool, Killer(pool):
+    with SandboxPool(Limits(timeout_s=0.1, memory_mib=64), workers=4) as pool, Killer(pool):
         results = list(pool.run(Job(str(world), sql, n) for n, sql in enumerate(sqls)))
     assert [result.key for result in results] == list(range(1_000))
     for n, (sql, result) in enumerate(zip(sqls, results, strict=True)):

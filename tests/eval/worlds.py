@@ -22,7 +22,7 @@ def make_world(folder: Path) -> Path:
     path.parent.mkdir(parents=True)
     connection = sqlite3.connect(path)
     connection.executescript(_SCRIPT)
-    singers = [(n, f"Singer {n}", COUNTRIES[n * n % 4], 20 + n % 37, n * 1.5 if n % 5 else None) for n in range(1, 61)]
+    singers = [(n, f"Singer {n}", COUNTRIES[n * 7 % 11 % 4], 20 + n % 37, n * 1.5 if n % 5 else None) for n in range(1, 61)]
     concerts = [(n, 1 + n * 7 % 60, 2000 + n % 20, f"Hall {n % 9}") for n in range(1, 151)]
     connection.executemany("INSERT INTO singer VALUES (?, ?, ?, ?, ?)", singers)
     connection.executemany("INSERT INTO concert VALUES (?, ?, ?, ?)", concerts)

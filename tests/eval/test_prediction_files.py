@@ -1,0 +1,91 @@
+"""Predictions made elsewhere: the three forms, and every way in which a file can have slipped."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from eval.prediction_files import read_predictions, tables_named
+from kidpipe.errors import KidpipeError
+from kidpipe.readers import Example
+
+EXAMPLES = [Example(f"dev:{number + 10}", ("cars", "pets")[number % 2], "q", "SELECT 1") for number in range(6)]
+TABLES = {"cars": {"car", "maker"}, "pets": {"pet", "owner"}}
+SQLS = [f"SELECT a FROM {('car', 'pet')[number % 2]} WHERE b = {number}" for number in range(6)]
+EXPECTED = {example.example_id: sql for example, sql in zip(EXAMPLES, SQLS, strict=True)}
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def lines(sqls: list[str], with_database: bool) -> str:
+    databases = [example.db_id for example in EXAMPLES]
+    return "".join(f"{sql}\t{db_id}\n" if with_database else f"{sql}\n" for sql, db_id in zip(sqls, databases, strict=False))
+
+
+@pytest.mark.parametrize("with_database", [True, False])
+def test_spider_lines(tmp_path: Path, with_database: bool) -> None:
+    path = write(tmp_path, "pred.sql", lines(SQLS, with_database))
+    assert read_predictions(path, EXAMPLES, TABLES.__getitem__) == EXPECTED
+
+
+def test_a_tab_inside_sql_is_not_a_database(tmp_path: Path) -> None:
+    sqls = [SQLS[0].replace(" FROM", "\tFROM"), *SQLS[1:]]
+    assert read_predictions(write(tmp_path, "p.sql", lines(sqls, False)), EXAMPLES)["dev:10"] == sqls[0]
+
+
+@pytest.mark.parametrize("key", ["id", "example_id"])
+def test_json_lines_in_any_order(tmp_path: Path, key: str) -> None:
+    rows = [json.dumps({key: example_id, "sql": sql}) for example_id, sql in reversed(EXPECTED.items())]
+    assert read_predictions(write(tmp_path, "p.jsonl", "\n".join(rows)), EXAMPLES) == EXPECTED
+
+
+def test_a_json_array_with_the_datas_own_ids(tmp_path: Path) -> None:
+    rows = [{"question_id": int(example_id[4:]), "prediction": sql} for example_id, sql in EXPECTED.items()]
+    assert read_predictions(write(tmp_path, "p.json", json.dumps(rows)), EXAMPLES) == EXPECTED
+
+
+@pytest.mark.parametrize("first", [0, 10])
+def test_bird_json_by_position_or_id(tmp_path: Path, first: int) -> None:
+    mapping = {str(first + n): f"{sql}\t----- bird -----\t{EXAMPLES[n].db_id}" for n, sql in enumerate(SQLS)}
+    assert read_predictions(write(tmp_path, "p.json", json.dumps(mapping)), EXAMPLES) == EXPECTED
+
+
+def test_bird_json_without_an_answer(tmp_path: Path) -> None:
+    mapping = {str(n): 0 if n == 2 else sql for n, sql in enumerate(SQLS)}
+    assert read_predictions(write(tmp_path, "p.json", json.dumps(mapping)), EXAMPLES) == {**EXPECTED, "dev:12": ""}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("p.sql", lines(SQLS[:5], False), "5 lines of predictions for 6 examples"),
+        ("p.sql", lines([*SQLS, SQLS[0]], False) + "x\n", "7 lines of predictions for 6 examples"),
+        ("p.sql", lines(SQLS, True).replace("\tpets", "\tcars", 1), "line 2"),
+        ("p.sql", lines(SQLS[1:] + SQLS[:1], False), "name tables that their database doesn't have"),
+        ("p.json", json.dumps({str(n): f"{s}\t----- bird -----\tcars" for n, s in enumerate(SQLS)}), "name another database"),
+        ("p.json", json.dumps({str(n + 3): s for n, s in enumerate(SQLS)}), "are unknown"),
+        ("p.json", '{"0": "SELECT 1",\n broken', "line 2"),
+        ("p.jsonl", '{"id": "dev:10", "sql": "x"}\n{"id": "dev:99", "sql": "x"}', "belongs to no example"),
+        ("p.jsonl", '{"id": "dev:10", "sql": "x"}\n{"id": "dev:10", "sql": "x"}', "occurs twice"),
+        ("p.jsonl", '{"id": "dev:10"}', "needs an id and its SQL"),
+        ("p.jsonl", '{"id": "dev:10", "sql": "x"}\nnonsense', "line 2"),
+    ],
+)
+def test_what_has_slipped_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+    with pytest.raises(KidpipeError) as caught:
+        read_predictions(write(tmp_path, name, text), EXAMPLES, TABLES.__getitem__)
+    assert message in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(KidpipeError, match="cannot read predictions"):
+        read_predictions(tmp_path / "none.sql", EXAMPLES)
+
+
+def test_tables_named() -> None:
+    sql = "WITH x AS (SELECT 1 FROM Car) SELECT * FROM x JOIN \"Maker\" AS m ON 1 JOIN (SELECT 2 FROM pet) WHERE a = 'FROM no'"
+    assert tables_named(sql) == {"car", "maker", "pet"}

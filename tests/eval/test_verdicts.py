@@ -1,0 +1,186 @@
+"""Verdicts on a real small database: kinds, flags, metrics, and that they don't depend on workers or order."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from eval.databases import Databases
+from eval.evaluate import SUMMARY_FILE, VERDICTS_FILE, evaluate
+from eval.execution import GoldCache
+from eval.report import read_verdicts, summarize
+from eval.ties import opposite_ties
+from eval.verdicts import Verdict, VerdictKind, judge, judge_one
+from kidpipe.config import EvalSettings
+from kidpipe.errors import KidpipeError
+from kidpipe.readers import Example
+from tests.eval.worlds import GOLDS, make_examples, make_world
+
+FRANCE = "SELECT name FROM singer WHERE country = 'France'"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("verdicts"))
+
+
+def one(world: Path, gold: str, pred: str, **changes: object) -> Verdict:
+    return judge_one(gold, pred, world, EvalSettings(timeout_s=1).model_copy(update=changes))
+
+
+@pytest.mark.parametrize(
+    ("gold", "pred", "kind", "ex_bag", "ex_set"),
+    [
+        (FRANCE, FRANCE, "correct", True, True),
+        (FRANCE, "select s.name from singer s where s.country = 'France' order by age", "correct", True, True),
+        (FRANCE + " ORDER BY name", FRANCE + " ORDER BY name DESC", "wrong", False, True),
+        ("SELECT name, age FROM singer", "SELECT age, name FROM singer", "correct", True, False),
+        ("SELECT DISTINCT country FROM singer", "SELECT country FROM singer", "wrong", False, True),
+        ("SELECT id FROM singer", "SELECT id * 1.0 FROM singer", "correct", True, True),
+        (FRANCE, "SELECT name FROM singer WHERE", "error", False, False),
+        (FRANCE, "DROP TABLE singer", "refused", False, False),
+        (FRANCE, FRANCE + "; SELECT 1", "refused", False, False),
+        (FRANCE, FRANCE + ";", "correct", True, True),
+        (FRANCE, "", "missing", False, False),
+        ("SELECT nothing FROM nowhere", FRANCE, "gold_error", None, None),
+        ("DELETE FROM singer", "DELETE FROM singer", "gold_error", None, None),
+    ],
+)
+def test_kinds_and_metrics(world: Path, gold: str, pred: str, kind: str, ex_bag: bool | None, ex_set: bool | None) -> None:
+    verdict = one(world, gold, pred)
+    assert (verdict.kind, verdict.ex_bag, verdict.ex_set) == (kind, ex_bag, ex_set)
+
+
+def test_a_hang_is_a_timeout(world: Path) -> None:
+    endless = "WITH RECURSIVE t (a) AS (SELECT 1 UNION ALL SELECT a + 1 FROM t) SELECT COUNT(*) FROM t"
+    assert one(world, FRANCE, endless).kind is VerdictKind.TIMEOUT
+
+
+def test_settings_change_what_is_compared(world: Path) -> None:
+    distinct, plain = "SELECT DISTINCT country FROM singer", "SELECT country FROM singer"
+    assert not one(world, distinct, plain).ex_bag
+    assert one(world, distinct, plain, keep_distinct=False).ex_bag
+    torn = "SELECT name FROM singer WHERE age > = 30"
+    assert one(world, torn.replace("> =", ">="), torn).kind is VerdictKind.ERROR
+    assert one(world, torn.replace("> =", ">="), torn, mend_operators=True).kind is VerdictKind.CORRECT
+
+
+def test_flags(world: Path) -> None:
+    assert one(world, "SELECT SUM(age) FROM singer WHERE id < 0", FRANCE).vacuous
+    assert one(world, "SELECT name FROM singer WHERE id < 0", FRANCE).vacuous
+    assert not one(world, FRANCE, FRANCE).vacuous
+    assert one(world, "SELECT name FROM singer ORDER BY country LIMIT 1", FRANCE).ties
+    assert not one(world, "SELECT name FROM singer ORDER BY id LIMIT 1", FRANCE).ties
+    assert not one(world, FRANCE, FRANCE).ties
+    assert one(world, "SELECT name FROM singer LIMIT 1", FRANCE).ties
+    assert one(world, "SELECT name FROM singer WHERE id = (SELECT id FROM singer ORDER BY country LIMIT 1)", FRANCE).ties
+    assert not one(world, "SELECT country FROM singer ORDER BY country LIMIT 1", FRANCE).ties
+
+
+def test_opposite_ties_are_put_where_the_lists_end() -> None:
+    sql = "SELECT a, (SELECT b FROM t ORDER BY c LIMIT 1) FROM (SELECT * FROM u) ORDER BY d DESC , e LIMIT 3;"
+    inner = "(SELECT b FROM t ORDER BY c, 1 {0}  LIMIT 1)"
+    torn = f"SELECT a, {inner} FROM (SELECT * FROM u) ORDER BY d DESC , e, 1 {{0}}, 2 {{0}}  LIMIT 3;"
+    assert opposite_ties(sql, 2) == (torn.format("ASC"), torn.format("DESC"))
+    assert opposite_ties("SELECT RANK() OVER (ORDER BY a) FROM t WHERE b = 'ORDER BY'", 1) is None
+
+
+def test_every_example_gets_its_own_verdict_whatever_the_workers(world: Path) -> None:
+    examples = make_examples(400)
+    predictions = {
+        example.example_id: [example.gold_sql, GOLDS[number % 5], "SELECT", "DELETE FROM singer", "SELECT 1; SELECT 2"][
+            number % 5
+        ]
+        for number, example in enumerate(examples)
+        if number % 9
+    }
+    runs = []
+    for workers in (1, 8, 1, 8):
+        settings = EvalSettings(workers=workers)
+        verdicts = judge(examples, predictions, Databases(lambda _db_id: world), GoldCache(settings))
+        runs.append([dataclasses.replace(verdict, seconds=0.0) for verdict in verdicts])
+    assert [verdict.example_id for verdict in runs[0]] == [example.example_id for example in examples]
+    assert runs[0] == runs[1] == runs[2] == runs[3]
+    assert {verdict.kind for verdict in runs[0]} == {"correct", "wrong", "error", "refused", "missing"}
+    shuffled = dict(sorted(predictions.items(), reverse=True))
+    again = judge(examples[::-1], shuffled, Databases(lambda _db_id: world), GoldCache(EvalSettings(workers=2)))
+    assert [dataclasses.replace(verdict, seconds=0.0) for verdict in again[::-1]] == runs[0]
+
+
+def test_golds_run_once_for_all_predictions_and_again_when_the_database_changes(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    golds = GoldCache(EvalSettings(workers=1))
+    databases = Databases(lambda _db_id: world)
+    examples = make_examples(len(GOLDS))
+    predictions = {example.example_id: example.gold_sql for example in examples}
+    judge(examples, predictions, databases, golds)
+    kept = golds.get(world, GOLDS[0])
+    judge(examples, predictions, databases, golds)
+    assert golds.get(world, GOLDS[0]) is kept
+    changed = make_world(tmp_path / "changed")
+    content = bytearray(changed.read_bytes())
+    content[content.index(b"Singer 9")] = ord("s")
+    world.write_bytes(bytes(content))
+    judge(examples, predictions, databases, golds)
+    assert golds.get(world, GOLDS[0]) is not kept
+
+
+def test_a_suite_finds_predictions_that_are_right_by_chance(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    suite = tmp_path / "suite"
+    (suite / "world").mkdir(parents=True)
+    other = make_world(tmp_path / "other")
+    content = other.read_bytes().replace(b"Kenya", b"Spain")
+    (suite / "world" / "a.sqlite").write_bytes(world.read_bytes())
+    (suite / "world" / "b.sqlite").write_bytes(content)
+    examples = [Example(name, "world", "", "SELECT COUNT(DISTINCT country) FROM singer") for name in ("right", "lucky", "wrong")]
+    chance = "SELECT COUNT(DISTINCT country) FROM singer WHERE country NOT IN ('Spain')"
+    predictions = {"right": examples[0].gold_sql, "lucky": chance, "wrong": "SELECT 99"}
+    verdicts = judge(examples, predictions, Databases(lambda _db_id: world, suite), GoldCache(EvalSettings(workers=1)))
+    assert [(verdict.ex_bag, verdict.ts_bag) for verdict in verdicts] == [(True, True), (True, False), (False, False)]
+    with pytest.raises(KidpipeError, match="test suite missing"):
+        Databases(lambda _db_id: world, tmp_path / "none").require_suite()
+
+
+def test_evaluate_writes_what_it_returns(world: Path, tmp_path: Path) -> None:
+    examples = make_examples(24)
+    predictions = {example.example_id: example.gold_sql for example in examples[:20]}
+    seen: list[tuple[int, int]] = []
+    result = evaluate(
+        examples,
+        predictions,
+        Databases(lambda _db_id: world),
+        EvalSettings(soft_f1=True, workers=2),
+        tmp_path / "out",
+        reasons={"q20": "prompt too long"},
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(number, 20) for number in range(1, 21)]
+    assert read_verdicts(tmp_path / "out" / VERDICTS_FILE) == result.verdicts
+    assert (tmp_path / "out" / SUMMARY_FILE).is_file()
+    assert [verdict.message for verdict in result.verdicts[20:22]] == ["prompt too long", "no prediction"]
+    summary = result.summary
+    assert summary["kinds"]["correct"] == 20
+    assert summary["kinds"]["missing"] == 4
+    assert sum(summary["kinds"].values()) == summary["examples"] == 24
+    for metric in ("ex_bag", "ex_set", "soft_f1"):
+        assert summary["metrics"][metric]["all"]["value"] == pytest.approx(20 / 24)
+    assert sum(group["rows"] for group in summary["by_hardness"].values()) == 24
+    with pytest.raises(KidpipeError, match="belong to no example"):
+        evaluate(examples, {"stranger": "SELECT 1"}, Databases(lambda _db_id: world), EvalSettings(), tmp_path / "out")
+
+
+def test_rates_leave_failed_golds_out(world: Path) -> None:
+    examples = [Example("a", "world", "", FRANCE), Example("b", "world", "", "SELECT broken")]
+    verdicts = judge(examples, {"a": FRANCE, "b": FRANCE}, Databases(lambda _db_id: world), GoldCache(EvalSettings(workers=1)))
+    summary = summarize(verdicts)
+    assert (summary["judged"], summary["metrics"]["ex_bag"]["all"]["value"]) == (1, 1.0)
+    assert summary["kinds"]["gold_error"] == 1
+
+
+def test_gold_against_gold_is_perfect(world: Path) -> None:
+    examples = make_examples(len(GOLDS))
+    predictions = {example.example_id: example.gold_sql for example in examples}
+    settings = EvalSettings(soft_f1=True, workers=2)
+    for verdict in judge(examples, predictions, Databases(lambda _db_id: world), GoldCache(settings)):
+        assert (verdict.ex_bag, verdict.ex_set, verdict.exact_set_match, verdict.soft_f1) == (True, True, True, 1.0)
