@@ -66,6 +66,23 @@ def config(config: ConfigFile = None, settings: Settings = None, json: Json = Fa
     show_config(_session(config, settings), as_json=json)
 
 
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where everything goes.")] = Path("artifacts/demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Only show that every step works; scores mean nothing.")] = False,
+    backend: Backend = "auto",
+    verbose: Verbose = False,
+    json: Json = False,
+) -> None:
+    """Distil a teacher into a student on data made on the spot: no download, about ten minutes on two cores.
+
+    Example: kidpipe demo
+    """
+    from kidpipe.commands.demo import demo as body
+
+    body(folder, quick=quick, backend=backend or "auto", verbose=verbose, as_json=json)
+
+
 @app.command("build-imperfect")
 def build_imperfect(
     teacher: Teacher = None,

@@ -29,20 +29,27 @@ class Loaded:
         return self.origins.get(name, "default")
 
 
-def load(file: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Loaded:
+def load(
+    file: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str] | None = None, *, use_file: bool = True
+) -> Loaded:
     """Resolve the configuration: file < environment < flags.
 
     Args:
         file: a TOML file; None = `kidpipe.toml` in the working folder where there is one.
         flags: `section.field` to value; texts are read as TOML values where they are such.
         environ: KIDPIPE_SECTION__FIELD=value; None = os.environ.
+        use_file: False leaves files out.
 
     Raises:
         KidpipeError: a missing file, bad TOML, an unknown key (the nearest real one is named), or a value out of range.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for source in (_from_file(file), _from_environment(os.environ if environ is None else environ), _from_flags(flags)):
+    for source in (
+        _from_file(file) if use_file else {},
+        _from_environment(os.environ if environ is None else environ),
+        _from_flags(flags),
+    ):
         for name, (value, origin) in source.items():
             _require_known(name, origin)
             values[name], origins[name] = value, origin
@@ -149,7 +156,7 @@ def template(flags: Mapping[str, Any]) -> str:
         "# runtime:  how it is computed; a change reruns nothing.",
         "# input:    points at content; the content decides.",
     ]
-    config = load(None, flags, {}).config if flags else Config()
+    config = load(None, flags, {}, use_file=False).config
     for name, model in sections().items():
         lines += ["", f"[{name}]  # {Config.model_fields[name].description}"]
         section = getattr(config, name)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from eval.generate import Predictions
 
 
-def evaluate(session: Session, model: str, *, name: str, as_json: bool) -> dict[str, Any]:
+def evaluate(session: Session, model: str, *, name: str, as_json: bool, quiet: bool = False) -> dict[str, Any]:
     """Generate, execute, compare; verdicts and summary go to eval/<name> in the store."""
     from eval.databases import Databases
     from eval.evaluate import evaluate as judge
@@ -49,7 +49,7 @@ def evaluate(session: Session, model: str, *, name: str, as_json: bool) -> dict[
         )
     if as_json:
         session.print_json(result.summary | {"folder": str(out)})
-    else:
+    elif not quiet:
         for table in tables(result.summary, f"{folder} on {len(result.verdicts)} questions"):
             session.console.print(table)
         session.console.print(f"verdicts    {out / 'verdicts.parquet'}")

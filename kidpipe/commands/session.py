@@ -50,7 +50,9 @@ class Session:
         print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
-def open_session(file: Path | None, settings: list[str], flags: Mapping[str, Any], verbose: bool = False) -> Session:
+def open_session(
+    file: Path | None, settings: list[str], flags: Mapping[str, Any], verbose: bool = False, *, use_file: bool = True
+) -> Session:
     """Read the configuration; `settings` are `section.field=value` texts, `flags` those of named options (None = not given)."""
     quieten(verbose)
     named: dict[str, Any] = {}
@@ -62,7 +64,7 @@ def open_session(file: Path | None, settings: list[str], flags: Mapping[str, Any
     named |= {name: value for name, value in flags.items() if value is not None}
     # Into a file or a pipe nothing is folded at 80 columns.
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160)
-    return Session(load(file, named), verbose, console, Console(stderr=True, highlight=False))
+    return Session(load(file, named, use_file=use_file), verbose, console, Console(stderr=True, highlight=False))
 
 
 def quieten(verbose: bool) -> None:

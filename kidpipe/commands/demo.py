@@ -1,0 +1,161 @@
+"""`kidpipe demo`: data made on the spot, a teacher trained, imperfect data built, two students trained and compared."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kidpipe.commands.build import build_imperfect
+from kidpipe.commands.judge import evaluate
+from kidpipe.commands.session import Session, make_table, open_session, show_seconds
+from kidpipe.commands.train import train
+from kidpipe.demo.recipe import QUICK, Recipe
+from kidpipe.demo.setup import prepare
+from kidpipe.store import Store
+
+SUMMARY = "summary.json"
+MODELS = ("teacher", "start", "sft", "kid")
+
+
+@dataclass
+class _Demo:
+    """One run of the demo in its folder."""
+
+    folder: Path
+    recipe: Recipe
+    backend: str
+    verbose: bool
+    seconds: dict[str, float] = field(default_factory=dict)
+    reused: set[str] = field(default_factory=set)
+
+    def session(self, **changes: Any) -> Session:
+        """A session with the demo's settings; `section__field=value` changes them."""
+        longest = self.recipe.max_length
+        settings: dict[str, Any] = {
+            "data.path": str(self.folder / "data"),
+            "store.path": str(self.folder),
+            "teacher.model": self.run("teacher"),
+            "engine.backend": self.backend,
+            "ingest.max_prompt_tokens": longest - 128,
+            "ingest.max_sql_tokens": 96,
+            "eval.max_new_tokens": 96,
+            "train.batch_size": self.recipe.batch_size,
+            "train.seed": self.recipe.seed,
+        }
+        settings |= {name.replace("__", "."): value for name, value in changes.items()}
+        # The working folder's kidpipe.toml is another project's: the demo stands on its own settings.
+        return open_session(None, [], settings, self.verbose, use_file=False)
+
+    def run(self, name: str) -> str:
+        return str(self.folder / "runs" / name / "best")
+
+    def step(self, name: str, title: str, work: Callable[[], Any]) -> Any:
+        """Announce, do and time a step."""
+        session = self.session()
+        session.console.print(f"\n[bold]{title}[/]")
+        started = time.perf_counter()
+        result = work()
+        self.seconds[name] = round(time.perf_counter() - started, 1)
+        return result
+
+    def train(self, name: str, student: str, method: str, steps: int, rate: float) -> dict[str, Any]:
+        changes = {"train__student": student, "train__method": method, "train__max_steps": steps, "train__learning_rate": rate}
+        result = train(self.session(**changes), name=name, as_json=False)
+        if result["was_finished"]:
+            self.reused.add(name)
+        return result
+
+
+def demo(folder: Path, *, quick: bool, backend: str, verbose: bool, as_json: bool) -> dict[str, Any]:
+    """Run the whole pipeline on made data and write summary.json; what an earlier run finished is reused."""
+    run = _Demo(folder, QUICK if quick else Recipe(), backend, verbose)
+    recipe, models = run.recipe, str(folder / "models")
+    run.step(
+        "world",
+        "1. Make 14 databases, questions with gold SQL, a tokenizer and two untrained models",
+        lambda: prepare(folder, recipe),
+    )
+    untrained = run.session(teacher__model="", train__student=f"{models}/teacher")
+    run.step(
+        "ingest",
+        "2. Tokenise prompts and check every gold SQL",
+        lambda: build_imperfect(untrained, until="ingest", as_json=False),
+    )
+    run.step(
+        "teacher",
+        f"3. Train the teacher: {recipe.teacher_steps} steps of supervised fine-tuning",
+        lambda: run.train("teacher", f"{models}/teacher", "sft", recipe.teacher_steps, recipe.teacher_rate),
+    )
+    built = run.step(
+        "build",
+        "4. Build imperfect data: mask gold SQL, let the teacher fill the holes, score the result",
+        lambda: build_imperfect(run.session(), until="score", as_json=False),
+    )
+    run.step(
+        "start",
+        f"5. Give the student a short start: {recipe.start_steps} steps of supervised fine-tuning",
+        lambda: run.train("start", f"{models}/student", "sft", recipe.start_steps, recipe.start_rate),
+    )
+    for method, title in (("sft", "6. From that start, supervised fine-tuning"), ("kid", "7. From that start, KID")):
+        work = partial(run.train, method, run.run("start"), method, recipe.student_steps, recipe.student_rate)
+        run.step(method, f"{title}: {recipe.student_steps} steps", work)
+    scores = run.step(
+        "eval", "8. Execute their SQL on held-out questions", lambda: {name: _evaluate(run, name) for name in MODELS}
+    )
+    summary = _summarise(run, built, scores)
+    if as_json:
+        run.session().print_json(summary)
+    else:
+        _print(run, summary)
+    return summary
+
+
+def _evaluate(run: _Demo, name: str) -> dict[str, Any]:
+    summary = evaluate(run.session(), name, name=name, as_json=False, quiet=True)
+    metrics = summary["metrics"]
+    figures = {metric: round(metrics[metric]["all"]["value"], 4) for metric in ("ex_bag", "ex_set")}
+    interval = [round(metrics["ex_bag"]["all"][side], 4) for side in ("low", "high")]
+    return {**figures, "ex_bag_interval": interval, "valid_sql": round(summary["valid_sql"], 4), "questions": summary["judged"]}
+
+
+def _summarise(run: _Demo, built: dict[str, Any], scores: dict[str, Any]) -> dict[str, Any]:
+    store = Store(run.folder)
+    before = (store.read_json(SUMMARY) or {}).get("seconds", {})
+    for stage, seconds in built["seconds"].items():
+        run.seconds[f"build.{stage}"] = seconds
+    # A step that was finished before took its time then; the summary keeps that figure.
+    reused = run.reused | {f"build.{stage}" for stage, count in built["ran"].items() if not count}
+    seconds = {name: before.get(name, value) if name in reused else value for name, value in run.seconds.items()}
+    summary = {
+        "models": scores,
+        "rewrite_rate": round(built["rewrite_rate"], 4),
+        "imperfect": {name: round(built[name], 4) for name in ("changed_rows", "parse", "execute", "same_result", "stored_ids")},
+        "seconds": seconds,
+        "recipe": asdict(run.recipe),
+    }
+    store.write_json(SUMMARY, summary)
+    return summary
+
+
+def _print(run: _Demo, summary: dict[str, Any]) -> None:
+    console = run.session().console
+    console.print()
+    table = make_table("", {"model": "left", "ex_bag": "right", "95% interval": "left", "ex_set": "right", "valid SQL": "right"})
+    names = {"teacher": "teacher", "start": "student, start", "sft": "student, SFT", "kid": "student, KID"}
+    for name, score in summary["models"].items():
+        low, high = score["ex_bag_interval"]
+        table.add_row(
+            names[name],
+            f"{score['ex_bag']:.1%}",
+            f"{low:.1%} to {high:.1%}",
+            f"{score['ex_set']:.1%}",
+            f"{score['valid_sql']:.1%}",
+        )
+    console.print(table)
+    whole = sum(seconds for name, seconds in summary["seconds"].items() if "." not in name)
+    console.print(
+        f"\n{summary['models']['kid']['questions']} held-out questions; {show_seconds(whole)} in all; {run.folder / SUMMARY}"
+    )
+    console.print(f"look around: kidpipe inspect train:0 --set store.path={run.folder}")

@@ -1,0 +1,55 @@
+"""A recipe in; a data folder and untrained teacher and student folders out, made once."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from kidpipe.config import DataSettings
+from kidpipe.demo.recipe import ModelSize, Recipe
+from kidpipe.prompts import render_question
+from kidpipe.readers import read
+from kidpipe.schema_text import read_schema, render
+
+
+def prepare(folder: Path, recipe: Recipe) -> None:
+    """Make `data`, `models/teacher` and `models/student` under `folder`, unless they are there for this recipe."""
+    from kidpipe.demo.world import make_world
+
+    done = folder / "recipe.json"
+    text = json.dumps(asdict(recipe), sort_keys=True)
+    if done.exists() and done.read_text(encoding="utf-8") == text:
+        return
+    make_world(folder / "data", num_train=recipe.num_train, num_dev=recipe.num_dev, seed=recipe.seed)
+    _make_models(folder, recipe)
+    done.write_text(text, encoding="utf-8")
+
+
+def _make_models(folder: Path, recipe: Recipe) -> None:
+    data = DataSettings(path=str(folder / "data"))
+    sizes = {folder / "models" / "teacher": recipe.teacher, folder / "models" / "student": recipe.student}
+    make_models(data, sizes, vocab_size=recipe.vocab_size, max_length=recipe.max_length, seed=recipe.seed)
+
+
+def make_models(data: DataSettings, sizes: Mapping[Path, ModelSize], *, vocab_size: int, max_length: int, seed: int) -> None:
+    """Train a tokenizer on a data set's prompts and SQL, and save a random model with it in each folder of `sizes`."""
+    from transformers.utils import logging
+
+    from kidpipe.demo.models import make_model, train_tokenizer
+
+    logging.disable_progress_bar()
+    tokenizer = train_tokenizer(_texts(data), vocab_size)
+    for folder, size in sizes.items():
+        model = make_model(tokenizer, **asdict(size), max_length=max_length, seed=seed)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def _texts(data: DataSettings) -> list[str]:
+    """What the tokenizer is learnt from: every schema, question and gold SQL of the training part."""
+    dataset = read(data, "train")
+    db_ids = sorted({example.db_id for example in dataset.examples})
+    texts = [render(read_schema(dataset.database(db_id), db_id), "compact") for db_id in db_ids]
+    for example in dataset.examples:
+        texts += [render_question(example.question, example.evidence), example.gold_sql]
+    return texts
