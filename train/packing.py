@@ -29,7 +29,7 @@ class Pack:
     input_ids_BL: Tensor
     position_ids_BL: Tensor
     tout_L: Tensor | None
-    """Tree packs: first row that no longer sees each row, see train.tree."""
+    """Tree and plain packs: first row that no longer sees each row, see train.tree."""
     padding_BL: Tensor | None
     """Unpacked rows: 1 at tokens, 0 at padding."""
     targets: Targets
@@ -121,7 +121,7 @@ def _row_pack(branches: list[Branch], layout: Layout) -> Pack:
         layout=layout,
         input_ids_BL=torch.from_numpy(tree.input_ids)[None],
         position_ids_BL=torch.from_numpy(tree.position_ids)[None],
-        tout_L=torch.from_numpy(tree.tout) if layout == "tree" else None,
+        tout_L=torch.from_numpy(tree.tout),
         padding_BL=None,
         targets=collect_targets(branches, rows),
     )

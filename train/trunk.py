@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kidpipe.errors import KidpipeError
+from train.attention import Plan, has_tree_attention, install, make_plan, uninstall
 from train.packing import Layout, Pack
 from train.tree import build_tree
 
@@ -28,8 +29,12 @@ def ancestor_mask(tout_L: Tensor) -> Tensor:
 
 def hidden_states(model: nn.Module, pack: Pack) -> Tensor:
     """The trunk's last hidden states, [B * L, D], rows as the pack's targets number them."""
-    # Plain packs pass no mask: transformers finds the sequences where positions start again, sliding windows included.
-    mask = pack.padding_BL if pack.tout_L is None else ancestor_mask(pack.tout_L)
+    if pack.tout_L is None:
+        return _run_trunk(model, pack.input_ids_BL, pack.position_ids_BL, pack.padding_BL)
+    if has_tree_attention(model):
+        return _run_trunk(model, pack.input_ids_BL, pack.position_ids_BL, make_plan(pack.tout_L.numpy()))
+    # A plain pack needs no mask: transformers finds where positions start again, and minds sliding windows.
+    mask = ancestor_mask(pack.tout_L) if pack.layout == "tree" else None
     return _run_trunk(model, pack.input_ids_BL, pack.position_ids_BL, mask)
 
 
@@ -60,8 +65,19 @@ def head_of(model: nn.Module) -> tuple[Tensor, Tensor | None]:
 
 
 def choose_layout(model: nn.Module, packing: Literal["auto", "tree", "plain", "none"]) -> Layout:
-    """The layout asked for, or the best that the model serves; says when that is less than a tree."""
+    """The layout asked for, or the best that the model serves; says when that is less than a tree.
+
+    On a CPU, a model that can share prompts is switched to tree attention on the way.
+    """
     best, reason = _best_layout(model)
+    if (
+        best == "tree"
+        and next(model.parameters()).device.type == "cpu"
+        and install(model)
+        and not _agrees_with_rows(model, "tree")
+    ):
+        _LOG.warning("attention: dense masks, because this model does not run tree attention")
+        uninstall(model)
     ranks: list[Layout] = ["none", "plain", "tree"]
     if packing == "auto":
         if best != "tree":
@@ -102,7 +118,12 @@ def _agrees_with_rows(model: nn.Module, layout: Layout) -> bool:
     input_ids, position_ids, tout = (
         torch.from_numpy(array).to(device) for array in (tree.input_ids, tree.position_ids, tree.tout)
     )
-    mask = ancestor_mask(tout) if layout == "tree" else None
+    mask: Tensor | Plan | None = None
+    if has_tree_attention(model):
+        # Blocks of two rows, so that the tree is cut in every way there is.
+        mask = make_plan(tree.tout, local_rows=2)
+    elif layout == "tree":
+        mask = ancestor_mask(tout)
     was_training = model.training
     model.eval()
     try:
@@ -120,8 +141,12 @@ def _agrees_with_rows(model: nn.Module, layout: Layout) -> bool:
         model.train(was_training)
 
 
-def _run_trunk(model: nn.Module, input_ids_BL: Tensor, position_ids_BL: Tensor, mask: Tensor | None) -> Tensor:
+def _run_trunk(model: nn.Module, input_ids_BL: Tensor, position_ids_BL: Tensor, mask: Tensor | Plan | None) -> Tensor:
     trunk: Any = trunk_of(model)
-    output = trunk(input_ids=input_ids_BL, position_ids=position_ids_BL, attention_mask=mask, use_cache=False)
+    arguments: dict[str, Any] = {"attention_mask": mask}
+    if isinstance(mask, Plan):
+        # A 4-D mask is passed through untouched; tree attention looks at the plan only.
+        arguments = {"attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool), "tree_plan": mask}
+    output = trunk(input_ids=input_ids_BL, position_ids=position_ids_BL, use_cache=False, **arguments)
     hidden_BLD: Tensor = output.last_hidden_state
     return hidden_BLD.flatten(0, 1)

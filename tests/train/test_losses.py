@@ -96,11 +96,12 @@ def test_value_and_gradient_are_the_dense_ones(
     result = head_loss(*inputs, case.targets, objective)
     (2.0 * result.loss).backward()
     value, grads = case.reference(name, objective)
-    assert result.loss.item() == pytest.approx(value.item(), rel=2e-5, abs=2e-6)
+    assert result.loss.item() == pytest.approx(value.item(), rel=2e-5, abs=2e-6 * (1 + sharpness))
     for mine, theirs in zip((x.grad for x in inputs), grads, strict=True):
         assert mine is not None
         assert torch.isfinite(mine).all()
-        assert (mine.double() - 2.0 * theirs).norm() <= 1e-4 * theirs.norm() + 2e-5
+        # Logits grow with sharpness, and so does what float32 rounds off them.
+        assert (mine.double() - 2.0 * theirs).norm() <= 1e-4 * theirs.norm() + 2e-5 * (1 + sharpness)
     with torch.no_grad():
         assert head_loss(*inputs, case.targets, objective).loss.item() == pytest.approx(result.loss.item(), rel=1e-6)
 

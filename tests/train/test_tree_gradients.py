@@ -6,7 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kidpipe.errors import KidpipeError
 from tests.train.small import make_examples, make_student
+from train.attention import has_tree_attention, install
 from train.examples import Example
 from train.head import Objective, head_loss
 from train.losses import divergence
@@ -45,6 +47,10 @@ def test_tree_and_plain_packs_agree_with_rows(tied: bool, seed: int, databases: 
     assert_same(gradients(model, examples, "tree", 10_000), rows)
     assert_same(gradients(model, examples, "plain", 10_000), rows)
     assert_same(gradients(model, examples, "tree", 64), rows)
+    assert install(model)
+    assert_same(gradients(model, examples, "tree", 10_000), rows)
+    assert_same(gradients(model, examples, "plain", 10_000), rows)
+    assert_same(gradients(model, examples, "none", 10_000), rows)
 
 
 def test_gradient_checkpointing_changes_nothing() -> None:
@@ -54,10 +60,42 @@ def test_gradient_checkpointing_changes_nothing() -> None:
     model.train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     assert_same(gradients(model, examples, "tree", 200), expected)
+    assert install(model)
+    assert_same(gradients(model, examples, "tree", 200), expected)
 
 
 def test_layout_is_tree_for_full_attention_and_less_for_sliding_windows(caplog: pytest.LogCaptureFixture) -> None:
-    assert choose_layout(make_student(), "auto") == "tree"
+    model = make_student()
+    assert choose_layout(model, "auto") == "tree"
+    assert has_tree_attention(model)
     assert not caplog.records
-    assert choose_layout(make_student(sliding_window=8), "auto") == "plain"
+    model = make_student(sliding_window=8)
+    assert choose_layout(model, "auto") == "plain"
+    assert not has_tree_attention(model)
     assert "sliding-window" in caplog.text
+
+
+def test_windows_are_kept_in_plain_packs() -> None:
+    model = make_student(sliding_window=6)
+    examples = make_examples(np.random.default_rng(1), 2, 2, 1)
+    assert_same(gradients(model, examples, "plain", 10_000), gradients(model, examples, "none", 10_000))
+
+
+def test_a_layout_that_the_model_cannot_serve_is_refused() -> None:
+    with pytest.raises(KidpipeError, match="cannot train with packing = tree"):
+        choose_layout(make_student(sliding_window=8), "tree")
+    assert choose_layout(make_student(sliding_window=8), "none") == "none"
+
+
+def test_models_with_attention_dropout_keep_dense_masks() -> None:
+    model = make_student()
+    model.config.attention_dropout = 0.1
+    assert choose_layout(model, "auto") == "tree"
+    assert not has_tree_attention(model)
+
+
+def test_soft_capped_heads_are_refused() -> None:
+    model = make_student()
+    model.config.final_logit_softcapping = 30.0
+    with pytest.raises(KidpipeError, match="soft-caps"):
+        head_of(model)

@@ -1,0 +1,82 @@
+"""A Spider folder in; training examples with real schemas, questions and SQL out, for benchmarks that need no teacher.
+
+The tokenizer is trained on the spot. Imperfect views change `rewritten` of the SQL tokens; the teacher's distributions
+are drawn with the sizes that stored ones have. What is drawn decides neither times nor token counts.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kidpipe.config import DataSettings
+from kidpipe.demo.models import train_tokenizer
+from kidpipe.prompts import PromptEncoder
+from kidpipe.readers import read
+from kidpipe.schema_text import read_schema, render
+from train.examples import Branch, Example, Teacher
+from train.order import group_order
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question as token ids."""
+
+    example_id: str
+    db_id: str
+    schema: list[int]
+    question: list[int]
+    gold: list[int]
+
+
+def read_rows(folder: Path, vocab_size: int, limit: int = 0) -> tuple[list[Row], Any]:
+    """The training questions of a Spider folder under the compact template, and the tokenizer made for them."""
+    dataset = read(DataSettings(path=str(folder), limit=limit), "train")
+    schemas = {x: render(read_schema(dataset.database(x), x), "compact") for x in sorted({e.db_id for e in dataset.examples})}
+    texts = [*schemas.values(), *(f"{e.question}\n{e.gold_sql}" for e in dataset.examples)]
+    tokenizer = train_tokenizer(texts, vocab_size)
+    encoder = PromptEncoder(tokenizer, chat=False)
+    rows = [
+        Row(
+            e.example_id,
+            e.db_id,
+            encoder.schema_ids(schemas[e.db_id]),
+            encoder.question_ids(e.question, e.evidence),
+            encoder.sql_ids(e.gold_sql)[0],
+        )
+        for e in dataset.examples
+    ]
+    return rows, tokenizer
+
+
+def make_steps(
+    rows: list[Row], *, batch_size: int, group_size: int, views: int, rewritten: float, vocab_size: int, gold: bool = True
+) -> list[list[Example]]:
+    """The steps of one epoch, in the trainer's own order."""
+    rng = np.random.default_rng(0)
+    by_id = {row.example_id: row for row in rows}
+    order = group_order(sorted((row.example_id, row.db_id) for row in rows), group_size, seed=0, epoch=0)
+    examples = [_example(by_id[x], rng, views, rewritten, vocab_size, gold) for x in order]
+    return [examples[start : start + batch_size] for start in range(0, len(examples) - batch_size + 1, batch_size)]
+
+
+def _example(row: Row, rng: np.random.Generator, views: int, rewritten: float, vocab_size: int, gold: bool) -> Example:
+    prompt = [*row.schema, *row.question]
+    branches = [Branch(np.array(prompt + row.gold, np.int32), len(prompt), 1, True, None)] if gold else []
+    for _ in range(views):
+        sql = np.array(row.gold, np.int32)
+        changed = rng.random(len(sql)) < rewritten
+        sql[changed] = rng.integers(4, vocab_size, size=int(changed.sum()))
+        tokens = np.concatenate([np.array(prompt, np.int32), sql])
+        branches.append(Branch(tokens, len(prompt), 1, False, _teacher(rng, len(sql) + 1, vocab_size)))
+    return Example(row.example_id, row.db_id, tuple(branches))
+
+
+def _teacher(rng: np.random.Generator, length: int, vocab_size: int) -> Teacher:
+    """Peaked distributions: a few ids at most positions, up to 64 at some."""
+    count: NDArray[np.int16] = np.minimum(rng.geometric(0.15, size=length), 64).astype(np.int16)
+    ids = np.concatenate([rng.choice(vocab_size, size=int(k), replace=False) for k in count]).astype(np.int32)
+    logprobs = np.concatenate([np.log(np.full(int(k), 0.999 / k)) for k in count]).astype(np.float16)
+    return Teacher(count, ids, logprobs, np.full(length, 0.001, np.float32))

@@ -1,0 +1,197 @@
+"""Queries, keys and values of a tree pack in; attention over ancestors only, at the price of the pairs that exist, out.
+
+A dense [L, L] mask costs time for every pair of rows, and nearly all pairs of a pack are not allowed. The tree is cut into
+contiguous blocks instead: a chain of single children (a schema) sees itself causally, everything below it sees it
+whole, and small subtrees see themselves through a mask of their own. Partial results are joined by their log-sum-exps;
+in the backward pass each block's share follows from the joined output and log-sum-exp, as in ring attention
+(arXiv 2310.01889). CPU only: CUDA has FlexAttention for this, and until then the dense mask.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from train.tree import Int64
+
+NAME = "kidpipe_tree"
+# Subtrees of up to so many rows are one masked block. Smaller ones cost calls, larger ones pairs.
+_LOCAL_ROWS = 128
+
+_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+@dataclass(frozen=True)
+class Block:
+    """Queries [start, stop) see keys [key_start, key_stop), all of them, causally, or as `mask` says."""
+
+    start: int
+    stop: int
+    key_start: int
+    key_stop: int
+    is_causal: bool = False
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The blocks of a pack. Each row is in exactly one of `own`, and in any number of `above`."""
+
+    own: list[Block]
+    above: list[Block]
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of rows that are computed, masked ones included."""
+        return sum((b.stop - b.start) * (b.key_stop - b.key_start) for b in (*self.own, *self.above))
+
+
+def make_plan(tout: Int64, local_rows: int = _LOCAL_ROWS) -> Plan:
+    """Cut the tree that `tout` describes (see train.tree) into blocks."""
+    plan = Plan([], [])
+    waiting = [(0, len(tout))]
+    while waiting:
+        # [start, end) is a run of sibling subtrees whose rows above are dealt with.
+        start, end = waiting.pop()
+        first_end = int(tout[start])
+        if first_end - start > local_rows:
+            if first_end < end:
+                waiting.append((first_end, end))
+            fork = _fork(tout, start, first_end)
+            plan.own.append(Block(start, fork, start, fork, is_causal=True))
+            if fork < first_end:
+                plan.above.append(Block(fork, first_end, start, fork))
+                waiting.append((fork, first_end))
+            continue
+        stop = first_end
+        while stop < end and tout[stop] - start <= local_rows:
+            stop = int(tout[stop])
+        if stop < end:
+            waiting.append((stop, end))
+        plan.own.append(Block(start, stop, start, stop, mask=_local_mask(tout, start, stop)))
+    return plan
+
+
+def _fork(tout: Int64, start: int, end: int) -> int:
+    """First row of [start, end), one subtree, that has a sibling; `end` when it is a single chain."""
+    # A row continues the chain when it is its parent's only child: both subtrees end together.
+    leaves = tout[start:end] != end
+    return start + int(leaves.argmax()) if leaves.any() else end
+
+
+def _local_mask(tout: Int64, start: int, stop: int) -> Tensor:
+    row_L = torch.arange(start, stop)
+    tout_L = torch.from_numpy(tout[start:stop])
+    seen = (row_L[None, :] <= row_L[:, None]) & (row_L[:, None] < tout_L[None, :])
+    return torch.where(seen, 0.0, -torch.inf)[None, None]
+
+
+class _TreeAttention(torch.autograd.Function):
+    """Shapes: H heads, G key-value heads, L rows, E size of a head; inputs [1, H, L, E] and [1, G, L, E]."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: Plan, scale: float) -> Tensor:
+        _, heads, rows, size = query.shape
+        output = query.new_empty(1, rows, heads, size).transpose(1, 2)
+        precise = torch.promote_types(query.dtype, torch.float32)
+        total = query.new_empty(1, rows, heads, dtype=precise).transpose(1, 2)
+        for block in plan.own:
+            part, lse = _attend(block, query, key, value, scale)
+            output[:, :, block.start : block.stop] = part
+            total[:, :, block.start : block.stop] = lse
+        for block in plan.above:
+            part, lse = _attend(block, query, key, value, scale)
+            here = slice(block.start, block.stop)
+            joined = torch.logaddexp(total[:, :, here], lse)
+            share = (lse - joined).exp()[..., None].to(part.dtype)
+            output[:, :, here] = torch.lerp(output[:, :, here], part, share)
+            total[:, :, here] = joined
+        ctx.save_for_backward(query, key, value, output, total)
+        ctx.plan, ctx.scale = plan, scale
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, output, total = ctx.saved_tensors
+        inputs = (query, key, value)
+        # Laid out as [1, L, H, E], which is what the projections before them want.
+        grads = [torch.zeros_like(x.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2) for x in inputs]
+        for block in (*ctx.plan.own, *ctx.plan.above):
+            here, there = slice(block.start, block.stop), slice(block.key_start, block.key_stop)
+            mask = None if block.mask is None else block.mask.to(query.dtype)
+            parts = _backward(
+                grad_output[:, :, here],
+                query[:, :, here],
+                key[:, :, there],
+                value[:, :, there],
+                output[:, :, here],
+                total[:, :, here],
+                0.0,
+                block.is_causal,
+                attn_mask=mask,
+                scale=ctx.scale,
+            )
+            for grad, part, where in zip(grads, parts, (here, there, there), strict=True):
+                grad[:, :, where] += part
+        return (*grads, None, None)
+
+
+def _attend(block: Block, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    here, there = slice(block.start, block.stop), slice(block.key_start, block.key_stop)
+    mask = None if block.mask is None else block.mask.to(query.dtype)
+    part, lse = _forward(
+        query[:, :, here], key[:, :, there], value[:, :, there], 0.0, block.is_causal, attn_mask=mask, scale=scale
+    )
+    return part, lse
+
+
+def tree_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    tree_plan: Plan | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The function that transformers calls in each layer; without a plan it is transformers' own SDPA."""
+    if tree_plan is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        result: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return result
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if torch.is_autocast_enabled(query.device.type):
+        # Rotary embeddings leave float32 beside bfloat16 values; SDPA would cast here too.
+        query, key, value = (x.to(torch.get_autocast_dtype(query.device.type)) for x in (query, key, value))
+    output: Tensor = _TreeAttention.apply(query, key, value, tree_plan, scale)  # type: ignore[no-untyped-call]
+    return output.transpose(1, 2).contiguous(), None
+
+
+def install(model: nn.Module) -> bool:
+    """Make `model` attend through `tree_attention_forward`; False where it drops attention weights or can't be changed."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    if getattr(model.config, "attention_dropout", 0.0):
+        return False
+    AttentionInterface.register(NAME, tree_attention_forward)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    model.set_attn_implementation(NAME)  # type: ignore[operator]
+    return has_tree_attention(model)
+
+
+def uninstall(model: nn.Module) -> None:
+    """Back to transformers' SDPA."""
+    model.set_attn_implementation("sdpa")  # type: ignore[operator]
+
+
+def has_tree_attention(model: nn.Module) -> bool:
+    """Whether `install` changed the model."""
+    return bool(getattr(model.config, "_attn_implementation", "") == NAME)
