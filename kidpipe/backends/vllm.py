@@ -3,7 +3,7 @@
 A prompt's shared prefix is computed once. vLLM skips its prefix cache for requests that want prompt log-probabilities;
 they are let read it here, and only the rows after the cached part are used. Before a sequence is scored its prompt is
 sent as a request of its own that wants no log-probabilities: the scored request then finds it in the cache, and the
-output layer runs over the SQL instead of the whole prompt. A self-test at the start checks that all this holds.
+output layer runs over the SQL instead of the whole prompt. A trial at the start checks that all this holds.
 """
 
 import logging
@@ -134,13 +134,13 @@ class VllmBackend:
         llm.reset_prefix_cache()
         return llm
 
-    def _add(self, request_id: str, token_ids: list[int], params: Any) -> None:
+    def _add(self, request_id: str, token_ids: list[int], params: Any, salt: str = "") -> None:
         from vllm.inputs.engine import tokens_input
 
         assert self._engine is not None
         assert self._call is not None
         self._call.live.add(request_id)
-        self._engine.llm.add_request(request_id, tokens_input(token_ids), params)
+        self._engine.llm.add_request(request_id, tokens_input(token_ids, cache_salt=salt or None), params)
 
     def _run(self, call: _Call[Answer]) -> Iterator[Answer]:
         """Keep the engine supplied within the call's bounds; yield the answers in order."""
@@ -213,14 +213,11 @@ class _Scoring:
         self._block = backend._engine.block_size
 
     def submit(self, index: int) -> int:
-        """The prompt first, for the cache, unless the request before had the same one; then the sequence itself."""
+        """Hand in the sequence, and before it its prompt, unless the request before had the same one."""
         request = self._requests[index]
-        if self._reads_cache:
-            prefix = (int(request.start) - 1) // self._block * self._block
-            known = _shared_prefix(request.token_ids, self._requests[index - 1].token_ids) if index else 0
-            if prefix > known // self._block * self._block:
-                self._backend._add(f"prefix {index}", request.token_ids[:prefix].tolist(), _sampling(max_tokens=1))
-        self._add(index, reads_cache=self._reads_cache)
+        known = _shared_prefix(request.token_ids, self._requests[index - 1].token_ids) if index else 0
+        known = known // self._block * self._block
+        self._add(index, known, salt=f"{index}" if known >= request.start else "")
         return len(request.token_ids)
 
     def receive(self, index: int, output: Any) -> TopK | None:
@@ -236,18 +233,25 @@ class _Scoring:
         if not complete or not (ids[::width] == request.token_ids[request.start :]).all():
             assert index not in self._retried, "vLLM returned rows of other tokens than those it was given"
             self._retried.add(index)
-            self._add(index, reads_cache=False)
+            self._add(index, 0, salt=f"{index}")
             return None
         self._backend.cached_tokens += cached
         ids = ids.reshape(count, width)
         logprobs = np.asarray(flat.logprobs[-count * width :], dtype=np.float32).reshape(count, width)
         return TopK(*in_ranked_order(ids[:, 1:], logprobs[:, 1:], self._top_k), actual_logprob=logprobs[:, 0].copy())
 
-    def _add(self, index: int, *, reads_cache: bool) -> None:
+    def _add(self, index: int, known: int, salt: str) -> None:
+        """`known` tokens are in the cache already. A salt keeps it from serving what other requests left there: where one
+        has the same tokens up to a position that is wanted here, that position would not be computed.
+        """
+        request = self._requests[index]
+        prefix = (int(request.start) - 1) // self._block * self._block
+        if self._reads_cache and prefix > (0 if salt else known):
+            self._backend._add(f"prefix {index}", request.token_ids[:prefix].tolist(), _sampling(max_tokens=1), salt)
         params = _sampling(
-            max_tokens=1, prompt_logprobs=self._entries, flat_logprobs=True, skip_reading_prefix_cache=not reads_cache
+            max_tokens=1, prompt_logprobs=self._entries, flat_logprobs=True, skip_reading_prefix_cache=not self._reads_cache
         )
-        self._backend._add(str(index), self._requests[index].token_ids.tolist(), params)
+        self._backend._add(str(index), request.token_ids.tolist(), params, salt)
 
 
 def _sampling(**settings: Any) -> Any:

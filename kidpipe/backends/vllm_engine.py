@@ -29,16 +29,23 @@ _BLOCK = 32
 """Tokens a cache block on the CPU, whose attention wants multiples of 32."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Engine:
-    """A running vLLM engine and what it takes to stop it."""
+    """A running vLLM engine."""
 
     llm: Any
     on_cpu: bool
     block_size: int
     capacity_tokens: int
     """Tokens that the key-value cache holds."""
-    restore: Callable[[], None]
+
+
+_running: list[Engine] = []
+_retired: list[Any] = []
+"""On the CPU engines share torch.distributed and patches of torch, and one that shuts down takes both from the others.
+So it waits for the last one, and its memory with it.
+"""
+_undo: list[Callable[[], None]] = []
 
 
 def start(
@@ -47,7 +54,8 @@ def start(
     """Load the model. `dtype` is explicit: vLLM's own "auto" turns float32 into bfloat16."""
     on_cpu = settings.device == "cpu" or not torch.cuda.is_available()
     _set_environment(on_cpu, verbose)
-    restore = _remember_torch()
+    if not _undo:
+        _undo.append(_remember_torch())
     with quiet(verbose) as last_lines, _random_state_kept(), graph_compiler_off(on_cpu):
         try:
             from vllm import EngineArgs, LLMEngine
@@ -58,23 +66,29 @@ def start(
             arguments = _arguments(model_path, settings, dtype, on_cpu, max_logprobs, max_length, vocab_size)
             llm = LLMEngine.from_engine_args(EngineArgs(**arguments))
         except KidpipeError:
+            _free()
             raise
         except Exception as error:  # whatever vLLM raises, at any depth, means that it cannot run this model here
             printed = last_lines()
             _free()
-            restore()
             raise refusal(error, model_path, printed) from error
     cache = llm.vllm_config.cache_config
-    return Engine(llm, on_cpu, cache.block_size, (cache.num_gpu_blocks or 0) * cache.block_size, restore)
+    engine = Engine(llm, on_cpu, cache.block_size, (cache.num_gpu_blocks or 0) * cache.block_size)
+    _running.append(engine)
+    return engine
 
 
 def stop(engine: Engine, verbose: bool) -> None:
     """Free the engine's memory and let another one be started in this process."""
+    _running.remove(engine)
+    _retired.append(engine.llm)
+    engine.llm = None
+    if engine.on_cpu and _running:
+        return
     with quiet(verbose):
-        engine.llm.engine_core.shutdown()
-        engine.llm = None
+        while _retired:
+            _retired.pop().engine_core.shutdown()
         _free()
-    engine.restore()
 
 
 def refusal(error: Exception, model_path: Path, printed: str = "") -> KidpipeError:
@@ -174,7 +188,10 @@ def _random_state_kept() -> Iterator[None]:
 
 
 def _free() -> None:
-    from vllm.distributed import cleanup_dist_env_and_memory
-
     gc.collect()
-    cleanup_dist_env_and_memory()
+    if not _running:
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        cleanup_dist_env_and_memory()
+        while _undo:
+            _undo.pop()()

@@ -1,5 +1,6 @@
 """Texts in, a tiny Qwen2 with its own byte-level BPE tokenizer in a folder out: real engines load it within seconds."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from kidpipe.backends.base import ScoreRequest
+from kidpipe.backends.base import ScoreRequest, TopK
+from kidpipe.backends.select import open_backend
+from kidpipe.backends.transformers import TransformersBackend
+from kidpipe.backends.vllm import VllmBackend
+from kidpipe.config import EngineSettings
 
 _CORPUS = [
     "table singer: singer_id (number, primary key), name (text), country (text), age (number)",
@@ -66,3 +71,32 @@ def random_requests(count: int, *, seed: int, shared: int = 0) -> list[ScoreRequ
         token_ids = np.concatenate([prefix, rest]).astype(np.int32)
         requests.append(ScoreRequest(token_ids, len(token_ids) - int(rng.integers(1, 20))))
     return requests
+
+
+def engine_settings(**changes: object) -> EngineSettings:
+    """A small vLLM engine on the CPU."""
+    return EngineSettings.model_validate({"backend": "vllm", "device": "cpu", "kv_cache_mib": 32, "batch_tokens": 1024} | changes)
+
+
+def open_vllm(folder: Path, *, max_length: int = 512, **changes: object) -> VllmBackend:
+    """The model in `folder` in such an engine."""
+    backend = open_backend(folder, engine_settings(**changes), max_top_k=16, max_length=max_length)
+    assert isinstance(backend, VllmBackend)
+    return backend
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_model: Path) -> Iterator[TransformersBackend]:
+    """The tiny model in the reference engine."""
+    engine = TransformersBackend(tiny_model, dtype="float32", device="cpu", batch_tokens=2048, max_length=512, verbose=False)
+    yield engine
+    engine.close()
+
+
+def assert_same(ours: list[TopK], theirs: list[TopK]) -> None:
+    """The likeliest token everywhere, and log-probabilities within 2e-4."""
+    for our, their in zip(ours, theirs, strict=True):
+        assert (our.ids.dtype, our.logprobs.dtype, our.actual_logprob.dtype) == (np.int32, np.float32, np.float32)
+        np.testing.assert_array_equal(our.ids[:, 0], their.ids[:, 0])
+        np.testing.assert_allclose(our.logprobs, their.logprobs, atol=2e-4)
+        np.testing.assert_allclose(our.actual_logprob, their.actual_logprob, atol=2e-4)
