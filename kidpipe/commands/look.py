@@ -148,18 +148,14 @@ def query(session: Session, sql: str, *, as_json: bool) -> None:
             if files:
                 listing = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
                 connection.execute(f"CREATE VIEW {stage} AS SELECT * FROM read_parquet([{listing}])")
-        # The files that the views read stay readable; nothing else is.
-        connection.execute("SET lock_configuration = true")
         try:
+            _require_reading(connection, sql)
             cursor = connection.execute(sql)
             names = [column[0] for column in cursor.description or []]
             rows = cursor.fetchall()
         except duckdb.Error as error:
-            raise KidpipeError(
-                str(error).strip().splitlines()[0],
-                where=sql,
-                fix=f"views: {', '.join(s for s in _STAGES if s in manifest['stages'])}",
-            ) from None
+            views = ", ".join(stage for stage in _STAGES if stage in manifest["stages"])
+            raise KidpipeError(str(error).strip().splitlines()[0], where=sql, fix=f"views: {views}") from None
     if as_json:
         session.print_json([{name: _plain(value) for name, value in zip(names, row, strict=True)} for row in rows])
         return
@@ -167,6 +163,17 @@ def query(session: Session, sql: str, *, as_json: bool) -> None:
     for row in rows:
         table.add_row(*map(_cell, row))
     session.console.print(table)
+
+
+def _require_reading(connection: Any, sql: str) -> None:
+    """Shards are written by builds only."""
+    import duckdb
+
+    statements = connection.extract_statements(sql)
+    if len(statements) != 1:
+        raise KidpipeError(f"{len(statements)} statements were given", where=sql, fix="give one statement")
+    if statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
+        raise KidpipeError("kidpipe query reads only", where=sql, fix="start with SELECT, FROM, DESCRIBE or SUMMARIZE")
 
 
 def _cell(value: Any) -> str:
