@@ -40,7 +40,8 @@ def main(data: Path, num_rows: int, out: Path | None) -> None:
     rows = _read(data)[:num_rows]
     lines = [
         f"{len(rows):,} stored predictions on 20 Spider databases, ex_bag and ex_set of each. Python "
-        f"{platform.python_version()}, SQLite {sqlite3.sqlite_version}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the start: on a busy "
+        f"{platform.python_version()}, SQLite {sqlite3.sqlite_version}, {os.cpu_count()} cores, load "
+        f"average {os.getloadavg()[0]:.1f} at the start: on a busy "
         "machine compare the CPU columns. The better of two runs.",
         "",
         "| how | rows | isolated | verdicts/s | ms a verdict | CPU ms a verdict |",

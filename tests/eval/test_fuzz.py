@@ -1,0 +1,87 @@
+"""Fuzzed test suites: variants keep the schema and its keys, golds run on them, and they refute what the original can't."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from eval.databases import Databases
+from eval.execution import GoldCache
+from eval.fuzz import REPORT_FILE, fuzz_suite
+from eval.mutants import literals, mutants
+from eval.variants import make_variant
+from eval.verdicts import judge
+from kidpipe.config import EvalSettings
+from kidpipe.readers import Example
+from tests.eval.worlds import GOLDS, make_examples, make_world
+
+SETTINGS = EvalSettings(max_steps=2_000_000, workers=2)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("fuzz"))
+
+
+def contents(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.text_factory = bytes
+        names = [row[0].decode() for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {name: connection.execute(f"SELECT * FROM {name} ORDER BY rowid").fetchall() for name in names}
+
+
+def test_mutants_are_neighbours() -> None:
+    found = mutants("SELECT name FROM singer WHERE age > 30 AND id = 1 ORDER BY age LIMIT 2")
+    assert "SELECT name FROM singer WHERE age >= 30 AND id = 1 ORDER BY age LIMIT 2" in found
+    assert "SELECT name FROM singer WHERE age > 31 AND id = 1 ORDER BY age LIMIT 2" in found
+    assert "SELECT name FROM singer WHERE age > 30 OR id = 1 ORDER BY age LIMIT 2" in found
+    assert "SELECT name FROM singer WHERE age > 30 ORDER BY age LIMIT 2" in found
+    assert "SELECT name FROM singer WHERE age > 30 AND id = 1 ORDER BY age DESC LIMIT 2" in found
+    assert "SELECT name FROM singer WHERE age > 30 AND id = 1 ORDER BY age LIMIT 3" in found
+    assert len(found) == len(set(found))
+    assert mutants("not sql at all") == mutants("DELETE FROM singer") == []
+
+
+def test_mutants_of_a_set_operation_change_its_root() -> None:
+    found = mutants("SELECT a FROM t UNION SELECT b FROM t")
+    assert "SELECT a FROM t INTERSECT SELECT b FROM t" in found
+
+
+def test_literals_are_found_by_column() -> None:
+    sql = "SELECT name FROM singer WHERE Age > 30 AND country = \"Peru\" AND name LIKE '%x%' AND net BETWEEN 1.5 AND 2 LIMIT 7"
+    assert literals(sql) == {"age": {30}, "country": {"Peru"}, "name": {"%x%"}, "net": {1.5, 2}}
+
+
+def test_a_variant_keeps_schema_keys_and_references(world: Path, tmp_path: Path) -> None:
+    values = {"country": {"Spain"}, "age": {30}}
+    paths = [tmp_path / f"{name}.sqlite" for name in ("a", "b", "c")]
+    for path, seed in zip(paths, ("one", "one", "two"), strict=True):
+        make_variant(world, path, values, seed)
+    original, first, same, other = contents(world), *map(contents, paths)
+    assert first == same
+    assert first != other
+    assert first != original
+    assert [row[0] for row in first["singer"]] == [row[0] for row in original["singer"]]
+    keys = {row[0] for row in first["singer"]} | {None}
+    assert {row[1] for row in first["concert"]} <= keys
+    assert any(row[2] == b"Spain" for row in first["singer"])
+    assert len(first["concert"]) <= len(original["concert"])
+
+
+def test_a_suite_refutes_more_mutants_than_the_original(world: Path, tmp_path: Path) -> None:
+    examples = make_examples(len(GOLDS))
+    report = fuzz_suite(examples, lambda _db_id: world, tmp_path, num_variants=6, seed=0, settings=SETTINGS)["world"]
+    assert report.killed_by_original < report.killed <= report.mutants
+    files = sorted(path.name for path in (tmp_path / "world").iterdir())
+    assert files == sorted([f"variant_{number:02d}.sqlite" for number in range(report.variants)] + ["world.sqlite"])
+    assert (tmp_path / REPORT_FILE).is_file()
+    databases = Databases(lambda _db_id: world, tmp_path)
+    pairs = [(gold, mutant) for gold in GOLDS for mutant in mutants(gold)]
+    tried = [Example(f"m{number}", "world", "", gold) for number, (gold, _mutant) in enumerate(pairs)]
+    verdicts = judge(
+        tried, {f"m{number}": mutant for number, (_gold, mutant) in enumerate(pairs)}, databases, GoldCache(SETTINGS)
+    )
+    assert sum(bool(verdict.ex_bag and not verdict.ts_bag) for verdict in verdicts) == report.killed - report.killed_by_original
+    golds = judge(examples, {example.example_id: example.gold_sql for example in examples}, databases, GoldCache(SETTINGS))
+    assert all(verdict.ts_bag for verdict in golds)
