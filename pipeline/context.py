@@ -18,8 +18,9 @@ from kidpipe.prompts import PromptEncoder, prompt_digest
 from kidpipe.readers import DataSet, Example, read
 from kidpipe.sandbox.job import Limits
 from kidpipe.sandbox.pool import SandboxPool
+from kidpipe.settings import fingerprint
 from kidpipe.tokenizers import eos_id, load, mask_token_id, require_same, special_ids, tokenizer_digest
-from pipeline.predict import Tokens
+from pipeline.rows import Tokens
 
 # Counted steps decide which gold or imperfect SQL is too slow; wall time is only the net below them.
 _DEADLINE_S = 120.0
@@ -54,7 +55,7 @@ class Context:
     def tokens(self) -> Tokens:
         end = eos_id(self.tokenizer)
         mask = mask_token_id(self.tokenizer, self.config.predict.mask_token)
-        return Tokens(mask, end, frozenset(special_ids(self.tokenizer)) | {end, mask})
+        return Tokens(mask, end, len(self.tokenizer), frozenset(special_ids(self.tokenizer)) | {end, mask})
 
     @cached_property
     def encoder(self) -> PromptEncoder:
@@ -84,6 +85,8 @@ class Context:
         """What goes into the keys of ingest beside its settings."""
         ingest = self.config.ingest
         identity = {"tokenizer": tokenizer_digest(self.tokenizer), "template": prompt_digest(ingest)}
+        if ingest.chat:
+            identity["chat_template"] = fingerprint(self.tokenizer.chat_template, 16)
         # A model as long as the settings allow changes nothing; a shorter one sets rows aside.
         if self.max_length < ingest.max_prompt_tokens + ingest.max_sql_tokens + 1:
             identity["max_length"] = str(self.max_length)

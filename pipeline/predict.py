@@ -1,7 +1,5 @@
 """Masked gold out of two shards in, what the predictor puts in each hole out: one forward pass a row, no decoding."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,16 +11,7 @@ from kidpipe.config import PredictSettings
 from kidpipe.graph import Output, Task
 from kidpipe.schemas import PREDICT
 from kidpipe.seeds import row_rng
-from pipeline.rows import by_shared_prefix, in_row_order, usable
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """The ids that the stages need to know. `banned` never fills a hole: special tokens would not be SQL."""
-
-    mask_id: int
-    eos_id: int
-    banned: Collection[int]
+from pipeline.rows import Tokens, by_shared_prefix, in_row_order, usable
 
 
 def predict(settings: PredictSettings, tokens: Tokens, backend: Backend, task: Task) -> Output:
@@ -37,7 +26,7 @@ def predict(settings: PredictSettings, tokens: Tokens, backend: Backend, task: T
     wanted = min(settings.top_k + len(tokens.banned), backend.vocab_size)
     answers: list[TopK] = []
     for row, answer in zip(order, backend.score(requests, wanted), strict=True):
-        answers.append(_holes(answer, masked[row], settings.top_k, tokens.banned))
+        answers.append(_holes(answer, masked[row], settings.top_k, tokens))
         task.tick(1)
     answers = in_row_order(order, answers)
     filled = [
@@ -63,11 +52,11 @@ def _request(prompt: NDArray[np.int32], gold: NDArray[np.int32], masked: NDArray
     return ScoreRequest(np.concatenate([prompt, sql]).astype(np.int32), len(prompt) + int(masked[0]))
 
 
-def _holes(answer: TopK, masked: NDArray[np.int32], top_k: int, banned: Collection[int]) -> TopK:
+def _holes(answer: TopK, masked: NDArray[np.int32], top_k: int, tokens: Tokens) -> TopK:
     """The best `top_k` tokens that are not banned, at the masked positions only; -1 pads where fewer are left."""
     at = masked - masked[0]
     ids, logprobs = answer.ids[at], answer.logprobs[at]
-    allowed = ~np.isin(ids, list(banned))
+    allowed = ~np.isin(ids, list(tokens.banned)) & (ids < tokens.vocab_size)
     # A stable sort on "banned" keeps the order of the engine, best first.
     order = np.argsort(~allowed, axis=1, kind="stable")[:, :top_k]
     kept = np.take_along_axis(allowed, order, axis=1)

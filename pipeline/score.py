@@ -13,7 +13,7 @@ from kidpipe.columns import lists, make_table
 from kidpipe.config import ScoreSettings
 from kidpipe.graph import Output, Task
 from kidpipe.schemas import GOLD_SCORE, SCORE
-from pipeline.rows import by_shared_prefix, in_row_order, usable
+from pipeline.rows import Tokens, by_shared_prefix, in_row_order, usable
 
 Ids = NDArray[np.int32]
 
@@ -30,11 +30,11 @@ class Stored:
     gold_logprob: NDArray[np.float32]
 
 
-def gold_score(settings: ScoreSettings, eos_id: int, backend: Backend, task: Task) -> Output:
+def gold_score(settings: ScoreSettings, tokens: Tokens, backend: Backend, task: Task) -> Output:
     """Score the gold sequence of each example."""
     ingest = usable(task.tables["ingest"])
     prompts, gold = lists(ingest, "prompt_ids"), lists(ingest, "gold_ids")
-    stored = _score(settings, eos_id, backend, prompts, gold, gold, task.tick)
+    stored = _score(settings, tokens, backend, prompts, gold, gold, task.tick)
     columns = {
         "example_id": ingest.column("example_id").to_pylist(),
         "db_id": ingest.column("db_id").to_pylist(),
@@ -46,7 +46,7 @@ def gold_score(settings: ScoreSettings, eos_id: int, backend: Backend, task: Tas
     return Output(make_table(GOLD_SCORE, columns), _counts(stored))
 
 
-def score(settings: ScoreSettings, eos_id: int, backend: Callable[[], Backend], task: Task) -> Output:
+def score(settings: ScoreSettings, tokens: Tokens, backend: Callable[[], Backend], task: Task) -> Output:
     """Score the imperfect sequence of each row; where nothing was rewritten the gold scores are the answer already."""
     gold_rows, rewrites = task.tables["gold_score"], task.tables["rewrite"]
     prompts, gold = lists(gold_rows, "prompt_ids"), lists(gold_rows, "gold_ids")
@@ -57,7 +57,7 @@ def score(settings: ScoreSettings, eos_id: int, backend: Callable[[], Backend], 
     task.tick(len(gold) - len(changed))
     if changed:
         pick: Callable[[Sequence[Any]], list[Any]] = lambda rows: [rows[row] for row in changed]  # noqa: E731
-        anew = _score(settings, eos_id, backend(), pick(prompts), pick(imperfect), pick(gold), task.tick)
+        anew = _score(settings, tokens, backend(), pick(prompts), pick(imperfect), pick(gold), task.tick)
         for row, value in zip(changed, anew, strict=True):
             stored[row] = value
     columns = {
@@ -75,7 +75,7 @@ def score(settings: ScoreSettings, eos_id: int, backend: Callable[[], Backend], 
 
 def _score(
     settings: ScoreSettings,
-    eos_id: int,
+    tokens: Tokens,
     backend: Backend,
     prompts: Sequence[Ids],
     sql: Sequence[Ids],
@@ -83,31 +83,34 @@ def _score(
     tick: Callable[[int], None],
 ) -> list[Stored]:
     order = by_shared_prefix(prompts)
-    end = np.array([eos_id], dtype=np.int32)
+    end = np.array([tokens.eos_id], dtype=np.int32)
     requests = [ScoreRequest(np.concatenate([prompts[row], sql[row], end]), len(prompts[row])) for row in order]
     stored = []
     for row, answer in zip(order, backend.score(requests, min(settings.top_k, backend.vocab_size)), strict=True):
-        stored.append(cut(answer, np.append(sql[row], eos_id), np.append(gold[row], eos_id), settings.tail_mass))
+        stored.append(cut(answer, np.append(sql[row], end), np.append(gold[row], end), settings.tail_mass, tokens.vocab_size))
         tick(1)
     return in_row_order(order, stored)
 
 
-def cut(answer: TopK, actual: Ids, gold: Ids, tail_mass: float) -> Stored:
+def cut(answer: TopK, actual: Ids, gold: Ids, tail_mass: float, vocab_size: int) -> Stored:
     """Keep the likeliest ids until the mass outside them is below `tail_mass` (at least one, at most all).
+
+    Ids from `vocab_size` on are the padding rows that some models have; a student may lack them, so they go to the tail.
 
     The tail is what is really left out, in float64 from the engine's log-probabilities before they are rounded to
     float16: rebuilt from the rounded ones it is wrong by up to 15 times on peaked positions (METHOD).
     """
-    outside = np.maximum(1.0 - np.cumsum(np.exp(answer.logprobs.astype(np.float64)), axis=1), 0.0)
+    is_token = answer.ids < vocab_size
+    outside = np.maximum(1.0 - np.cumsum(np.exp(answer.logprobs.astype(np.float64)) * is_token, axis=1), 0.0)
     enough = outside < tail_mass
     width = answer.ids.shape[1]
     count = np.where(enough.any(axis=1), enough.argmax(axis=1) + 1, width)
-    kept = np.arange(width) < count[:, None]
+    kept = (np.arange(width) < count[:, None]) & is_token
     found = answer.ids == gold[:, None]
     among = answer.logprobs[np.arange(len(gold)), found.argmax(axis=1)]
     unknown = np.where(found.any(axis=1), among, np.float32(np.nan))
     return Stored(
-        topk_count=count.astype(np.int16),
+        topk_count=kept.sum(axis=1).astype(np.int16),
         topk_ids=answer.ids[kept],
         topk_logprobs=answer.logprobs[kept].astype(np.float16),
         tail=outside[np.arange(len(count)), count - 1].astype(np.float32),

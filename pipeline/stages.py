@@ -60,7 +60,7 @@ def _gold_score(context: Context, teacher: ModelSource) -> Stage:
     def run(task: Task) -> Output:
         from pipeline.score import gold_score
 
-        return gold_score(context.config.score, context.tokens.eos_id, context.engines.open(teacher), task)
+        return gold_score(context.config.score, context.tokens, context.engines.open(teacher), task)
 
     sections = {"score": context.config.score, "teacher": _model(context.config, teacher)}
     return _stage("gold_score", 1, sections, run, inputs=("ingest",))
@@ -118,7 +118,7 @@ def _score(context: Context, teacher: ModelSource, views: int) -> Stage:
     def run(task: Task) -> Output:
         from pipeline.score import score
 
-        return score(context.config.score, context.tokens.eos_id, lambda: context.engines.open(teacher), task)
+        return score(context.config.score, context.tokens, lambda: context.engines.open(teacher), task)
 
     sections = {"score": context.config.score, "teacher": _model(context.config, teacher)}
     return _stage("score", 1, sections, run, inputs=("gold_score", "rewrite"), views=views)

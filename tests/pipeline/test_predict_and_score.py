@@ -32,7 +32,7 @@ def test_a_cut_keeps_the_fewest_ids_that_leave_less_than_the_tail(seed: int, k: 
     rng = np.random.default_rng(seed)
     answer, logprobs = top_k(rng, rows=4, vocab=20, k=k)
     sequence = answer.ids[:, 0]
-    stored = cut(answer, sequence, sequence, tail_mass)
+    stored = cut(answer, sequence, sequence, tail_mass, 20)
     start = 0
     for row, count in enumerate(stored.topk_count.tolist()):
         ids = stored.topk_ids[start : start + count]
@@ -45,9 +45,17 @@ def test_a_cut_keeps_the_fewest_ids_that_leave_less_than_the_tail(seed: int, k: 
     assert start == len(stored.topk_ids)
 
 
+def test_padding_rows_of_the_vocabulary_go_to_the_tail() -> None:
+    answer = TopK(np.array([[5, 99, 3]], np.int32), np.log(np.array([[0.5, 0.3, 0.1]], np.float32)), np.zeros(1, np.float32))
+    stored = cut(answer, np.array([5]), np.array([5]), 0.0, 90)
+    assert stored.topk_ids.tolist() == [5, 3]
+    assert stored.topk_count.tolist() == [2]
+    np.testing.assert_allclose(stored.tail, [0.4], rtol=1e-6)
+
+
 def test_the_gold_log_probability_is_known_where_it_can_be() -> None:
     answer = TopK(np.array([[5, 3]] * 3, np.int32), np.log(np.array([[0.6, 0.3]] * 3, np.float32)), np.full(3, -4.0, np.float32))
-    stored = cut(answer, np.array([7, 7, 7]), np.array([7, 3, 9]), 0.0)
+    stored = cut(answer, np.array([7, 7, 7]), np.array([7, 3, 9]), 0.0, 10)
     np.testing.assert_allclose(stored.gold_logprob, [-4.0, np.log(0.3), np.nan], rtol=1e-6)
 
 

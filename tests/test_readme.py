@@ -1,0 +1,41 @@
+"""Every command of the README is run, with small stand-ins for its models and data."""
+
+import re
+import shlex
+from pathlib import Path
+
+from tests.cli.conftest import cli  # noqa: F401
+from tests.cli.running import Cli
+
+ROOT = Path(__file__).parents[1]
+
+
+def commands(program: str) -> list[list[str]]:
+    """The commands of the README's bash blocks that start with `program`, as argument lists."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith(program + " ")]
+
+
+def test_every_kidpipe_command_of_the_readme_works(cli: Cli, world: Path, tiny_model: Path) -> None:  # noqa: F811
+    stand_ins = {"spider": str(world), "Qwen/Qwen2.5-Coder-7B": str(tiny_model), "Qwen/Qwen2.5-Coder-0.5B": str(tiny_model)}
+    small = {"engine.backend": "transformers", "train.max_steps": 2, "eval.limit": 3, "eval.max_new_tokens": 4, "score.top_k": 8}
+    names = {arguments[0] for arguments in commands("kidpipe")}
+    assert {"init", "build-imperfect", "train", "eval", "plan", "status", "inspect", "query", "config", "verify", "gc"} <= names
+    for arguments in commands("kidpipe"):
+        given = [stand_ins.get(argument, argument) for argument in arguments]
+        cli.settings.clear()
+        cli.settings.update({} if arguments[0] == "init" else small)
+        done = cli(*given)
+        assert done.code == 0, (given, done.err)
+        assert done.out
+
+
+def test_the_make_targets_of_the_readme_exist_and_ci_runs_them() -> None:
+    targets = {arguments[0] for arguments in commands("make")}
+    assert targets == {"demo", "test", "check"}
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "make check" in ci
+    assert "make test" in ci
