@@ -9,7 +9,10 @@ from kidpipe.settings import Identity, Input, Runtime, Section
 Layout = Literal["spider", "spider-syn", "bird", "jsonl"]
 Strategy = Literal["random", "uniform", "hard", "easy", "schema"]
 Fill = Literal["argmax", "sample", "argmax_wrong"]
-Method = Literal["sft", "fkd", "rkd", "kid"]
+Method = Literal["sft", "fkd", "rkd", "f-distill", "kid"]
+DivergenceName = Literal[
+    "auto", "forward_kl", "reverse_kl", "jensen_shannon", "total_variation", "skew_forward_kl", "skew_reverse_kl"
+]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 BackendName = Literal["auto", "vllm", "transformers"]
 
@@ -113,13 +116,22 @@ class TrainSettings(Section):
     weight_decay: Identity[float] = Field(0.0, ge=0, description="AdamW weight decay, matrices only")
     beta2: Identity[float] = Field(0.99, gt=0, lt=1, description="AdamW second-moment decay")
     clip: Identity[float] = Field(1.0, gt=0, description="largest gradient norm")
-    mle_weight: Identity[float] = Field(1.0, ge=0, description="weight of maximum likelihood on gold (kid, fkd, rkd)")
-    kd_weight: Identity[float] = Field(1.0, ge=0, description="weight of the divergence (kid, fkd, rkd)")
+    mle_weight: Identity[float] = Field(1.0, ge=0, description="weight of maximum likelihood on gold (all but sft)")
+    kd_weight: Identity[float] = Field(1.0, ge=0, description="weight of the divergence (all but sft)")
+    divergence: Identity[DivergenceName] = Field("auto", description="from teacher to student; auto = the method's own")
+    divergence_parameter: Identity[float] = Field(
+        0.5, gt=0, lt=1, description="beta of jensen_shannon (teacher's share), skew of skew_forward_kl and skew_reverse_kl"
+    )
     views_per_step: Identity[int] = Field(1, ge=1, description="imperfect views of an example in one step (kid)")
     holdout: Identity[float] = Field(0.02, ge=0, lt=0.5, description="share of the examples kept for evaluation during training")
     eval_every: Identity[int] = Field(0, ge=0, description="steps between evaluations; 0 = once an epoch")
     save_every: Runtime[int] = Field(0, ge=0, description="steps between checkpoints; 0 = with each evaluation")
     dtype: Identity[Dtype] = Field("auto", description="precision of forward and backward; auto = bfloat16 on GPUs that have it")
+    lora_rank: Identity[int] = Field(0, ge=0, description="rank of LoRA adapters on the linear layers; 0 = train all weights")
+    lora_alpha: Identity[float] = Field(32.0, gt=0, description="LoRA scale; adapters are multiplied by alpha / rank")
+    lora_targets: Identity[str] = Field(
+        "all-linear", description="layers that get adapters, names with commas between; all-linear = all but the LM head"
+    )
     gradient_checkpointing: Runtime[bool] = Field(False, description="recompute activations to save memory")
     seed: Identity[int] = Field(0, ge=0, description="seed of the order of examples and of dropout")
 

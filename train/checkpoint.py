@@ -99,7 +99,7 @@ class Checkpoints:
         """Write a checkpoint, then drop the oldest."""
 
         def write(folder: Path) -> None:
-            torch.save(model.state_dict(), folder / "model.pt")
+            torch.save(_trained_state(model), folder / "model.pt")
             torch.save(optimizer.state_dict(), folder / "optimizer.pt")
             torch.save(_random_state(device), folder / "random.pt")
             (folder / "progress.json").write_text(json.dumps(asdict(progress), indent=2) + "\n", encoding="utf-8")
@@ -119,7 +119,7 @@ class Checkpoints:
         folder = found[-1]
         try:
             progress = Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
-            model.load_state_dict(torch.load(folder / "model.pt", map_location=device, weights_only=True))
+            _load_trained(model, torch.load(folder / "model.pt", map_location=device, weights_only=True))
             optimizer.load_state_dict(torch.load(folder / "optimizer.pt", map_location=device, weights_only=True))
             _set_random_state(torch.load(folder / "random.pt", map_location="cpu", weights_only=True), device)
         except Exception as error:  # the unpickler raises nearly anything on damaged bytes
@@ -136,6 +136,18 @@ class Checkpoints:
 
     def _all(self) -> list[Path]:
         return sorted(path for path in self._folder.glob("step-*") if path.is_dir())
+
+
+def _trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What training changes; frozen weights are in the student's folder already."""
+    frozen = {name for name, parameter in model.named_parameters(remove_duplicate=False) if not parameter.requires_grad}
+    return {name: x for name, x in model.state_dict().items() if name not in frozen}
+
+
+def _load_trained(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    if state.keys() != _trained_state(model).keys():
+        raise ValueError("it holds other weights than this student trains")
+    model.load_state_dict(state, strict=False)
 
 
 def _random_state(device: torch.device) -> dict[str, torch.Tensor]:

@@ -2,11 +2,15 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from kidpipe.config import TrainSettings
 from kidpipe.errors import KidpipeError
+from train.adapters import add_adapters, merged_state
+from train.trunk import causal_of
 
 _TOKENIZER_FILES = (
     "tokenizer*",
@@ -20,7 +24,7 @@ _TOKENIZER_FILES = (
 )
 
 
-def load_student(path: Path, device: torch.device, *, gradient_checkpointing: bool) -> nn.Module:
+def load_student(path: Path, device: torch.device, settings: TrainSettings) -> nn.Module:
     """The causal language model in folder `path`, in float32, ready to train."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -34,19 +38,25 @@ def load_student(path: Path, device: torch.device, *, gradient_checkpointing: bo
             where=str(path),
             fix="set train.student to a folder made by save_pretrained, with its weights and tokenizer",
         ) from error
-    if gradient_checkpointing:
+    if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+    if settings.lora_rank:
+        model = add_adapters(model, settings)
     return model.to(device).train()
 
 
 def save_student(model: nn.Module, origin: Path, folder: Path) -> None:
-    """Write weights and configuration in the precision that the student was stored in, and copy its tokenizer files."""
-    config = model.config
+    """Write weights and configuration in the precision that the student was stored in, and copy its tokenizer files.
+
+    Adapters are merged into the weights they stand beside: what comes out is an ordinary model.
+    """
+    causal: Any = causal_of(model)
+    config = causal.config
     stored, trained = _stored_dtype(origin), config.dtype
-    state = {name: tensor.to(stored) if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()}
+    state = {name: x.to(stored) if x.is_floating_point() else x for name, x in merged_state(causal)}
     config.dtype = stored
     try:
-        model.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
+        causal.save_pretrained(folder, state_dict=state)
     finally:
         config.dtype = trained
     for pattern in _TOKENIZER_FILES:

@@ -119,7 +119,7 @@ class _Session:
         self._settings, self._origin, self._out, self._device = settings, origin, out, device
         self._checkpoints = checkpoints
         self._data = Dataset(source, settings)
-        self._model = load_student(origin, device, gradient_checkpointing=settings.gradient_checkpointing)
+        self._model = load_student(origin, device, settings)
         head_of(self._model)
         layout = choose_layout(self._model, settings.packing)
         self._runner = Runner(self._model, device, layout, settings.pack_tokens, autocast_dtype(settings, device))

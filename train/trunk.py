@@ -40,9 +40,15 @@ def hidden_states(model: nn.Module, pack: Pack) -> Tensor:
 
 def trunk_of(model: nn.Module) -> nn.Module:
     """The model without its LM head."""
-    causal: Any = model
+    causal: Any = causal_of(model)
     trunk: nn.Module = causal.get_decoder()
     return trunk
+
+
+def causal_of(model: nn.Module) -> nn.Module:
+    """The causal language model inside peft's wrapper, if there is one."""
+    wrapped: Any = model
+    return wrapped.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def head_of(model: nn.Module) -> tuple[Tensor, Tensor | None]:

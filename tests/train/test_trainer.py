@@ -39,7 +39,7 @@ def lines(out: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in text]
 
 
-@pytest.mark.parametrize("method", ["sft", "fkd", "rkd", "kid"])
+@pytest.mark.parametrize("method", ["sft", "fkd", "rkd", "f-distill", "kid"])
 def test_each_method_learns(build: tuple[Source, Path], tmp_path: Path, method: str) -> None:
     source, student = build
     result = run(config(method=method, epochs=6), source, student, tmp_path / "run")
@@ -238,3 +238,13 @@ def test_bfloat16_trains_and_keeps_float32_weights(build: tuple[Source, Path], t
 def test_a_student_that_is_not_there(build: tuple[Source, Path], tmp_path: Path) -> None:
     with pytest.raises(KidpipeError):
         run(config(), build[0], tmp_path / "nowhere", tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["jensen_shannon", "skew_forward_kl", "skew_reverse_kl"])
+def test_another_divergence_is_another_run(build: tuple[Source, Path], tmp_path: Path, name: str) -> None:
+    source, student = build
+    own = run(config(epochs=1), source, student, tmp_path / "own")
+    other = run(config(epochs=1, divergence=name, divergence_parameter=0.1), source, student, tmp_path / "other")
+    assert lines(tmp_path / "own")[0]["gold_nll"] == lines(tmp_path / "other")[0]["gold_nll"]
+    assert lines(tmp_path / "own")[0]["divergence"] != lines(tmp_path / "other")[0]["divergence"]
+    assert own.best_nll != other.best_nll

@@ -1,0 +1,91 @@
+"""LoRA: trees teach adapters what rows teach them, and what is saved is an ordinary model that computes the same."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from kidpipe.config import TrainSettings
+from kidpipe.errors import KidpipeError
+from tests.train.small import make_examples, make_student, save_small_student, write_build
+from tests.train.test_tree_gradients import assert_same, gradients
+from train.adapters import add_adapters
+from train.attention import has_tree_attention
+from train.student import save_student
+from train.trainer import run
+from train.trunk import choose_layout
+
+
+def lora(**changes: object) -> TrainSettings:
+    return TrainSettings.model_validate({"lora_rank": 4, "method": "sft", "learning_rate": 1e-2, "batch_size": 8} | changes)
+
+
+def adapted_student() -> torch.nn.Module:
+    model = add_adapters(make_student(), lora())
+    # Fresh adapters add nothing: their second matrix is 0, and the first gets no gradient.
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    return model
+
+
+def test_trees_teach_adapters_what_rows_teach() -> None:
+    model = adapted_student()
+    examples = make_examples(np.random.default_rng(0), 2, 3, 2)
+    expected = gradients(model, examples, "none", 10_000)
+    assert all("lora_" in name for name in expected[1])
+    assert_same(gradients(model, examples, "tree", 10_000), expected)
+    assert choose_layout(model, "auto") == "tree"
+    assert has_tree_attention(model)
+    assert_same(gradients(model, examples, "tree", 10_000), expected)
+
+
+def test_merged_export_computes_what_the_adapted_model_computes(tmp_path: Path) -> None:
+    origin = save_small_student(tmp_path / "origin")
+    model = adapted_student()
+    save_student(model, origin, tmp_path / "out")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    ids = torch.tensor([[3, 4, 5, 6, 7]])
+    with torch.no_grad():
+        assert torch.allclose(plain(ids).logits, model(input_ids=ids).logits, atol=1e-4)
+        assert not torch.allclose(plain(ids).logits, make_student()(ids).logits, atol=1e-2)
+    assert load_file(tmp_path / "out" / "model.safetensors").keys() == load_file(origin / "model.safetensors").keys()
+
+
+def test_a_run_with_adapters_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, student = write_build(tmp_path / "build", learnable=True), save_small_student(tmp_path / "student")
+    settings = lora(epochs=6, holdout=0.1, save_every=2, eval_every=6)
+    whole = run(settings, source, student, tmp_path / "whole")
+
+    def stop(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("train.trainer._Session._evaluate", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(settings, source, student, tmp_path / "cut")
+    (checkpoint,) = (path for path in (tmp_path / "cut" / "checkpoints").iterdir() if path.name.endswith("4"))
+    saved = torch.load(checkpoint / "model.pt", weights_only=True)
+    assert all("lora_" in name for name in saved)
+    resumed = run(settings, source, student, tmp_path / "cut")
+    assert (resumed.last / "model.safetensors").read_bytes() == (whole.last / "model.safetensors").read_bytes()
+    steps = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    assert steps[-1]["gold_nll"] < steps[0]["gold_nll"]
+
+
+def test_unknown_targets_are_refused_with_the_real_ones() -> None:
+    with pytest.raises(KidpipeError, match="no layer is called q_projection") as caught:
+        add_adapters(make_student(), lora(lora_targets="q_projection"))
+    assert "q_proj" in caught.value.fix
+
+
+def test_an_adapted_head_is_refused(tmp_path: Path) -> None:
+    source, student = write_build(tmp_path / "build"), save_small_student(tmp_path / "student", tied=False)
+    with pytest.raises(KidpipeError, match="LM head"):
+        run(lora(lora_targets="lm_head,q_proj"), source, student, tmp_path / "run")
