@@ -76,7 +76,7 @@ class DuckdbEngine:
             return Kind.TIMEOUT, [], 0, f"more than {self._limits.timeout_s:g} s"
         if isinstance(error, duckdb.OutOfMemoryException):
             return Kind.MEMORY, [], 0, f"needs more than {self._limits.memory_mib} MiB of memory"
-        if isinstance(error, duckdb.PermissionException):
+        if isinstance(error, duckdb.PermissionException) or "read-only mode" in str(error):
             return Kind.REFUSED, [], 0, str(error)
         return Kind.ERROR, [], 0, str(error)
 
@@ -96,6 +96,7 @@ class DuckdbEngine:
                     "max_temp_directory_size": "0KiB",
                     "temp_directory": "",
                     "threads": 1,
+                    "python_enable_replacements": False,
                     "max_expression_depth": self._limits.max_expression_depth,
                     "lock_configuration": True,
                 },

@@ -19,6 +19,10 @@ HEADER = struct.Struct("<I")
 ALARM_GRACE_S = 0.25
 
 
+# DuckDB reserves address space that it never fills; what it fills is bounded by its own memory limit.
+_RESERVED_MIB = {"sqlite": 0, "duckdb": 1536}
+
+
 class Engine(Protocol):
     """The inner ring of one kind of database."""
 
@@ -86,7 +90,7 @@ def _engine(database: str, limits: Limits, engines: dict[str, Engine]) -> Engine
             engines[name] = DuckdbEngine(limits)
         else:
             engines[name] = SqliteEngine(limits)
-        _bound_memory(limits)
+        _bound_memory(limits.memory_mib + _RESERVED_MIB[name])
     return engines[name]
 
 
@@ -100,15 +104,15 @@ def _confine() -> None:
                 resource.setrlimit(which, (value, value))
 
 
-def _bound_memory(limits: Limits) -> None:
-    """Bound the address space to what is mapped now, with the engine loaded, plus what a statement may use."""
+def _bound_memory(more_mib: int) -> None:
+    """Bound the address space to what is mapped now, with the engine loaded, and `more_mib`."""
     with contextlib.suppress(ImportError, OSError, ValueError):  # not Linux, or a lower limit is in force
         import resource
 
         with open("/proc/self/statm") as file:  # noqa: PTH123
             mapped = int(file.read().split()[0]) * resource.getpagesize()
         _soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (mapped + (limits.memory_mib << 20), hard))
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + (more_mib << 20), hard))
 
 
 def _read_frame(stream: Any) -> bytes:
