@@ -8,12 +8,13 @@ reads, so an input that comes out with the same bytes stops the staleness there.
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, Literal
 
 from kidpipe.settings import Section, fingerprint
 from kidpipe.store import Shard, Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 State = Literal["done", "stale", "follows"]
 
@@ -33,7 +34,7 @@ class Task:
 
     part: Part
     view: int
-    tables: Mapping[str, pa.Table]
+    tables: "Mapping[str, pa.Table]"
     tick: Callable[[int], None]
     """To be called with the number of rows just finished, for the progress bar."""
 
@@ -42,7 +43,7 @@ class Task:
 class Output:
     """What a stage function returns. `counts` has `in`, `out` and what it set aside by reason, and its statistics."""
 
-    table: pa.Table
+    table: "pa.Table"
     counts: Mapping[str, Any]
 
 

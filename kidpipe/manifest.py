@@ -6,11 +6,12 @@ from typing import Any
 
 from kidpipe.errors import KidpipeError
 from kidpipe.graph import Grid, Part, Stage
-from kidpipe.schemas import SCHEMA_VERSION
 from kidpipe.settings import fingerprint
 from kidpipe.store import Store
 
 LATEST = "manifest.json"
+SCHEMA_VERSION = 1
+"""Of the manifest and the shards it names; a reader refuses what is newer than itself."""
 
 
 def make_manifest(grid: Grid, store: Store, facts: Mapping[str, Any]) -> dict[str, Any]:

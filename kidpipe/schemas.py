@@ -7,8 +7,6 @@ lists read 8 to 12 times slower. Positions are those of the SQL with its EOS: 0 
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
-
 _IDS = pa.list_(pa.int32())
 _KEY = [pa.field("example_id", pa.string(), nullable=False), pa.field("db_id", pa.string(), nullable=False)]
 _VIEW = pa.field("view", pa.int16(), nullable=False)

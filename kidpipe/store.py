@@ -2,6 +2,7 @@
 
 A shard is `<stage>/<key>.<rows>.<digest>.parquet`: the name is the commit record, so that knowing what is done takes one
 directory scan and no reading. Writes go to a temporary name, are synced, and renamed.
+Arrow loads only when a shard is read or written: `kidpipe status` does neither.
 """
 
 import errno
@@ -14,12 +15,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from kidpipe.errors import KidpipeError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 TEMPORARY = ".tmp-"
 BROKEN = ".broken"
@@ -80,8 +81,11 @@ class Store:
     def path(self, shard: Shard) -> Path:
         return self.root / shard.file
 
-    def read(self, shard: Shard) -> pa.Table:
+    def read(self, shard: Shard) -> "pa.Table":
         """The shard's rows. Raises DamagedShard when the file cannot be read or has another number of rows."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         try:
             table = pq.read_table(self.path(shard), partitioning=None)
         except (OSError, pa.ArrowException) as error:
@@ -92,6 +96,9 @@ class Store:
 
     def counts(self, shard: Shard) -> dict[str, Any]:
         """The counts that the stage stored with the shard. Raises DamagedShard."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         try:
             metadata = pq.read_metadata(self.path(shard)).metadata or {}
         except (OSError, pa.ArrowException) as error:
@@ -99,8 +106,10 @@ class Store:
         counts: dict[str, Any] = json.loads(metadata.get(b"kidpipe", b"{}"))
         return counts
 
-    def commit(self, stage: str, key: str, table: pa.Table, counts: Mapping[str, Any]) -> Shard:
+    def commit(self, stage: str, key: str, table: "pa.Table", counts: Mapping[str, Any]) -> Shard:
         """Write `table` as the shard of `key`, with its counts in the footer; the same rows give the same bytes."""
+        import pyarrow.parquet as pq
+
         folder = self.root / stage
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f"{TEMPORARY}{os.getpid()}-{key}"

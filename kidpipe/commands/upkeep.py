@@ -30,9 +30,9 @@ def status(session: Session, *, as_json: bool) -> None:
     if as_json:
         session.print_json(report)
         return
-    table = make_table("", {"stage": "left", "shards": "right", "in manifest": "right", "rows": "right", "size": "right"})
+    table = make_table("", {"stage": "left", "shards": "right", "in manifest": "right", "rows": "right"})
     for row in rows:
-        table.add_row(row["stage"], str(row["shards"]), str(row["used"]), f"{row['rows']:,}", show_bytes(row["bytes"]))
+        table.add_row(row["stage"], str(row["shards"]), str(row["used"]), f"{row['rows']:,}")
     session.console.print(table)
     session.console.print(f"manifest    {report['manifest'] or 'none yet: kidpipe build-imperfect'}")
     if report["building"]:
@@ -42,15 +42,14 @@ def status(session: Session, *, as_json: bool) -> None:
 
 
 def _stage_status(store: Store, stage: str, used: set[str]) -> dict[str, Any]:
-    shards, rows, size, in_use = 0, 0, 0, 0
+    """Counts from file names alone: with 50,000 shards even asking for their sizes would be felt."""
+    shards = rows = in_use = 0
     if (store.root / stage).is_dir():
-        with os.scandir(store.root / stage) as entries:
-            for entry in entries:
-                shard = Shard.parse(stage, entry.name)
-                if shard:
-                    shards, rows, size = shards + 1, rows + shard.rows, size + entry.stat().st_size
-                    in_use += shard.file in used
-    return {"stage": stage, "shards": shards, "used": in_use, "rows": rows, "bytes": size}
+        for name in os.listdir(store.root / stage):  # noqa: PTH208 - Path.iterdir makes an object a file
+            if name.endswith(".parquet") and not name.startswith("."):
+                shards, rows = shards + 1, rows + int(name.split(".", 2)[1])
+                in_use += f"{stage}/{name}" in used
+    return {"stage": stage, "shards": shards, "used": in_use, "rows": rows}
 
 
 def _runs(store: Store) -> list[dict[str, str]]:
