@@ -15,6 +15,7 @@ from eval.exposure import divergence_by_position, exaccerr
 from eval.names import read_names
 from eval.statistics import estimate, mcnemar
 from eval.verdicts import Verdict, judge
+from eval.ves import measure_r_ves
 from eval.vote import vote
 from kidpipe.backends.base import TopK
 from kidpipe.config import EvalSettings
@@ -188,3 +189,14 @@ def test_exaccerr_is_zero_without_accumulation() -> None:
     # (1 + 2 + ... + 6) / 6 = 3.5 times the error of one step.
     assert exaccerr(growing, flat, 10) == pytest.approx(250)
     assert exaccerr(growing, flat, 1) == pytest.approx(0)
+
+
+def test_r_ves_rewards_speed_and_nothing_for_wrong_rows(world: Path) -> None:
+    slow = "SELECT COUNT(*) FROM (SELECT a.id FROM concert a, concert b, concert c LIMIT 300000)"
+    fast = "SELECT 300000"
+    examples = [Example(name, "world", "", slow) for name in ("fast", "wrong")]
+    databases, settings = Databases(lambda _db_id: world), EvalSettings(workers=1)
+    verdicts = judge(examples, {"fast": fast, "wrong": "SELECT 'x'"}, databases, GoldCache(settings))
+    assert [verdict.ex_set for verdict in verdicts] == [True, False]
+    assert measure_r_ves(verdicts, databases, settings, repeats=5) == pytest.approx(math.sqrt(1.25) / 2)
+    assert measure_r_ves(verdicts[1:], databases, settings, repeats=5) == 0.0

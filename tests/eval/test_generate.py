@@ -1,0 +1,77 @@
+"""Generation with a real tiny model: prompts as trained with, answers by id, reasons for what can't be asked; exposure."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from eval.databases import Databases
+from eval.evaluate import evaluate
+from eval.exposure import measure
+from eval.generate import extract_sql, generate
+from kidpipe import tokenizers
+from kidpipe.backends.base import Backend
+from kidpipe.backends.select import open_backend
+from kidpipe.config import EngineSettings, EvalSettings, IngestSettings
+from kidpipe.prompts import PromptEncoder
+from kidpipe.readers import DataSet
+from kidpipe.schema_text import read_schema, render
+
+
+@pytest.fixture(scope="module")
+def backend(tiny_model: Path) -> Iterator[Backend]:
+    backend = open_backend(tiny_model, EngineSettings(backend="transformers"), max_top_k=16, max_length=512)
+    yield backend
+    backend.close()
+
+
+def test_predictions_come_by_id_and_are_judged(backend: Backend, tiny_model: Path, dataset: DataSet, tmp_path: Path) -> None:
+    tokenizer = tokenizers.load(tiny_model)
+    examples = dataset.examples[:12]
+    seen: list[int] = []
+    made = generate(
+        backend, tokenizer, examples, dataset.database, IngestSettings(), 8, progress=lambda done, _total: seen.append(done)
+    )
+    assert list(made.sql) == [example.example_id for example in examples]
+    assert seen == list(range(1, 13))
+    encoder = PromptEncoder(tokenizer, False)
+    prompts = [
+        encoder.schema_ids(render(read_schema(dataset.database(example.db_id), example.db_id), "compact"))
+        + encoder.question_ids(example.question, example.evidence)
+        for example in examples
+    ]
+    stop = sorted({tokenizers.eos_id(tokenizer), *tokenizers.special_ids(tokenizer)})
+    direct = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in backend.generate(prompts, 8, stop)]
+    assert list(made.sql.values()) == direct
+    result = evaluate(examples, made.sql, Databases(dataset.database), EvalSettings(workers=1), tmp_path, made.reasons)
+    assert result.summary["examples"] == 12
+
+
+def test_what_cannot_be_asked_has_a_reason(backend: Backend, tiny_model: Path, dataset: DataSet, tmp_path: Path) -> None:
+    tokenizer = tokenizers.load(tiny_model)
+    examples = dataset.examples[:3]
+    long = generate(backend, tokenizer, examples, dataset.database, IngestSettings(max_prompt_tokens=16), 8)
+    assert long.sql == {}
+    assert all(reason.startswith("prompt too long") for reason in long.reasons.values())
+    lost = generate(backend, tokenizer, examples, lambda db_id: tmp_path / db_id, IngestSettings(), 8)
+    assert set(lost.reasons.values()) == {"database missing"}
+
+
+@pytest.mark.parametrize(
+    ("text", "sql"),
+    [
+        (" SELECT 1 \n", "SELECT 1"),
+        ("Sure:\n```sql\nSELECT 1\n```\nThat is it.", "SELECT 1"),
+        ("```\nSELECT 1", "SELECT 1"),
+        ("SELECT '```'", "SELECT '```'"),
+        ("", ""),
+    ],
+)
+def test_extract_sql(text: str, sql: str) -> None:
+    assert extract_sql(text) == sql
+
+
+def test_divergences_of_a_model_from_itself_are_nothing(backend: Backend) -> None:
+    # No error a step on gold: the excess over it is undefined, and must not come out as a number.
+    assert math.isnan(measure(backend, backend, [[5, 6, 7], [8, 9]], [[10, 11], [12]], [[13], [14, 15]], top_k=16))
