@@ -101,7 +101,7 @@ def _changes(node: exp.Expr) -> Iterator[Change]:
         for clause in ("where", "having", "limit", "order"):
             if node.args.get(clause):
                 yield partial(_set, key=clause, value=None)
-    if isinstance(node, exp.Join) and not node.side:
+    if isinstance(node, exp.Join) and not node.side and _may_miss(node):
         yield partial(_set, key="side", value="LEFT")
     if isinstance(node, (exp.And, exp.Or)):
         yield partial(_replace, make=lambda target: target.args["this"].copy())
@@ -119,6 +119,12 @@ def _may_repeat(select: exp.Select) -> bool:
     is_single = limit is not None and limit.expression.name == "1"
     is_member = isinstance(select.parent, (exp.SetOperation, exp.In)) or isinstance(select.find_ancestor(exp.In), exp.In)
     return not (select.args.get("group") or aggregates or is_single or is_member)
+
+
+def _may_miss(join: exp.Join) -> bool:
+    """Whether rows without a partner would show: a condition or a join that follows drops them again."""
+    select = join.parent
+    return isinstance(select, exp.Select) and not select.args.get("where") and select.args["joins"][-1] is join
 
 
 def _replace(target: exp.Expr, make: Callable[[exp.Expr], exp.Expr]) -> exp.Expr:
