@@ -86,6 +86,7 @@ class _HeadLoss(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             sums, grads = _run(hidden_RD, weight_VD, bias_V, targets, objective, wants, dtype)
         ctx.save_for_backward(*(grad for grad in grads if grad is not None))
+        ctx.is_spent = False
         ctx.present = [grad is not None for grad in grads]
         loss = objective.mle_scale * sums[0] + objective.kd_scale * sums[1]
         ctx.mark_non_differentiable(sums[0], sums[1])
@@ -93,8 +94,11 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        # The gradients are scaled where they lie: that of a large vocabulary is worth not copying.
+        assert not ctx.is_spent, "the gradients were handed out already"
+        ctx.is_spent = True
         saved = iter(ctx.saved_tensors)
-        grads = [next(saved) * grad_loss if present else None for present in ctx.present]
+        grads = [next(saved).mul_(grad_loss) if present else None for present in ctx.present]
         return (*grads, None, None, None)
 
 
@@ -130,7 +134,10 @@ def _run(
         if grad_hidden is not None:
             grad_hidden.index_add_(0, row_C, (narrow_CV @ weight).float())
         if grad_weight is not None:
-            grad_weight += narrow_CV.T @ hidden_CD
+            if dtype == torch.float32:
+                grad_weight.addmm_(narrow_CV.T, hidden_CD)
+            else:
+                grad_weight += narrow_CV.T @ hidden_CD
         if grad_bias is not None:
             grad_bias += grad_CV.sum(0)
     grads = [

@@ -118,7 +118,9 @@ class _Row:
         return {"prompt_ids": self.prompt, "gold_ids": self.gold}
 
     def ingest(self, set_aside: bool) -> dict[str, Any]:
-        tokens = {"prompt_ids": [], "gold_ids": []} if set_aside else self.tokens()
+        tokens = {"prompt_ids": [], "gold_ids": [], "gold_starts": []}
+        if not set_aside:
+            tokens = self.tokens() | {"gold_starts": np.arange(len(self.gold))}
         reason = "gold fails" if set_aside else None
         return self.key() | tokens | {"question": "q", "gold_sql": "s", "schema_tokens": 20, "reason": reason}
 
