@@ -15,7 +15,8 @@ _SPLIT = r" ?[\p{L}_]+\d?| ?\p{N}| ?[^\s\p{L}\p{N}_]+|\s+"
 # Sizes of an attention head that vLLM's CPU kernels take.
 _HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
-# Models this narrow learn about 1.5 times faster from weights of this spread than from the usual 0.02.
+# Narrow models learn sooner from weights of this spread than from the usual 0.02: after 12,000 examples of the demo world a
+# width of 96 had 34% of held-out queries exactly right instead of 15% (one seed, all else equal).
 _INITIAL_SPREAD = 0.08
 
 
