@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from kidpipe.errors import KidpipeError
@@ -45,19 +46,25 @@ def commit_folder(target: Path, write: Callable[[Path], None]) -> None:
         for path in sorted(fresh.rglob("*")):
             _sync(path)
         _sync(fresh)
-    except OSError as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # A full disk is an OSError here, a RuntimeError in torch.save and an error of its own in safetensors.
         shutil.rmtree(fresh, ignore_errors=True)
-        raise KidpipeError(
-            f"a checkpoint could not be written: {error.strerror or error}",
-            where=str(target),
-            fix="make room on that disk and run the same command again: it continues from the checkpoint before",
-        ) from error
+        raise not_written(target, error) from error
     if target.exists():
         shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
     fresh.rename(target)
     _sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def not_written(path: Path, error: Exception) -> KidpipeError:
+    """What to say when the disk takes no more."""
+    return KidpipeError(
+        f"the run could not be saved: {str(error).splitlines()[0]}",
+        where=str(path),
+        fix="make room on that disk and run the same command again: it continues from the newest checkpoint",
+    )
 
 
 def recover_folder(target: Path) -> None:

@@ -6,20 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from train.checkpoint import not_written
+
 
 class RunLog:
     """An append-only log that can be cut back to what a checkpoint knew, so that no step is in it twice."""
 
     def __init__(self, path: Path, size: int) -> None:
         """Open `path` and drop everything behind its first `size` bytes."""
-        self._file = path.open("ab")
+        self._path = path
+        # Unbuffered, or closing the file after a failed write would try it again.
+        self._file = path.open("ab", buffering=0)
         self._file.truncate(size)
         self._file.seek(0, os.SEEK_END)
 
     def write(self, figures: Mapping[str, float | int | str]) -> None:
         """Append one line."""
-        self._file.write((json.dumps(dict(figures)) + "\n").encode())
-        self._file.flush()
+        try:
+            self._file.write((json.dumps(dict(figures)) + "\n").encode())
+        except OSError as error:
+            raise not_written(self._path, error) from error
 
     def commit(self) -> int:
         """Make everything durable; returns the size in bytes, for the checkpoint."""

@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 import subprocess
 import sys
 import time
@@ -248,3 +249,20 @@ def test_another_divergence_is_another_run(build: tuple[Source, Path], tmp_path:
     assert lines(tmp_path / "own")[0]["gold_nll"] == lines(tmp_path / "other")[0]["gold_nll"]
     assert lines(tmp_path / "own")[0]["divergence"] != lines(tmp_path / "other")[0]["divergence"]
     assert own.best_nll != other.best_nll
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_afterwards(build: tuple[Source, Path], tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: writes fail in the same places."""
+    source, student = build
+    settings = config(eval_every=4, save_every=2)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(KidpipeError, match="could not be saved") as caught:
+            run(settings, source, student, tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "make room" in caught.value.fix
+    run(settings, source, student, tmp_path / "run")
+    run(settings, source, student, tmp_path / "whole")
+    assert lines(tmp_path / "run") == lines(tmp_path / "whole")
