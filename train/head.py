@@ -134,10 +134,7 @@ def _run(
         if grad_hidden is not None:
             grad_hidden.index_add_(0, row_C, (narrow_CV @ weight).float())
         if grad_weight is not None:
-            if dtype == torch.float32:
-                grad_weight.addmm_(narrow_CV.T, hidden_CD)
-            else:
-                grad_weight += narrow_CV.T @ hidden_CD
+            _add_product(grad_weight, narrow_CV, hidden_CD)
         if grad_bias is not None:
             grad_bias += grad_CV.sum(0)
     grads = [
@@ -145,6 +142,14 @@ def _run(
         for grad, like in ((grad_hidden, hidden_RD), (grad_weight, weight_VD), (grad_bias, weight_VD))
     ]
     return (mle_sum, kd_sum), grads
+
+
+def _add_product(total_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor) -> None:
+    """Add grad.T @ hidden, in float32 without a temporary the size of the LM head."""
+    if grad_CV.dtype == total_VD.dtype:
+        total_VD.addmm_(grad_CV.T, hidden_CD)
+    else:
+        total_VD += grad_CV.T @ hidden_CD
 
 
 def _chunk(
