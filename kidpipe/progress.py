@@ -57,7 +57,7 @@ class StageProgress:
             return
         task = self._progress.tasks[self._progress.task_ids.index(self._task)]
         elapsed = task.elapsed or 0.0
-        speed = f" in {elapsed:.1f} s ({task.completed / elapsed:,.0f} rows/s)" if task.total and elapsed else ""
+        speed = f" in {elapsed:.1f} s ({task.completed / elapsed:,.0f} rows/s)" if task.completed and elapsed else ""
         self._progress.remove_task(self._task)
         self._task = None
         self._console.print(self._line + speed, highlight=False)

@@ -72,7 +72,9 @@ def _mask(config: Config, views: int) -> Stage:
     def run(task: Task) -> Output:
         from pipeline.mask import mask
 
-        return mask(config.mask, task.tables["ingest"], task.tables.get("gold_score"), task.view)
+        output = mask(config.mask, task.tables["ingest"], task.tables.get("gold_score"), task.view)
+        task.tick(output.table.num_rows)
+        return output
 
     inputs = ("ingest", "gold_score") if by_confidence else ("ingest",)
     return _stage("mask", 1, {"mask": config.mask}, run, inputs=inputs, views=views)

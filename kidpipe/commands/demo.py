@@ -41,7 +41,10 @@ class _Demo:
             "ingest.max_prompt_tokens": longest - 128,
             "ingest.max_sql_tokens": 96,
             "eval.max_new_tokens": 96,
+            "data.limit": self.recipe.num_distilled,
             "train.batch_size": self.recipe.batch_size,
+            "train.beta2": 0.98,
+            "train.min_lr": 0.05,
             "train.seed": self.recipe.seed,
         }
         settings |= {name.replace("__", "."): value for name, value in changes.items()}
@@ -61,7 +64,8 @@ class _Demo:
         return result
 
     def train(self, name: str, student: str, method: str, steps: int, rate: float) -> dict[str, Any]:
-        changes = {"train__student": student, "train__method": method, "train__max_steps": steps, "train__learning_rate": rate}
+        changes: dict[str, Any] = {"train__student": student, "train__method": method, "train__max_steps": steps}
+        changes |= {"train__learning_rate": rate, "train__eval_every": max(steps // 5, 1)}
         result = train(self.session(**changes), name=name, as_json=False)
         if result["was_finished"]:
             self.reused.add(name)
@@ -77,7 +81,7 @@ def demo(folder: Path, *, quick: bool, backend: str, verbose: bool, as_json: boo
         "1. Make 14 databases, questions with gold SQL, a tokenizer and two untrained models",
         lambda: prepare(folder, recipe),
     )
-    untrained = run.session(teacher__model="", train__student=f"{models}/teacher")
+    untrained = run.session(teacher__model="", train__student=f"{models}/teacher", data__limit=0)
     run.step(
         "ingest",
         "2. Tokenise prompts and check every gold SQL",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from train.dataset import Source
 
 # Which shards a method reads: sft needs no teacher.
-_NEEDS = {"sft": "ingest", "fkd": "gold_score", "rkd": "gold_score"}
+_NEEDS = {"sft": "ingest", "fkd": "gold_score", "rkd": "gold_score", "f-distill": "gold_score"}
 
 
 def train(session: Session, *, name: str, as_json: bool) -> dict[str, Any]:

@@ -46,10 +46,12 @@ def make_models(data: DataSettings, sizes: Mapping[Path, ModelSize], *, vocab_si
 
 
 def _texts(data: DataSettings) -> list[str]:
-    """What the tokenizer is learnt from: every schema, question and gold SQL of the training part."""
+    """What the tokenizer is learnt from: whole prompts, so that schemas count as often as they are read, and gold SQL."""
     dataset = read(data, "train")
-    db_ids = sorted({example.db_id for example in dataset.examples})
-    texts = [render(read_schema(dataset.database(db_id), db_id), "compact") for db_id in db_ids]
-    for example in dataset.examples:
-        texts += [render_question(example.question, example.evidence), example.gold_sql]
-    return texts
+    db_ids = {example.db_id for example in dataset.examples}
+    schemas = {db_id: render(read_schema(dataset.database(db_id), db_id), "compact") for db_id in db_ids}
+    return [
+        text
+        for example in dataset.examples
+        for text in (schemas[example.db_id] + render_question(example.question, example.evidence), example.gold_sql)
+    ]
