@@ -1,6 +1,6 @@
 """A db_id in; its database file, the files of its test suite and its exact-set matcher out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,7 +39,12 @@ class Databases:
                 self._matchers[db_id] = None  # its golds fail too, which is what gets reported
         return self._matchers[db_id]
 
-    def require_suite(self) -> None:
-        """Refuse a suite folder that isn't there."""
-        if self.suite is not None and not self.suite.is_dir():
-            raise KidpipeError("test suite missing", where=str(self.suite), fix="name the folder that holds <db_id>/*.sqlite")
+    def require_suite(self, db_ids: Collection[str] = ()) -> None:
+        """Refuse a suite folder that isn't there, or that has databases for none of `db_ids`."""
+        if self.suite is None:
+            return
+        fix = "name the folder that holds <db_id>/*.sqlite"
+        if not self.suite.is_dir():
+            raise KidpipeError("test suite missing", where=str(self.suite), fix=fix)
+        if db_ids and not any(self.suite_files(db_id) for db_id in db_ids):
+            raise KidpipeError("the test suite has none of the data's databases", where=str(self.suite), fix=fix)

@@ -7,7 +7,7 @@ from typing import Any
 
 from eval.databases import Databases
 from eval.execution import GoldCache, Progress
-from eval.report import summarize, write_summary, write_verdicts
+from eval.report import finite, summarize, write_summary, write_verdicts
 from eval.verdicts import Verdict, judge
 from kidpipe.config import EvalSettings
 from kidpipe.errors import KidpipeError
@@ -58,7 +58,7 @@ def evaluate(
         raise KidpipeError("there are no examples to judge", fix="check data.path and data.dev")
     databases.require_suite()
     verdicts = judge(chosen, predictions, databases, GoldCache(settings), reasons, progress)
-    summary = {**(notes or {}), "settings": settings.identity(), **summarize(verdicts)}
+    summary: dict[str, Any] = finite({**(notes or {}), "settings": settings.identity(), **summarize(verdicts)})
     write_verdicts(verdicts, folder / VERDICTS_FILE)
     write_summary(summary, folder / SUMMARY_FILE)
     return Evaluation(verdicts, summary, folder)

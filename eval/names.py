@@ -37,15 +37,19 @@ def read_tables_json(path: Path) -> dict[str, dict[str, str]]:
     """The `same` of each database by Spider's tables.json, which often has more foreign keys than the files declare."""
     try:
         entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise KidpipeError(f"cannot read the schemas: {error}", where=str(path), fix="check the path of tables.json") from error
-    result: dict[str, dict[str, str]] = {}
-    for entry in entries:
-        tables = [name.lower() for name in entry["table_names_original"]]
-        names = ["*" if table < 0 else f"{tables[table]}.{name.lower()}" for table, name in entry["column_names_original"]]
-        links = [(names[source], names[target]) for source, target in entry["foreign_keys"]]
-        result[entry["db_id"]] = _same(names, links)
-    return result
+        return {entry["db_id"]: _same(*_links(entry)) for entry in entries}
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise KidpipeError(
+            f"cannot read the schemas: {reason}", where=str(path), fix="mend tables.json, or move it away"
+        ) from error
+
+
+def _links(entry: dict[str, Any]) -> tuple[list[str], list[tuple[str, str]]]:
+    """The columns of one database, as table.column, and its pairs of linked ones."""
+    tables = [name.lower() for name in entry["table_names_original"]]
+    names = ["*" if table < 0 else f"{tables[table]}.{name.lower()}" for table, name in entry["column_names_original"]]
+    return names, [(names[source], names[target]) for source, target in entry["foreign_keys"]]
 
 
 def _same(order: list[str], links: list[tuple[str, str]]) -> dict[str, str]:

@@ -5,6 +5,7 @@ Counts, ids and databases are checked: a file that has slipped by a line is refu
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from kidpipe.errors import KidpipeError
 from kidpipe.readers import Example
 from kidpipe.sql_lexer import TokenKind, tokens
 
+Tables = Callable[[str], AbstractSet[str] | None]
+"""Table names of a db_id in lower case; None where they can't be read."""
 _BIRD_MARK = "\t----- bird -----\t"
 _ID_KEYS = ("example_id", "id", "question_id")
 _SQL_KEYS = ("prediction", "predicted_sql", "pred", "sql", "SQL", "query")
@@ -20,13 +23,13 @@ _LEAST_AT_HOME = 0.5
 """Share of a line file's queries that must name tables of their example's database."""
 
 
-def read_predictions(path: Path, examples: Sequence[Example], tables: Callable[[str], set[str]] | None = None) -> dict[str, str]:
+def read_predictions(path: Path, examples: Sequence[Example], tables: Tables | None = None) -> dict[str, str]:
     """Predicted SQL by example id.
 
     Args:
         path: the file; its form is told by its content.
         examples: what was asked, in the data set's order.
-        tables: table names of a db_id in lower case; with it, a line file that has slipped by some lines is found out.
+        tables: the tables of each database; with them, a line file that has slipped by some lines is found out.
 
     Raises:
         KidpipeError: the file is missing or malformed, has too many or too few rows, or rows that belong elsewhere.
@@ -88,7 +91,7 @@ def _from_mapping(mapping: Any, path: Path, examples: Sequence[Example]) -> dict
     )
 
 
-def _from_lines(text: str, path: Path, examples: Sequence[Example], tables: Callable[[str], set[str]] | None) -> dict[str, str]:
+def _from_lines(text: str, path: Path, examples: Sequence[Example], tables: Tables | None) -> dict[str, str]:
     """Spider's form: line n is example n's SQL, perhaps with a tab and the db_id."""
     lines = text.split("\n")
     if lines and lines[-1] == "":
@@ -115,10 +118,11 @@ def _from_lines(text: str, path: Path, examples: Sequence[Example], tables: Call
     return {example.example_id: sql for example, sql in zip(examples, sqls, strict=True)}
 
 
-def _require_aligned(sqls: list[str], examples: Sequence[Example], tables: Callable[[str], set[str]], path: Path) -> None:
+def _require_aligned(sqls: list[str], examples: Sequence[Example], tables: Tables, path: Path) -> None:
     """Refuse a file most of whose queries name tables that their example's database hasn't."""
-    named = [(number, names) for number, names in enumerate(map(tables_named, sqls)) if names]
-    strangers = [number for number, names in named if not names <= tables(examples[number].db_id)]
+    known = [tables(example.db_id) for example in examples]
+    named = [(number, names) for number, names in enumerate(map(tables_named, sqls)) if names and known[number] is not None]
+    strangers = [number for number, names in named if not names <= (known[number] or set())]
     if named and len(strangers) > (1 - _LEAST_AT_HOME) * len(named):
         raise KidpipeError(
             f"{len(strangers)} of {len(named)} predictions name tables that their database doesn't have",

@@ -46,7 +46,7 @@ def read_verdicts(path: Path) -> list[Verdict]:
 
 def write_summary(summary: dict[str, Any], path: Path) -> None:
     """JSON, NaN as null."""
-    text = json.dumps(_finite(summary), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(finite(summary), indent=2, ensure_ascii=False) + "\n"
     _write_whole(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
 
 
@@ -127,9 +127,10 @@ def _percent(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{100 * value:.1f}"
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same with NaN as None, which is how JSON can say it."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
 
 

@@ -2,10 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from kidpipe import cli_eval
+from kidpipe.cli_options import Backend, ConfigFile, Data, Json, Layout, Settings, Student, Teacher, Until, Verbose, open_command
 from kidpipe.errors import KidpipeError
 
 app = typer.Typer(
@@ -15,23 +17,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Distil an expensive text-to-SQL teacher into a cheap student: imperfect data made once, any number of students.",
 )
-
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; default kidpipe.toml here.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as section.field=value; repeatable.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Let vLLM and transformers speak too.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Data = Annotated[str | None, typer.Option("--data", help="Folder of the data set.")]
-Layout = Annotated[str | None, typer.Option("--layout", help="spider, spider-syn, bird or jsonl.")]
-Teacher = Annotated[str | None, typer.Option("--teacher", help="Hugging Face name or local folder.")]
-Student = Annotated[str | None, typer.Option("--student", help="Hugging Face name or local folder.")]
-Backend = Annotated[str | None, typer.Option("--backend", help="auto, vllm or transformers.")]
-Until = Annotated[str, typer.Option("--until", help="Last stage to run.")]
-
-
-def _session(config: Path | None, settings: list[str] | None, verbose: bool = False, **flags: Any) -> Any:
-    from kidpipe.commands.session import open_session
-
-    return open_session(config, settings or [], {name.replace("__", "."): value for name, value in flags.items()}, verbose)
 
 
 @app.command()
@@ -63,7 +48,7 @@ def config(config: ConfigFile = None, settings: Settings = None, json: Json = Fa
     """
     from kidpipe.commands.settings import show_config
 
-    show_config(_session(config, settings), as_json=json)
+    show_config(open_command(config, settings), as_json=json)
 
 
 @app.command()
@@ -102,7 +87,7 @@ def build_imperfect(
     from kidpipe.commands.build import build_imperfect as body
 
     flags = {"teacher__model": teacher, "data__path": data, "data__layout": layout, "engine__backend": backend}
-    body(_session(config, settings, verbose, **flags), until=until, as_json=json)
+    body(open_command(config, settings, verbose, **flags), until=until, as_json=json)
 
 
 @app.command()
@@ -124,32 +109,10 @@ def train(
     from kidpipe.commands.train import train as body
 
     flags = {"train__student": student, "train__method": method, "data__path": data, "data__layout": layout}
-    body(_session(config, settings, verbose, **flags), name=name, as_json=json)
+    body(open_command(config, settings, verbose, **flags), name=name, as_json=json)
 
 
-@app.command("eval")
-def evaluate(
-    model: Annotated[
-        str, typer.Argument(help="A run, a local folder or a Hugging Face name; default the newest finished run.")
-    ] = "",
-    name: Annotated[str, typer.Option("--name", help="Name of the result; default the model's.")] = "",
-    data: Data = None,
-    layout: Layout = None,
-    backend: Backend = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="Use only the first n held-out examples.")] = None,
-    config: ConfigFile = None,
-    settings: Settings = None,
-    verbose: Verbose = False,
-    json: Json = False,
-) -> None:
-    """Generate SQL for the held-out questions, execute it, and compare with gold.
-
-    Example: kidpipe eval kid-4f1c22aa
-    """
-    from kidpipe.commands.judge import evaluate as body
-
-    flags = {"data__path": data, "data__layout": layout, "engine__backend": backend, "eval__limit": limit}
-    body(_session(config, settings, verbose, **flags), model, name=name, as_json=json)
+cli_eval.register(app)
 
 
 @app.command()
@@ -171,7 +134,7 @@ def plan(
     from kidpipe.commands.build import plan as body
 
     flags = {"teacher__model": teacher, "data__path": data, "data__layout": layout}
-    body(_session(config, settings, False, **flags), why=why, as_json=json, check=check, until=until)
+    body(open_command(config, settings, False, **flags), why=why, as_json=json, check=check, until=until)
 
 
 @app.command()
@@ -182,7 +145,7 @@ def status(config: ConfigFile = None, settings: Settings = None, json: Json = Fa
     """
     from kidpipe.commands.upkeep import status as body
 
-    body(_session(config, settings), as_json=json)
+    body(open_command(config, settings), as_json=json)
 
 
 @app.command()
@@ -198,7 +161,7 @@ def verify(
     """
     from kidpipe.commands.upkeep import verify as body
 
-    body(_session(config, settings), deep=deep, as_json=json)
+    body(open_command(config, settings), deep=deep, as_json=json)
 
 
 @app.command()
@@ -214,7 +177,7 @@ def gc(
     """
     from kidpipe.commands.upkeep import gc as body
 
-    body(_session(config, settings), delete=delete, as_json=json)
+    body(open_command(config, settings), delete=delete, as_json=json)
 
 
 @app.command()
@@ -225,7 +188,7 @@ def pin(config: ConfigFile = None, settings: Settings = None, json: Json = False
     """
     from kidpipe.commands.upkeep import pin as body
 
-    body(_session(config, settings), as_json=json)
+    body(open_command(config, settings), as_json=json)
 
 
 @app.command()
@@ -242,7 +205,7 @@ def inspect(
     """
     from kidpipe.commands.look import inspect as body
 
-    body(_session(config, settings), example_id, view, as_json=json)
+    body(open_command(config, settings), example_id, view, as_json=json)
 
 
 @app.command()
@@ -258,7 +221,7 @@ def query(
     """
     from kidpipe.commands.look import query as body
 
-    body(_session(config, settings), sql, as_json=json)
+    body(open_command(config, settings), sql, as_json=json)
 
 
 def main() -> None:

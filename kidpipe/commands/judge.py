@@ -1,62 +1,111 @@
-"""`kidpipe eval`: a model in, execution accuracy on the held-out questions out."""
+"""`kidpipe eval`: a model or predictions made elsewhere in, execution accuracy on the held-out questions out."""
 
+import logging
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from kidpipe.commands.session import Session
 from kidpipe.config import IngestSettings
 from kidpipe.digests import FileDigests
 from kidpipe.errors import KidpipeError
 from kidpipe.readers import DataSet, read
+from kidpipe.schema_text import read_schema
 
 if TYPE_CHECKING:
+    from eval.databases import Databases
     from eval.generate import Predictions
 
+log = logging.getLogger("kidpipe")
+_TABLES_FILES = ("tables.json", "dev_tables.json", "dev/dev_tables.json")
+"""Where Spider and BIRD keep their schemas, whose key links exact set match goes by."""
 
-def evaluate(session: Session, model: str, *, name: str, as_json: bool, quiet: bool = False) -> dict[str, Any]:
-    """Generate, execute, compare; verdicts and summary go to eval/<name> in the store."""
-    from eval.databases import Databases
+
+def evaluate(
+    session: Session,
+    model: str,
+    *,
+    name: str,
+    as_json: bool,
+    quiet: bool = False,
+    predictions_file: Path | None = None,
+    suite: Path | None = None,
+) -> dict[str, Any]:
+    """Generate or read, execute, compare; verdicts and summary go to eval/<name> in the store."""
     from eval.evaluate import evaluate as judge
     from eval.report import tables
 
-    folder = find_model(session, model)
     config = session.config
     dataset = read(config.data, "dev")
-    out = session.store.root / "eval" / (name or _name_of(session, folder))
-    with Progress(
-        TextColumn("{task.description:<11}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=session.errors,
-        disable=as_json or not session.errors.is_terminal,
-        transient=True,
-    ) as bar:
-        predictions = _generate(session, folder, dataset, _ticker(bar, "generate"))
+    databases = _databases(dataset, Path(config.data.path).expanduser(), suite)
+    origin, default_name = _origin(session, model, predictions_file)
+    out = session.store.root / "eval" / (name or default_name)
+    with progress_lines(session) as bar:
+        predictions = _read(predictions_file, dataset) if predictions_file else _generate(session, origin["model"], dataset, bar)
         result = judge(
             dataset.examples,
             predictions.sql,
-            Databases(dataset.database),
+            databases,
             config.eval,
             out,
             reasons=predictions.reasons,
-            notes={"model": str(folder), "data": config.data.path},
-            progress=_ticker(bar, "execute"),
+            notes=origin | {"data": config.data.path, "suite": str(suite) if suite else None},
+            progress=ticker(bar, "execute"),
         )
     if as_json:
         session.print_json(result.summary | {"folder": str(out)})
     elif not quiet:
-        for table in tables(result.summary, f"{folder} on {len(result.verdicts)} questions"):
+        for table in tables(result.summary, f"{next(iter(origin.values()))} on {len(result.verdicts)} questions"):
             session.console.print(table)
         session.console.print(f"verdicts    {out / 'verdicts.parquet'}")
     return result.summary
 
 
-def _generate(session: Session, folder: str, dataset: DataSet, tick: Callable[[int, int], None]) -> "Predictions":
+def _databases(dataset: DataSet, data: Path, suite: Path | None) -> "Databases":
+    from eval.databases import Databases
+    from eval.names import read_tables_json
+
+    schemas = next((data / name for name in _TABLES_FILES if (data / name).is_file()), None)
+    databases = Databases(dataset.database, suite, read_tables_json(schemas) if schemas else {})
+    databases.require_suite({example.db_id for example in dataset.examples})
+    return databases
+
+
+def _origin(session: Session, model: str, predictions: Path | None) -> tuple[dict[str, str], str]:
+    """What the predictions come from, for the summary, and what the result is called unless it is given a name."""
+    if predictions is None:
+        folder = find_model(session, model)
+        return {"model": folder}, _name_of(session, folder)
+    if model:
+        raise KidpipeError(
+            f"both a model ({model}) and a file of predictions ({predictions}) are named", fix="leave one of them out"
+        )
+    return {"predictions": str(predictions)}, predictions.stem
+
+
+def _read(path: Path, dataset: DataSet) -> "Predictions":
+    from eval.generate import Predictions
+    from eval.prediction_files import read_predictions
+
+    @cache
+    def tables(db_id: str) -> frozenset[str] | None:
+        try:
+            return frozenset(table.name.lower() for table in read_schema(dataset.database(db_id), db_id).tables)
+        except KidpipeError:
+            return None  # its golds fail too, which is what gets reported
+
+    sql = read_predictions(path, dataset.examples, tables)
+    if lacking := len(dataset.examples) - len(sql):
+        log.warning("%s has no prediction for %d of %d examples; they count as missing", path, lacking, len(dataset.examples))
+    return Predictions(sql)
+
+
+def _generate(session: Session, folder: str, dataset: DataSet, bar: Progress) -> "Predictions":
     from eval.generate import generate
     from kidpipe.backends.select import open_backend
     from kidpipe.models import resolve
@@ -66,6 +115,7 @@ def _generate(session: Session, folder: str, dataset: DataSet, tick: Callable[[i
     settings, config = ingest_settings(session, source.path), session.config
     examples = dataset.examples[: config.eval.limit] if config.eval.limit else dataset.examples
     longest = settings.max_prompt_tokens + config.eval.max_new_tokens
+    tick = ticker(bar, "generate")
     backend = open_backend(
         source.path, config.engine, config.train.dtype, max_top_k=1, max_length=longest, verbose=session.verbose
     )
@@ -106,7 +156,28 @@ def ingest_settings(session: Session, model: Path) -> IngestSettings:
     )
 
 
-def _ticker(bar: Progress, name: str) -> Callable[[int, int], None]:
+class _Rate(ProgressColumn):
+    """How many a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.1f}/s" if task.speed else "", style="cyan")
+
+
+def progress_lines(session: Session) -> Progress:
+    """Lines with bar, count, rate and time left, on stderr and only where someone looks."""
+    return Progress(
+        TextColumn("{task.description:<11}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+        console=session.errors,
+        disable=not session.errors.is_terminal,
+        transient=True,
+    )
+
+
+def ticker(bar: Progress, name: str) -> Callable[[int, int], None]:
     """A (done, total) callback that moves a line of its own."""
     task = bar.add_task(name, total=None)
     return lambda done, total: bar.update(task, completed=done, total=total)

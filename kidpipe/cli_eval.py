@@ -1,0 +1,73 @@
+"""The commands that judge: options in, a call of the command's body out. `cli` puts them among the others."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kidpipe.cli_options import Backend, ConfigFile, Data, Json, Layout, Settings, Verbose, open_command
+from kidpipe.errors import KidpipeError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command("eval")(evaluate)
+    app.command("eval-compare")(compare_evaluations)
+
+
+def evaluate(
+    model: Annotated[
+        list[str] | None, typer.Argument(help="A run, a local folder or a Hugging Face name; default the newest finished run.")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Name of the result; default the model's or the file's.")] = "",
+    predictions: Annotated[Path | None, typer.Option("--predictions", help="Judge this file's SQL instead of a model's.")] = None,
+    suite: Annotated[Path | None, typer.Option("--suite", help="Further databases, <db_id>/*.sqlite, for ts_bag.")] = None,
+    strip_distinct: Annotated[bool, typer.Option("--strip-distinct", help="As most published numbers are.")] = False,
+    data: Data = None,
+    layout: Layout = None,
+    backend: Backend = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Use only the first n held-out examples.")] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    verbose: Verbose = False,
+    json: Json = False,
+) -> None:
+    """Generate SQL for the held-out questions, execute it, and compare with gold.
+
+    `kidpipe eval compare A B` is `kidpipe eval-compare A B`.
+
+    Example: kidpipe eval kid-4f1c22aa
+    Example: kidpipe eval --predictions predicted.sql --suite test_suite_database --strip-distinct
+    """
+    from kidpipe.commands.judge import evaluate as body
+
+    if model and len(model) > 1:
+        _compare_words(model, config, settings, json)
+        return
+    flags = {"data__path": data, "data__layout": layout, "engine__backend": backend, "eval__limit": limit}
+    flags["eval__keep_distinct"] = False if strip_distinct else None
+    session = open_command(config, settings, verbose, **flags)
+    body(session, model[0] if model else "", name=name, as_json=json, predictions_file=predictions, suite=suite)
+
+
+def _compare_words(words: list[str], config: Path | None, settings: list[str] | None, json: bool) -> None:
+    if words[0] != "compare" or len(words) != 3:
+        raise KidpipeError(f"one model at a time, not {len(words)}: {' '.join(words)}", fix="kidpipe eval compare A B")
+    compare_evaluations(words[1], words[2], config=config, settings=settings, json=json)
+
+
+def compare_evaluations(
+    first: Annotated[str, typer.Argument(help="Name of an evaluation in the store, or its folder.")],
+    second: Annotated[str, typer.Argument(help="The one to compare with it.")],
+    rows: Annotated[int, typer.Option("--rows", help="How many flipped rows to show.")] = 20,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    json: Json = False,
+) -> None:
+    """Compare two evaluations: paired difference with interval, McNemar's p, and the rows that flipped.
+
+    Example: kidpipe eval-compare sft-1d02 kid-4f1c22aa
+    """
+    from kidpipe.commands.compare import compare as body
+
+    body(open_command(config, settings), first, second, rows=rows, as_json=json)

@@ -1,0 +1,23 @@
+"""The options that commands share, and how they become a session; imports nothing heavy."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; default kidpipe.toml here.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as section.field=value; repeatable.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Let vLLM and transformers speak too.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Data = Annotated[str | None, typer.Option("--data", help="Folder of the data set.")]
+Layout = Annotated[str | None, typer.Option("--layout", help="spider, spider-syn, bird or jsonl.")]
+Teacher = Annotated[str | None, typer.Option("--teacher", help="Hugging Face name or local folder.")]
+Student = Annotated[str | None, typer.Option("--student", help="Hugging Face name or local folder.")]
+Backend = Annotated[str | None, typer.Option("--backend", help="auto, vllm or transformers.")]
+Until = Annotated[str, typer.Option("--until", help="Last stage to run.")]
+
+
+def open_command(config: Path | None, settings: list[str] | None, verbose: bool = False, **flags: Any) -> Any:
+    from kidpipe.commands.session import open_session
+
+    return open_session(config, settings or [], {name.replace("__", "."): value for name, value in flags.items()}, verbose)

@@ -1,0 +1,137 @@
+"""The commands that judge, on predictions made elsewhere and on models, as a user runs them."""
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from kidpipe.config import DataSettings
+from kidpipe.readers import DataSet, read
+from tests.cli.running import Cli
+
+
+@pytest.fixture
+def dev(world: Path) -> DataSet:
+    return read(DataSettings(path=str(world)), "dev")
+
+
+@pytest.fixture
+def lines(dev: DataSet, tmp_path: Path) -> Callable[..., Path]:
+    """Writes Spider's line file: gold, but for the rows that are given."""
+
+    def write(name: str, changes: dict[int, str] | None = None) -> Path:
+        sqls = [(changes or {}).get(number, example.gold_sql) for number, example in enumerate(dev.examples)]
+        path = tmp_path / name
+        path.write_text("\n".join(sqls) + "\n")
+        return path
+
+    return write
+
+
+def test_predictions_made_elsewhere(cli: Cli, lines: Callable[..., Path], tmp_path: Path) -> None:
+    gold = json.loads(cli("eval", "--predictions", str(lines("gold.sql")), "--json").out)
+    assert gold["metrics"]["ex_bag"]["all"]["value"] == 1.0
+    assert gold["predictions"].endswith("gold.sql")
+    two_wrong = lines("two.sql", {0: "SELECT 1 WHERE 0", 3: "ATTACH 'x.db' AS x"})
+    done = cli("eval", "--predictions", str(two_wrong), eval__workers=1)
+    assert done.code == 0, done.err
+    assert "22 correct, 1 wrong, 1 refused" in done.out
+    assert (tmp_path / "artifacts" / "eval" / "two" / "verdicts.parquet").is_file()
+
+
+def test_ids_join_and_what_is_lacking_is_said(cli: Cli, dev: DataSet, tmp_path: Path) -> None:
+    rows = [{"id": example.example_id, "sql": example.gold_sql} for example in reversed(dev.examples[1:])]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = cli("eval", "--predictions", "p.jsonl", "--json", eval__workers=1)
+    assert json.loads(done.out)["kinds"] == json.loads(done.out)["kinds"] | {"correct": 23, "missing": 1}
+    assert "no prediction for 1 of 24 examples" in " ".join(done.err.split())
+
+
+def test_a_slipped_file_and_two_sources_are_refused(cli: Cli, lines: Callable[..., Path], tmp_path: Path) -> None:
+    whole = lines("gold.sql")
+    (tmp_path / "short.sql").write_text("\n".join(whole.read_text().splitlines()[1:]) + "\n")
+    short = cli("eval", "--predictions", "short.sql")
+    assert short.code == 1
+    assert "23 lines of predictions for 24 examples" in short.err
+    both = cli("eval", "model", "--predictions", "gold.sql")
+    assert both.code == 1
+    assert "leave one of them out" in both.err
+
+
+def test_a_suite_is_stricter(cli: Cli, lines: Callable[..., Path], dev: DataSet, tmp_path: Path) -> None:
+    """A prediction that names the gold's present result is right on the database and wrong on another."""
+    example = dev.examples[0]
+    with closing(sqlite3.connect(dev.database(example.db_id))) as connection:
+        rows = connection.execute(example.gold_sql).fetchall()
+    values = ", ".join("(" + ", ".join("NULL" if v is None else repr(v) for v in row) + ")" for row in rows)
+    suite = tmp_path / "suite"
+    for db_id in {item.db_id for item in dev.examples}:
+        (suite / db_id).mkdir(parents=True)
+        shutil.copyfile(dev.database(db_id), suite / db_id / "empty.sqlite")
+        with closing(sqlite3.connect(suite / db_id / "empty.sqlite")) as connection:
+            for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                connection.execute(f'DELETE FROM "{table}"')
+            connection.commit()
+    lines("fixed.sql", {0: f"VALUES {values}"})
+    metrics = json.loads(cli("eval", "--predictions", "fixed.sql", "--suite", str(suite), "--json").out)["metrics"]
+    assert metrics["ex_bag"]["all"]["value"] == 1.0
+    assert metrics["ts_bag"]["all"]["value"] == pytest.approx(23 / 24)
+    lost = cli("eval", "--predictions", "fixed.sql", "--suite", str(tmp_path / "artifacts"))
+    assert lost.code == 1
+    assert "none of the data's databases" in lost.err
+
+
+def test_distinct_is_stripped_as_in_published_numbers(cli: Cli, lines: Callable[..., Path], dev: DataSet) -> None:
+    def rows_of(sql: str, db_id: str) -> list[tuple[object, ...]]:
+        with closing(sqlite3.connect(dev.database(db_id))) as connection:
+            return connection.execute(sql).fetchall()
+
+    results = [rows_of(example.gold_sql, example.db_id) for example in dev.examples]
+    number = next(number for number, rows in enumerate(results) if len(set(rows)) < len(rows))
+    lines("d.sql", {number: dev.examples[number].gold_sql.replace("SELECT", "SELECT DISTINCT", 1)})
+    kept = json.loads(cli("eval", "--predictions", "d.sql", "--json").out)
+    stripped = json.loads(cli("eval", "--predictions", "d.sql", "--strip-distinct", "--json").out)
+    assert kept["kinds"]["wrong"] == 1
+    assert stripped["kinds"]["wrong"] == 0
+
+
+def test_key_links_come_from_tables_json(cli: Cli, lines: Callable[..., Path], world: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(world, folder)
+    lines("gold.sql")
+    (folder / "tables.json").write_text('[{"db_id": "x"}]')
+    broken = cli("eval", "--predictions", "gold.sql", "--data", str(folder), data__path=str(folder))
+    assert broken.code == 1
+    assert "cannot read the schemas" in broken.err
+    (folder / "tables.json").write_text("[]")
+    assert cli("eval", "--predictions", "gold.sql", data__path=str(folder)).code == 0
+
+
+def test_compare_in_both_spellings(cli: Cli, lines: Callable[..., Path], tmp_path: Path) -> None:
+    for name, changes in (("one.sql", {0: "SELECT 1 WHERE 0"}), ("two.sql", {1: "SELEC", 2: "SELECT 1 WHERE 0"})):
+        assert cli("eval", "--predictions", str(lines(name, changes)), eval__workers=1).code == 0
+    long = cli("eval-compare", "one", "two")
+    assert long.code == 0, long.err
+    assert cli("eval", "compare", "one", str(tmp_path / "artifacts" / "eval" / "two")).out == long.out
+    assert "two loses 2 and wins 1" in long.out
+    assert "dev:1" in long.out
+    report = json.loads(cli("eval-compare", "one", "two", "--json").out)
+    bag = next(item for item in report["differences"] if item["metric"] == "ex_bag")
+    assert (bag["only_first"], bag["only_second"], bag["p_value"]) == (2, 1, 1.0)
+    assert sorted(flip["example_id"] for flip in report["flips"]) == ["dev:0", "dev:1", "dev:2"]
+    assert report["changed_settings"] == {}
+
+
+def test_compare_tells_of_other_settings_and_lists_what_there_is(cli: Cli, lines: Callable[..., Path]) -> None:
+    lines("gold.sql")
+    cli("eval", "--predictions", "gold.sql", eval__workers=1)
+    cli("eval", "--predictions", "gold.sql", "--strip-distinct", "--name", "stripped", eval__workers=1)
+    assert "keep_distinct: True and False" in cli("eval-compare", "gold", "stripped").err
+    lost = cli("eval-compare", "gold", "nothing")
+    assert lost.code == 1
+    assert "evaluations there: gold, stripped" in lost.err
+    assert cli("eval", "a", "b").code == 1
