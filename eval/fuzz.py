@@ -3,8 +3,8 @@
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from eval.execution import GoldCache, Pair, Progress, compare
 from eval.mutants import literals, mutants
 from eval.variants import make_variant
 from kidpipe.config import EvalSettings
+from kidpipe.errors import KidpipeError
 from kidpipe.readers import Example
 from kidpipe.sandbox.job import Kind
 
@@ -42,27 +43,52 @@ def fuzz_suite(
 ) -> dict[str, DatabaseReport]:
     """Write <folder>/<db_id>/*.sqlite, the original among them, and `suite.json`; returns the report by db_id.
 
-    A variant is kept only where it refutes a mutant that none before it did, and every gold still executes on it.
+    A variant is kept only where it refutes a mutant that none before it did, and every gold still executes on it. Golds that
+    don't execute on the original play no part.
+
+    Raises:
+        KidpipeError: `folder` holds something else than a suite, or a database is missing or not SQLite.
     """
     golds: dict[str, list[str]] = defaultdict(list)
     for example in examples:
         golds[example.db_id].append(example.gold_sql)
+    _require_fit(folder, [database(db_id) for db_id in golds])
     reports: dict[str, DatabaseReport] = {}
+    _write_report(folder, seed, reports)
     for done, (db_id, sqls) in enumerate(sorted(golds.items()), 1):
         unique = list(dict.fromkeys(sqls))
         reports[db_id] = _fuzz(db_id, unique, database(db_id), folder / db_id, num_variants, f"{seed}/{db_id}", settings)
+        _write_report(folder, seed, reports)
         if progress:
             progress(done, len(golds))
-    total = {
-        "mutants": sum(report.mutants for report in reports.values()),
-        "killed_by_original": sum(report.killed_by_original for report in reports.values()),
-        "killed": sum(report.killed for report in reports.values()),
-    }
-    content = {"seed": seed, "total": total, "databases": {name: asdict(report) for name, report in reports.items()}}
+    return reports
+
+
+def total(reports: Iterable[DatabaseReport]) -> DatabaseReport:
+    """All databases together."""
+    rows = [astuple(report) for report in reports]
+    return DatabaseReport(*map(sum, zip(*rows, strict=True))) if rows else DatabaseReport(0, 0, 0, 0, 0)
+
+
+def _require_fit(folder: Path, sources: Sequence[Path]) -> None:
+    """Refuse to write where something else would be lost, and databases that no variant can be made of."""
+    if folder.exists() and not (folder.is_dir() and ((folder / REPORT_FILE).is_file() or not any(folder.iterdir()))):
+        raise KidpipeError("there is something else than a test suite", where=str(folder), fix="name a new or an empty folder")
+    for source in sources:
+        if not source.is_file():
+            raise KidpipeError("database missing", where=str(source), fix="check data.databases")
+        if source.suffix != ".sqlite":
+            raise KidpipeError("variants are made of SQLite databases only", where=str(source), fix="use SQLite files")
+
+
+def _write_report(folder: Path, seed: int, reports: Mapping[str, DatabaseReport]) -> None:
+    """After every database, so that an interrupted run leaves a folder that is known as a suite."""
+    databases = {name: asdict(report) for name, report in reports.items()}
+    content = {"seed": seed, "total": asdict(total(reports.values())), "databases": databases}
+    folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{REPORT_FILE}"
     temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     temporary.replace(folder / REPORT_FILE)
-    return reports
 
 
 def _fuzz(
@@ -71,6 +97,7 @@ def _fuzz(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     shutil.copyfile(source, folder / f"{db_id}{source.suffix}")
+    golds = _executing(golds, source, settings)
     alive = [(gold, mutant) for gold in golds for mutant in mutants(gold)]
     alive, invalid = _survivors(alive, source, settings)
     num_mutants = sum(len(mutants(gold)) for gold in golds) - invalid
@@ -83,7 +110,7 @@ def _fuzz(
         candidate = folder / f".candidate{source.suffix}"
         make_variant(source, candidate, values, f"{seed}/{number}")
         rest, _invalid = _survivors(alive, candidate, settings)
-        if len(rest) == len(alive) or not _all_execute(golds, candidate, settings):
+        if len(rest) == len(alive) or len(_executing(golds, candidate, settings)) < len(golds):
             candidate.unlink()
             idle += 1
             continue
@@ -99,10 +126,10 @@ def _survivors(pairs: list[tuple[str, str]], path: Path, settings: EvalSettings)
     return [pair for pair, item in zip(pairs, found, strict=True) if item.ex_bag], invalid
 
 
-def _all_execute(golds: list[str], path: Path, settings: EvalSettings) -> bool:
+def _executing(golds: list[str], path: Path, settings: EvalSettings) -> list[str]:
     cache = GoldCache(settings)
     cache.fill([(path, gold) for gold in golds], check_ties=False)
-    return all(cache.get(path, gold).result.is_ok for gold in golds)
+    return [gold for gold in golds if cache.get(path, gold).result.is_ok]
 
 
 def _merged(golds: list[str]) -> dict[str, set[Any]]:

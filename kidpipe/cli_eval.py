@@ -13,6 +13,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.command("eval")(evaluate)
     app.command("eval-compare")(compare_evaluations)
+    app.command("fuzz-suite")(fuzz_suite)
 
 
 def evaluate(
@@ -71,3 +72,24 @@ def compare_evaluations(
     from kidpipe.commands.compare import compare as body
 
     body(open_command(config, settings), first, second, rows=rows, as_json=json)
+
+
+def fuzz_suite(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the suite.")],
+    variants: Annotated[int, typer.Option("--variants", min=1, help="At most so many for a database.")] = 20,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed makes the same contents.")] = 0,
+    data: Data = None,
+    layout: Layout = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Use only the first n held-out examples.")] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    json: Json = False,
+) -> None:
+    """Make a test suite: variants of each database on which SQL that is right by chance is found out.
+
+    Example: kidpipe fuzz-suite --out suite --data spider
+    """
+    from kidpipe.commands.fuzz import fuzz_suite as body
+
+    session = open_command(config, settings, data__path=data, data__layout=layout, eval__limit=limit)
+    body(session, out, variants=variants, seed=seed, as_json=json)

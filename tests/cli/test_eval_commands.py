@@ -135,3 +135,25 @@ def test_compare_tells_of_other_settings_and_lists_what_there_is(cli: Cli, lines
     assert lost.code == 1
     assert "evaluations there: gold, stripped" in lost.err
     assert cli("eval", "a", "b").code == 1
+
+
+def test_a_fuzzed_suite_is_made_and_used(cli: Cli, lines: Callable[..., Path]) -> None:
+    made = cli("fuzz-suite", "--out", "suite", "--variants", "2", "--limit", "3", "--json", eval__workers=1)
+    assert made.code == 0, made.err
+    report = json.loads(made.out)
+    assert report["all"]["golds"] == 3
+    assert report["all"]["killed_by_original"] <= report["all"]["killed"] <= report["all"]["mutants"]
+    assert report["all"]["variants"] >= 1
+    lines("gold.sql")
+    judged = json.loads(cli("eval", "--predictions", "gold.sql", "--suite", "suite", "--json", eval__workers=1).out)
+    assert judged["metrics"]["ts_bag"]["all"]["value"] == 1.0
+    again = cli("fuzz-suite", "--out", "suite", "--variants", "1", "--limit", "1", eval__workers=1)
+    assert "kidpipe eval MODEL --suite suite" in again.out
+
+
+def test_a_suite_is_never_written_over_other_files(cli: Cli, dev: DataSet) -> None:
+    before = {path: path.read_bytes() for path in dev.databases.rglob("*.sqlite")}
+    refused = cli("fuzz-suite", "--out", str(dev.databases))
+    assert refused.code == 1
+    assert "something else than a test suite" in refused.err
+    assert {path: path.read_bytes() for path in dev.databases.rglob("*.sqlite")} == before

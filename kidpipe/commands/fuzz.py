@@ -1,0 +1,38 @@
+"""`kidpipe fuzz-suite`: the held-out golds and their databases in, a test suite and how well it tells wrong SQL out."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kidpipe.commands.judge import progress_lines, ticker
+from kidpipe.commands.session import Session, make_table
+from kidpipe.readers import read
+
+
+def fuzz_suite(session: Session, out: Path, *, variants: int, seed: int, as_json: bool) -> dict[str, Any]:
+    """Write the suite into `out` and show the kill rate, by database and overall."""
+    from eval.fuzz import fuzz_suite as make
+    from eval.fuzz import total
+
+    config = session.config
+    dataset = read(config.data, "dev")
+    examples = dataset.examples[: config.eval.limit] if config.eval.limit else dataset.examples
+    with progress_lines(session) as bar:
+        reports = make(examples, dataset.database, out, variants, seed, config.eval, ticker(bar, "databases"))
+    rows = {**reports, "all": total(reports.values())}
+    if as_json:
+        session.print_json({name: asdict(report) for name, report in rows.items()} | {"folder": str(out)})
+    else:
+        columns = ("golds", "mutants", "killed at first", "killed", "variants")
+        table = make_table("", {"database": "left"} | dict.fromkeys(columns, "right"))
+        for name, report in rows.items():
+            rates = (_percent(report.killed_by_original, report.mutants), _percent(report.killed, report.mutants))
+            table.add_row(name, str(report.golds), str(report.mutants), *rates, str(report.variants))
+        session.console.print(table)
+        session.console.print("killed: mutants of golds refuted, in percent, by the original database and by the whole suite")
+        session.console.print(f"use it      kidpipe eval MODEL --suite {out}")
+    return {name: asdict(report) for name, report in rows.items()}
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f}" if whole else ""
