@@ -1,5 +1,6 @@
 """What a teacher engine is asked and what it answers; importing this loads no engine."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -34,6 +35,25 @@ class TopK:
     actual_logprob: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw answers instead of taking the likeliest token each time.
+
+    Each answer has random numbers of its own, decided by the seed, the prompt's tokens and the answer's number: answers don't
+    depend on what else is asked in the same call, nor on the order.
+    """
+
+    temperature: float
+    seed: int
+    number: int = 1
+    """Answers a prompt."""
+
+    def seed_of(self, prompt: Sequence[int], number: int) -> int:
+        """The seed of one answer, below 2 ** 63."""
+        digest = hashlib.sha256(f"{self.seed}|{number}|".encode() + np.asarray(prompt, dtype=np.int32).tobytes()).digest()
+        return int.from_bytes(digest[:8], "little") >> 1
+
+
 class Backend(Protocol):
     """An engine that holds one model.
 
@@ -51,8 +71,17 @@ class Backend(Protocol):
         """One TopK a request, in order. Raises KidpipeError for K or lengths beyond the engine's limits."""
         ...
 
-    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_ids: Sequence[int]) -> Iterator[list[int]]:
-        """Greedy continuations, in order, without the stop token; shorter where `max_length` is reached."""
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        stop_ids: Sequence[int],
+        sampling: Sampling | None = None,
+    ) -> Iterator[list[int]]:
+        """Continuations, in order, without the stop token; shorter where `max_length` is reached.
+
+        Greedy unless `sampling` says otherwise; with it, `sampling.number` answers to the first prompt, then to the next.
+        """
         ...
 
     def close(self) -> None:
@@ -74,8 +103,15 @@ def check_score(backend: Backend, requests: Sequence[ScoreRequest], top_k: int) 
             )
 
 
-def check_prompts(backend: Backend, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+def check_prompts(
+    backend: Backend, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling | None = None
+) -> None:
     """Refuse what `backend` cannot continue before any work is done."""
+    if sampling and not (sampling.temperature > 0 and sampling.number >= 1):
+        raise KidpipeError(
+            f"{sampling.number} samples at temperature {sampling.temperature} were asked for",
+            fix="set eval.samples to 1 or more and eval.temperature above 0",
+        )
     if max_new_tokens < 1:
         raise KidpipeError(f"{max_new_tokens} new tokens were asked for", fix="set eval.max_new_tokens to 1 or more")
     for index, prompt in enumerate(prompts):

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessorList
 from transformers.utils import logging as transformers_logging
 
-from kidpipe.backends.base import ScoreRequest, TopK, check_prompts, check_score, in_ranked_order
+from kidpipe.backends.base import Sampling, ScoreRequest, TopK, check_prompts, check_score, in_ranked_order
+from kidpipe.backends.gumbel import Noise
 from kidpipe.errors import KidpipeError
 
 _WINDOW = 512
@@ -53,17 +54,37 @@ class TransformersBackend:
                 answers.update(zip(batch, self._score_batch([window[index] for index in batch], top_k), strict=True))
             yield from (answers[index] for index in range(len(window)))
 
-    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_ids: Sequence[int]) -> Iterator[list[int]]:
-        """Greedy continuations, in order, without the stop token; shorter where `max_length` is reached."""
-        check_prompts(self, prompts, max_new_tokens)
-        return self._generate(prompts, max_new_tokens, stop_ids)
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        stop_ids: Sequence[int],
+        sampling: Sampling | None = None,
+    ) -> Iterator[list[int]]:
+        """Continuations, in order, without the stop token; shorter where `max_length` is reached."""
+        check_prompts(self, prompts, max_new_tokens, sampling)
+        if sampling is None:
+            return self._generate(prompts, max_new_tokens, stop_ids)
+        numbers = range(sampling.number)
+        seeds = [sampling.seed_of(prompt, number) for prompt in prompts for number in numbers]
+        repeated = [prompt for prompt in prompts for _ in numbers]
+        return self._generate(repeated, max_new_tokens, stop_ids, seeds, sampling.temperature)
 
-    def _generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_ids: Sequence[int]) -> Iterator[list[int]]:
+    def _generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        stop_ids: Sequence[int],
+        seeds: Sequence[int] = (),
+        temperature: float = 0.0,
+    ) -> Iterator[list[int]]:
+        """Greedy without `seeds`, else one drawn answer a prompt and seed."""
         for begin in range(0, len(prompts), _WINDOW):
             window = prompts[begin : begin + _WINDOW]
             answers: dict[int, list[int]] = {}
             for batch in self._batches([len(prompt) for prompt in window], [1] * len(window)):
-                rows = self._generate_batch([window[index] for index in batch], max_new_tokens, stop_ids)
+                noise = Noise([seeds[begin + index] for index in batch], temperature) if seeds else None
+                rows = self._generate_batch([window[index] for index in batch], max_new_tokens, stop_ids, noise)
                 answers.update(zip(batch, rows, strict=True))
             yield from (answers[index] for index in range(len(window)))
 
@@ -112,7 +133,9 @@ class TransformersBackend:
         return [TopK(*parts) for parts in zip(np.split(ids, ends), np.split(logprobs, ends), np.split(actual, ends), strict=True)]
 
     @torch.inference_mode()
-    def _generate_batch(self, prompts: list[Sequence[int]], max_new_tokens: int, stop_ids: Sequence[int]) -> list[list[int]]:
+    def _generate_batch(
+        self, prompts: list[Sequence[int]], max_new_tokens: int, stop_ids: Sequence[int], noise: Noise | None
+    ) -> list[list[int]]:
         ids_BL, mask_BL = self._pad_left([np.asarray(prompt, dtype=np.int32) for prompt in prompts])
         width = ids_BL.shape[1]
         settings = GenerationConfig(
@@ -122,7 +145,12 @@ class TransformersBackend:
             eos_token_id=list(stop_ids) or None,
             pad_token_id=0,
         )
-        output_BL = self._model.generate(input_ids=ids_BL, attention_mask=mask_BL, generation_config=settings)
+        output_BL = self._model.generate(
+            input_ids=ids_BL,
+            attention_mask=mask_BL,
+            generation_config=settings,
+            logits_processor=LogitsProcessorList([noise] if noise else []),
+        )
         stops = set(stop_ids)
         rows: list[list[int]] = []
         for prompt, row in zip(prompts, output_BL[:, width:].tolist(), strict=True):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kidpipe.backends import vllm_engine
-from kidpipe.backends.base import ScoreRequest, TopK, check_prompts, check_score, in_ranked_order
+from kidpipe.backends.base import Sampling, ScoreRequest, TopK, check_prompts, check_score, in_ranked_order
 from kidpipe.backends.quiet import quiet
 from kidpipe.config import EngineSettings
 from kidpipe.errors import KidpipeError
@@ -96,15 +96,23 @@ class VllmBackend:
         in_flight = max(self._step_tokens * _IN_FLIGHT_STEPS, self.max_length)
         return self._run(_Call(len(requests), scoring.submit, scoring.receive, in_flight))
 
-    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_ids: Sequence[int]) -> Iterator[list[int]]:
-        """Greedy continuations, in order, without the stop token; shorter where `max_length` is reached."""
-        check_prompts(self, prompts, max_new_tokens)
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        stop_ids: Sequence[int],
+        sampling: Sampling | None = None,
+    ) -> Iterator[list[int]]:
+        """Continuations, in order, without the stop token; shorter where `max_length` is reached."""
+        check_prompts(self, prompts, max_new_tokens, sampling)
         stops = set(stop_ids)
+        repeats = sampling.number if sampling else 1
 
         def submit(index: int) -> int:
-            prompt = [int(token) for token in prompts[index]]
+            prompt = [int(token) for token in prompts[index // repeats]]
             tokens = min(max_new_tokens, self.max_length - len(prompt))
-            self._add(str(index), prompt, _sampling(max_tokens=tokens, stop_token_ids=sorted(stops)))
+            drawn = self._drawn(sampling.temperature, sampling.seed_of(prompt, index % repeats)) if sampling else {}
+            self._add(str(index), prompt, _sampling(max_tokens=tokens, stop_token_ids=sorted(stops), **drawn))
             return len(prompt) + tokens
 
         def receive(_: int, output: Any) -> list[int]:
@@ -114,7 +122,16 @@ class VllmBackend:
 
         # More than the cache holds would be preempted and computed again.
         in_flight = (self._engine and self._engine.capacity_tokens) or self._step_tokens * _IN_FLIGHT_STEPS
-        return self._run(_Call(len(prompts), submit, receive, in_flight))
+        return self._run(_Call(len(prompts) * repeats, submit, receive, in_flight))
+
+    def _drawn(self, temperature: float, seed: int) -> dict[str, Any]:
+        """What makes a request sample with random numbers of its own."""
+        assert self._engine is not None
+        if not self._engine.on_cpu:
+            return {"temperature": temperature, "seed": seed}
+        from kidpipe.backends import vllm_noise
+
+        return {"extra_args": {vllm_noise.SEED: seed, vllm_noise.TEMPERATURE: temperature}}
 
     def close(self) -> None:
         """Free the engine's memory. Closing twice is harmless."""
@@ -255,11 +272,12 @@ class _Scoring:
 
 
 def _sampling(**settings: Any) -> Any:
-    """Greedy, only the finished output, no text; stop tokens are ours alone."""
+    """Greedy unless told otherwise, only the finished output, no text; stop tokens are ours alone."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    return SamplingParams(temperature=0, detokenize=False, ignore_eos=True, output_kind=RequestOutputKind.FINAL_ONLY, **settings)
+    fixed = {"detokenize": False, "ignore_eos": True, "output_kind": RequestOutputKind.FINAL_ONLY}
+    return SamplingParams(**{"temperature": 0, **fixed, **settings})
 
 
 def _shared_prefix(ours: NDArray[np.int32], theirs: NDArray[np.int32]) -> int:

@@ -144,7 +144,10 @@ def _arguments(
         "seed": 0,
     }
     if on_cpu:
+        from kidpipe.backends.vllm_noise import SeededNoise
+
         arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": settings.kv_cache_mib << 20, "block_size": _BLOCK}
+        arguments["logits_processors"] = [SeededNoise]
     else:
         arguments["gpu_memory_utilization"] = settings.gpu_memory
     return arguments

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from kidpipe.backends.base import ScoreRequest, TopK
+from kidpipe.backends.base import Sampling, ScoreRequest, TopK
 from kidpipe.backends.transformers import TransformersBackend
 from kidpipe.errors import KidpipeError
 from tests.backends.conftest import random_requests
@@ -150,3 +150,32 @@ def test_cuda_that_is_not_there_is_refused(tiny_model: Path) -> None:
         pytest.skip("this machine has a GPU")
     with pytest.raises(KidpipeError, match="no CUDA device"):
         TransformersBackend(tiny_model, dtype="auto", device="cuda", batch_tokens=64, max_length=64, verbose=False)
+
+
+def test_samples_are_decided_by_seed_and_prompt_alone(backend: TransformersBackend) -> None:
+    prompts = [request.token_ids.tolist() for request in random_requests(9, seed=21)]
+    drawn = list(backend.generate(prompts, 8, [], Sampling(1.0, 7, 3)))
+    assert len(drawn) == 27
+    assert list(backend.generate(prompts, 8, [], Sampling(1.0, 7, 3))) == drawn
+    assert list(backend.generate(prompts[::-1], 8, [], Sampling(1.0, 7, 1))) == drawn[::3][::-1]
+    assert list(backend.generate(prompts, 8, [], Sampling(1.0, 8, 3))) != drawn
+    assert len(set(map(tuple, drawn[:3]))) > 1
+    greedy = list(backend.generate(prompts, 8, []))
+    assert list(backend.generate(prompts, 8, [], Sampling(1e-4, 7))) == greedy
+
+
+def test_samples_follow_the_models_distribution(backend: TransformersBackend, model: Qwen2ForCausalLM) -> None:
+    prompt = random_requests(1, seed=22)[0].token_ids.tolist()
+    with torch.no_grad():
+        expected = torch.softmax(model(torch.tensor([prompt])).logits[0, -1] / 0.5, -1).numpy()
+    number = 3000
+    drawn = [answer[0] for answer in backend.generate([prompt], 1, [], Sampling(0.5, 0, number))]
+    seen = np.bincount(drawn, minlength=len(expected)) / number
+    # Four standard errors at each of the likeliest ten.
+    for token in np.argsort(-expected)[:10]:
+        assert abs(seen[token] - expected[token]) < 4 * np.sqrt(expected[token] * (1 - expected[token]) / number) + 1e-3
+
+
+def test_samples_that_cannot_be_drawn_are_refused(backend: TransformersBackend) -> None:
+    with pytest.raises(KidpipeError, match="temperature 0"):
+        backend.generate([[5]], 1, [], Sampling(0.0, 0))

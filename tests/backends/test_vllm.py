@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kidpipe.backends.base import ScoreRequest
+from kidpipe.backends.base import Sampling, ScoreRequest
 from kidpipe.backends.transformers import TransformersBackend
 from kidpipe.backends.vllm import VllmBackend
 from kidpipe.errors import KidpipeError
@@ -90,6 +90,18 @@ def test_generations_are_those_of_transformers(backend: VllmBackend, reference: 
     assert len(free[-1]) == 3
     stop_ids = [free[0][4], free[1][0]]
     assert list(backend.generate(prompts, 12, stop_ids)) == list(reference.generate(prompts, 12, stop_ids))
+
+
+def test_samples_are_decided_by_seed_and_prompt_alone(backend: VllmBackend, reference: TransformersBackend) -> None:
+    """More tokens than one step takes, so that prompts are computed in parts; both engines draw alike."""
+    prompts = [request.token_ids.tolist() for request in random_requests(9, seed=21)]
+    greedy = list(backend.generate(prompts, 8, []))
+    drawn = list(backend.generate(prompts, 8, [], Sampling(1.0, 7, 3)))
+    assert drawn == list(reference.generate(prompts, 8, [], Sampling(1.0, 7, 3)))
+    assert list(backend.generate(prompts[::-1], 8, [], Sampling(1.0, 7, 1))) == drawn[::3][::-1]
+    assert list(backend.generate(prompts, 8, [], Sampling(1.0, 8, 3))) != drawn
+    assert len(set(map(tuple, drawn[:3]))) > 1
+    assert list(backend.generate(prompts, 8, [])) == greedy
 
 
 def test_nothing_asked_nothing_answered(backend: VllmBackend) -> None:

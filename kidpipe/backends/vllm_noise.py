@@ -1,0 +1,31 @@
+"""A request's seed and temperature in, sampled tokens from vLLM's greedy search on the CPU out.
+
+vLLM's own seeded sampling fails on the CPU where a prompt is computed in parts: it turns the request's generator back, and
+CPU generators can't be.
+"""
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
+
+from kidpipe.backends.gumbel import perturbed
+
+SEED, TEMPERATURE = "kidpipe_seed", "kidpipe_temperature"
+"""Names in a request's `extra_args`."""
+
+
+class SeededNoise(AdapterLogitsProcessor):  # type: ignore[misc]  # vLLM is not typed here
+    """Perturbs the logits of requests that carry a seed, and of no others."""
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def new_req_logits_processor(self, params: Any) -> Any:
+        extra = params.extra_args or {}
+        return partial(_perturbed, extra[SEED], extra[TEMPERATURE]) if SEED in extra else None
+
+
+def _perturbed(seed: int, temperature: float, output_ids: list[int], logits_V: Tensor) -> Tensor:
+    return perturbed(seed, temperature, len(output_ids), logits_V)
