@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.execution import Progress
-from kidpipe.backends.base import Backend
+from kidpipe.backends.base import Backend, Sampling
 from kidpipe.config import IngestSettings
 from kidpipe.errors import KidpipeError
 from kidpipe.prompts import PromptEncoder
@@ -23,7 +23,9 @@ class Predictions:
     """Predicted SQL by example id, and why there is none for the others."""
 
     sql: dict[str, str] = field(default_factory=dict)
+    """With samples, the first of each."""
     reasons: dict[str, str] = field(default_factory=dict)
+    samples: dict[str, list[str]] = field(default_factory=dict)
 
 
 def generate(
@@ -34,16 +36,20 @@ def generate(
     settings: IngestSettings,
     max_new_tokens: int,
     progress: Progress | None = None,
+    sampling: Sampling | None = None,
 ) -> Predictions:
-    """Greedy SQL for each example, from the prompt that `settings` describe (those the model was trained with)."""
+    """Greedy or sampled SQL for each example, from the prompt that `settings` describe (as the model was trained)."""
     predictions = Predictions()
     prompts = _prompts(backend, tokenizer, examples, database, settings, predictions)
     stop_ids = sorted({eos_id(tokenizer), *special_ids(tokenizer)})
-    answers = backend.generate(list(prompts.values()), max_new_tokens, stop_ids)
-    for done, (example_id, ids) in enumerate(zip(prompts, answers, strict=True), 1):
-        predictions.sql[example_id] = extract_sql(tokenizer.decode(ids, skip_special_tokens=True))
+    asked = [example_id for example_id in prompts for _ in range(sampling.number if sampling else 1)]
+    answers = backend.generate(list(prompts.values()), max_new_tokens, stop_ids, sampling)
+    for done, (example_id, ids) in enumerate(zip(asked, answers, strict=True), 1):
+        sql = extract_sql(tokenizer.decode(ids, skip_special_tokens=True))
+        predictions.samples.setdefault(example_id, []).append(sql)
         if progress:
-            progress(done, len(prompts))
+            progress(done, len(asked))
+    predictions.sql = {example_id: sqls[0] for example_id, sqls in predictions.samples.items()}
     return predictions
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from eval.execution import limits_of
+from eval.execution import Progress, limits_of
 from kidpipe.config import EvalSettings
 from kidpipe.readers import Example
 from kidpipe.sandbox.job import Job, Result
@@ -16,6 +16,7 @@ def vote(
     samples: Mapping[str, Sequence[str]],
     database: Callable[[str], Path],
     settings: EvalSettings,
+    progress: Progress | None = None,
 ) -> dict[str, str]:
     """The majority's prediction by example id; gold plays no part.
 
@@ -29,7 +30,11 @@ def vote(
     ]
     with SandboxPool(limits_of(settings, settings.timeout_s), settings.workers) as pool:
         jobs = (Job(path, sql, (example_id, sql)) for example_id, sql, path in wanted)
-        ballots = {result.key: _ballot(result) for result in pool.run(jobs)}
+        ballots: dict[tuple[str, str], object] = {}
+        for result in pool.run(jobs):
+            ballots[result.key] = _ballot(result)
+            if progress:
+                progress(len(ballots), len(wanted))
     return {
         example.example_id: _winner(example.example_id, samples[example.example_id], ballots)
         for example in examples

@@ -1,7 +1,7 @@
 """The commands that judge: options in, a call of the command's body out. `cli` puts them among the others."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,6 +23,8 @@ def evaluate(
     name: Annotated[str, typer.Option("--name", help="Name of the result; default the model's or the file's.")] = "",
     predictions: Annotated[Path | None, typer.Option("--predictions", help="Judge this file's SQL instead of a model's.")] = None,
     suite: Annotated[Path | None, typer.Option("--suite", help="Further databases, <db_id>/*.sqlite, for ts_bag.")] = None,
+    samples: Annotated[int | None, typer.Option("--samples", help="SQL texts a question; the majority's result counts.")] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", help="Of sampling; only with --samples.")] = None,
     strip_distinct: Annotated[bool, typer.Option("--strip-distinct", help="As most published numbers are.")] = False,
     data: Data = None,
     layout: Layout = None,
@@ -38,6 +40,7 @@ def evaluate(
     `kidpipe eval compare A B` is `kidpipe eval-compare A B`.
 
     Example: kidpipe eval kid-4f1c22aa
+    Example: kidpipe eval kid-4f1c22aa --samples 8 --temperature 0.8
     Example: kidpipe eval --predictions predicted.sql --suite test_suite_database --strip-distinct
     """
     from kidpipe.commands.judge import evaluate as body
@@ -45,7 +48,8 @@ def evaluate(
     if model and len(model) > 1:
         _compare_words(model, config, settings, json)
         return
-    flags = {"data__path": data, "data__layout": layout, "engine__backend": backend, "eval__limit": limit}
+    flags: dict[str, Any] = {"data__path": data, "data__layout": layout, "engine__backend": backend, "eval__limit": limit}
+    flags |= {"eval__samples": samples, "eval__sample_temperature": temperature}
     flags["eval__keep_distinct"] = False if strip_distinct else None
     session = open_command(config, settings, verbose, **flags)
     body(session, model[0] if model else "", name=name, as_json=json, predictions_file=predictions, suite=suite)

@@ -140,6 +140,11 @@ class EvalSettings(Section):
     """How SQL is generated and judged."""
 
     max_new_tokens: Identity[int] = Field(256, ge=1, description="longest SQL generated, tokens")
+    samples: Identity[int] = Field(
+        1, ge=1, description="SQL texts generated a question, of which the majority's result counts; 1 = greedy"
+    )
+    sample_temperature: Identity[float] = Field(0.8, gt=0, description="temperature of sampling; of no account with one sample")
+    sample_seed: Identity[int] = Field(0, description="seed of sampling")
     limit: Input[int] = Field(0, ge=0, description="use only the first n held-out examples; 0 = all")
     keep_distinct: Identity[bool] = Field(
         True, description="leave DISTINCT in; false strips it for ex_bag, as published numbers do"

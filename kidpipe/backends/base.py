@@ -110,7 +110,7 @@ def check_prompts(
     if sampling and not (sampling.temperature > 0 and sampling.number >= 1):
         raise KidpipeError(
             f"{sampling.number} samples at temperature {sampling.temperature} were asked for",
-            fix="set eval.samples to 1 or more and eval.temperature above 0",
+            fix="set eval.samples to 1 or more and eval.sample_temperature above 0",
         )
     if max_new_tokens < 1:
         raise KidpipeError(f"{max_new_tokens} new tokens were asked for", fix="set eval.max_new_tokens to 1 or more")

@@ -107,6 +107,8 @@ def _read(path: Path, dataset: DataSet) -> "Predictions":
 
 def _generate(session: Session, folder: str, dataset: DataSet, bar: Progress) -> "Predictions":
     from eval.generate import generate
+    from eval.vote import vote
+    from kidpipe.backends.base import Sampling
     from kidpipe.backends.select import open_backend
     from kidpipe.models import resolve
     from kidpipe.tokenizers import load
@@ -115,16 +117,19 @@ def _generate(session: Session, folder: str, dataset: DataSet, bar: Progress) ->
     settings, config = ingest_settings(session, source.path), session.config
     examples = dataset.examples[: config.eval.limit] if config.eval.limit else dataset.examples
     longest = settings.max_prompt_tokens + config.eval.max_new_tokens
-    tick = ticker(bar, "generate")
+    number = config.eval.samples
+    sampling = Sampling(config.eval.sample_temperature, config.eval.sample_seed, number) if number > 1 else None
+    limit, tick = config.eval.max_new_tokens, ticker(bar, "generate")
     backend = open_backend(
         source.path, config.engine, config.train.dtype, max_top_k=1, max_length=longest, verbose=session.verbose
     )
     try:
-        return generate(
-            backend, load(source.path), examples, dataset.database, settings, config.eval.max_new_tokens, progress=tick
-        )
+        made = generate(backend, load(source.path), examples, dataset.database, settings, limit, tick, sampling)
     finally:
         backend.close()
+    if sampling:
+        made.sql = vote(examples, made.samples, dataset.database, config.eval, ticker(bar, "vote"))
+    return made
 
 
 def find_model(session: Session, model: str) -> str:

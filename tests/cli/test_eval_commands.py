@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.report import read_verdicts
 from kidpipe.config import DataSettings
 from kidpipe.readers import DataSet, read
 from tests.cli.running import Cli
@@ -157,3 +158,16 @@ def test_a_suite_is_never_written_over_other_files(cli: Cli, dev: DataSet) -> No
     assert refused.code == 1
     assert "something else than a test suite" in refused.err
     assert {path: path.read_bytes() for path in dev.databases.rglob("*.sqlite")} == before
+
+
+def test_samples_vote_and_repeat(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
+    def run(name: str, *more: str) -> list[str]:
+        done = cli("eval", str(tiny_model), "--limit", "4", "--name", name, *more, eval__max_new_tokens=6, eval__workers=1)
+        assert done.code == 0, done.err
+        return [verdict.prediction for verdict in read_verdicts(tmp_path / "artifacts" / "eval" / name / "verdicts.parquet")]
+
+    greedy, first = run("greedy"), run("first", "--samples", "3", "--temperature", "1.5")
+    assert run("again", "--samples", "3", "--temperature", "1.5") == first != greedy
+    assert run("other", "--samples", "3", "--temperature", "1.5", "--set", "eval.sample_seed=1") != first
+    summary = json.loads((tmp_path / "artifacts" / "eval" / "first" / "summary.json").read_text())
+    assert (summary["settings"]["samples"], summary["settings"]["sample_temperature"]) == (3, 1.5)
