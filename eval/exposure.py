@@ -6,6 +6,7 @@ same error a step would give if errors did not accumulate. 0 = no exposure bias;
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,31 +41,40 @@ def exaccerr(on_generated: Iterable[NDArray[np.float64]], on_gold: Iterable[NDAr
     return math.nan if expected == 0 else 100 * (regret - expected) / expected
 
 
-def measure(
-    teacher: Backend,
-    student: Backend,
+@dataclass(frozen=True)
+class Scored:
+    """One model's scores of gold and of generated answers."""
+
+    golds: list[TopK]
+    generations: list[TopK]
+
+
+def score(
+    backend: Backend,
     prompts: Sequence[Sequence[int]],
     golds: Sequence[Sequence[int]],
     generations: Sequence[Sequence[int]],
     top_k: int = 64,
-    length: int = 64,
-) -> float:
-    """ExAccErr of `student` against `teacher` on prompts with gold and with the student's own SQL, as token ids with EOS."""
-    return exaccerr(
-        _divergences(teacher, student, prompts, generations, top_k), _divergences(teacher, student, prompts, golds, top_k), length
+) -> Scored:
+    """Score answers, as token ids with EOS. The two models can be asked one after the other, never both in memory."""
+    return Scored(*(list(backend.score(_requests(prompts, answers), top_k)) for answers in (golds, generations)))
+
+
+def measure(teacher: Scored, student: Scored, length: int = 64) -> float:
+    """ExAccErr in percent, of a student against a teacher that scored the same answers."""
+    on_generated, on_gold = (
+        [divergence_by_position(*pair) for pair in zip(ours, theirs, strict=True)]
+        for ours, theirs in ((teacher.generations, student.generations), (teacher.golds, student.golds))
     )
+    return exaccerr(on_generated, on_gold, length)
 
 
-def _divergences(
-    teacher: Backend, student: Backend, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], top_k: int
-) -> list[NDArray[np.float64]]:
-    requests = [
+def _requests(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[ScoreRequest]:
+    return [
         ScoreRequest(np.asarray([*prompt, *answer], dtype=np.int32), len(prompt))
         for prompt, answer in zip(prompts, answers, strict=True)
         if answer
     ]
-    scored = zip(teacher.score(requests, top_k), student.score(requests, top_k), strict=True)
-    return [divergence_by_position(by_teacher, by_student) for by_teacher, by_student in scored]
 
 
 def _rest(logprobs: NDArray[np.float64]) -> float:

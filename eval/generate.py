@@ -26,6 +26,9 @@ class Predictions:
     """With samples, the first of each."""
     reasons: dict[str, str] = field(default_factory=dict)
     samples: dict[str, list[str]] = field(default_factory=dict)
+    prompts: dict[str, list[int]] = field(default_factory=dict)
+    answers: dict[str, list[int]] = field(default_factory=dict)
+    """Token ids of what `sql` was read from, without the stop token."""
 
 
 def generate(
@@ -41,12 +44,14 @@ def generate(
     """Greedy or sampled SQL for each example, from the prompt that `settings` describe (as the model was trained)."""
     predictions = Predictions()
     prompts = _prompts(backend, tokenizer, examples, database, settings, predictions)
+    predictions.prompts = prompts
     stop_ids = sorted({eos_id(tokenizer), *special_ids(tokenizer)})
     asked = [example_id for example_id in prompts for _ in range(sampling.number if sampling else 1)]
     answers = backend.generate(list(prompts.values()), max_new_tokens, stop_ids, sampling)
     for done, (example_id, ids) in enumerate(zip(asked, answers, strict=True), 1):
         sql = extract_sql(tokenizer.decode(ids, skip_special_tokens=True))
         predictions.samples.setdefault(example_id, []).append(sql)
+        predictions.answers.setdefault(example_id, ids)
         if progress:
             progress(done, len(asked))
     predictions.sql = {example_id: sqls[0] for example_id, sqls in predictions.samples.items()}

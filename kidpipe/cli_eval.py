@@ -25,6 +25,7 @@ def evaluate(
     suite: Annotated[Path | None, typer.Option("--suite", help="Further databases, <db_id>/*.sqlite, for ts_bag.")] = None,
     samples: Annotated[int | None, typer.Option("--samples", help="SQL texts a question; the majority's result counts.")] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="Of sampling; only with --samples.")] = None,
+    exposure: Annotated[bool, typer.Option("--exposure", help="Measure ExAccErr too; loads the teacher.")] = False,
     strip_distinct: Annotated[bool, typer.Option("--strip-distinct", help="As most published numbers are.")] = False,
     data: Data = None,
     layout: Layout = None,
@@ -52,7 +53,8 @@ def evaluate(
     flags |= {"eval__samples": samples, "eval__sample_temperature": temperature}
     flags["eval__keep_distinct"] = False if strip_distinct else None
     session = open_command(config, settings, verbose, **flags)
-    body(session, model[0] if model else "", name=name, as_json=json, predictions_file=predictions, suite=suite)
+    more: dict[str, Any] = {"predictions_file": predictions, "suite": suite, "with_exposure": exposure}
+    body(session, model[0] if model else "", name=name, as_json=json, **more)
 
 
 def _compare_words(words: list[str], config: Path | None, settings: list[str] | None, json: bool) -> None:

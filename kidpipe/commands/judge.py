@@ -19,6 +19,7 @@ from kidpipe.schema_text import read_schema
 
 if TYPE_CHECKING:
     from eval.databases import Databases
+    from eval.evaluate import Evaluation
     from eval.generate import Predictions
 
 log = logging.getLogger("kidpipe")
@@ -35,10 +36,10 @@ def evaluate(
     quiet: bool = False,
     predictions_file: Path | None = None,
     suite: Path | None = None,
+    with_exposure: bool = False,
 ) -> dict[str, Any]:
     """Generate or read, execute, compare; verdicts and summary go to eval/<name> in the store."""
     from eval.evaluate import evaluate as judge
-    from eval.report import tables
 
     config = session.config
     dataset = read(config.data, "dev")
@@ -47,6 +48,9 @@ def evaluate(
     out = session.store.root / "eval" / (name or default_name)
     with progress_lines(session) as bar:
         predictions = _read(predictions_file, dataset) if predictions_file else _generate(session, origin["model"], dataset, bar)
+        notes = origin | {"data": config.data.path, "suite": str(suite) if suite else None}
+        if with_exposure:
+            notes["exaccerr"] = _exposure(session, origin.get("model", ""), predictions, dataset)
         result = judge(
             dataset.examples,
             predictions.sql,
@@ -54,16 +58,28 @@ def evaluate(
             config.eval,
             out,
             reasons=predictions.reasons,
-            notes=origin | {"data": config.data.path, "suite": str(suite) if suite else None},
+            notes=notes,
             progress=ticker(bar, "execute"),
         )
     if as_json:
         session.print_json(result.summary | {"folder": str(out)})
     elif not quiet:
-        for table in tables(result.summary, f"{next(iter(origin.values()))} on {len(result.verdicts)} questions"):
-            session.console.print(table)
-        session.console.print(f"verdicts    {out / 'verdicts.parquet'}")
+        _show(session, result)
     return result.summary
+
+
+def _show(session: Session, result: "Evaluation") -> None:
+    from eval.evaluate import VERDICTS_FILE
+    from eval.report import tables
+
+    summary = result.summary
+    source = summary.get("model") or summary["predictions"]
+    for table in tables(summary, f"{source} on {len(result.verdicts)} questions"):
+        session.console.print(table)
+    if "exaccerr" in summary:
+        value = summary["exaccerr"]
+        session.console.print(f"ExAccErr    {'undefined, no error on gold' if value is None else f'{value:.1f} percent'}")
+    session.console.print(f"verdicts    {result.folder / VERDICTS_FILE}")
 
 
 def _databases(dataset: DataSet, data: Path, suite: Path | None) -> "Databases":
@@ -76,7 +92,7 @@ def _databases(dataset: DataSet, data: Path, suite: Path | None) -> "Databases":
     return databases
 
 
-def _origin(session: Session, model: str, predictions: Path | None) -> tuple[dict[str, str], str]:
+def _origin(session: Session, model: str, predictions: Path | None) -> tuple[dict[str, Any], str]:
     """What the predictions come from, for the summary, and what the result is called unless it is given a name."""
     if predictions is None:
         folder = find_model(session, model)
@@ -130,6 +146,14 @@ def _generate(session: Session, folder: str, dataset: DataSet, bar: Progress) ->
     if sampling:
         made.sql = vote(examples, made.samples, dataset.database, config.eval, ticker(bar, "vote"))
     return made
+
+
+def _exposure(session: Session, folder: str, made: "Predictions", dataset: DataSet) -> float:
+    from kidpipe.commands.exposure import exposure
+
+    if not made.prompts:
+        raise KidpipeError("ExAccErr needs a model's own generations", fix="leave --exposure out")
+    return exposure(session, folder, made, dataset, ingest_settings(session, Path(folder)))
 
 
 def find_model(session: Session, model: str) -> str:

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from eval.report import read_verdicts
 from kidpipe.config import DataSettings
@@ -171,3 +172,20 @@ def test_samples_vote_and_repeat(cli: Cli, tiny_model: Path, tmp_path: Path) -> 
     assert run("other", "--samples", "3", "--temperature", "1.5", "--set", "eval.sample_seed=1") != first
     summary = json.loads((tmp_path / "artifacts" / "eval" / "first" / "summary.json").read_text())
     assert (summary["settings"]["samples"], summary["settings"]["sample_temperature"]) == (3, 1.5)
+
+
+def test_exposure_needs_a_model_and_its_teacher(cli: Cli, lines: Callable[..., Path], tiny_model: Path, tmp_path: Path) -> None:
+    student = tmp_path / "student"
+    shutil.copytree(tiny_model, student)
+    tensors = load_file(student / "model.safetensors")
+    save_file({name: tensor * 1.5 for name, tensor in tensors.items()}, student / "model.safetensors", {"format": "pt"})
+    small = {"eval__limit": 4, "eval__max_new_tokens": 6, "eval__workers": 1}
+    measured = cli("eval", str(student), "--exposure", "--json", **small)
+    assert measured.code == 0, measured.err
+    assert -100 <= json.loads(measured.out)["exaccerr"] < 10_000
+    itself = cli("eval", str(tiny_model), "--exposure", "--json", **small)
+    assert json.loads(itself.out)["exaccerr"] is None
+    lines("gold.sql")
+    refused = cli("eval", "--predictions", "gold.sql", "--exposure")
+    assert refused.code == 1
+    assert "a model's own generations" in refused.err
