@@ -10,6 +10,8 @@ from kidpipe.settings import fingerprint
 from kidpipe.store import Store
 
 LATEST = "manifest.json"
+HEAD = "head.json"
+"""What `kidpipe status` says of the latest manifest, so that it need not read all of it."""
 SCHEMA_VERSION = 1
 """Of the manifest and the shards it names; a reader refuses what is newer than itself."""
 
@@ -62,18 +64,37 @@ def write_manifest(store: Store, manifest: Mapping[str, Any]) -> None:
     store.write_json(f"manifests/{manifest['digest']}.json", manifest)
     if store.read_json(LATEST) != manifest:
         store.write_json(LATEST, manifest)
+    parts = len(manifest["parts"])
+    shards = {name: parts * max(stage["views"], 1) for name, stage in manifest["stages"].items()}
+    store.write_json(HEAD, {"schema_version": manifest["schema_version"], "digest": manifest["digest"], "shards": shards})
+
+
+def read_head(store: Store) -> dict[str, Any]:
+    """The latest manifest's digest and its number of shards by stage; empty before the first build. Raises as read_manifest."""
+    head: dict[str, Any] | None = store.read_json(HEAD)
+    if head is None:
+        read_manifest(store)  # a folder of a newer kidpipe may have no head that we know
+        return {"digest": None, "shards": {}}
+    _require_readable(head, store)
+    return head
 
 
 def read_manifest(store: Store) -> dict[str, Any] | None:
     """The latest manifest, or None before the first build. Raises KidpipeError for one of a newer kidpipe."""
     manifest: dict[str, Any] | None = store.read_json(LATEST)
-    if manifest is not None and manifest.get("schema_version", 0) > SCHEMA_VERSION:
+    if manifest is not None:
+        _require_readable(manifest, store)
+    return manifest
+
+
+def _require_readable(document: Mapping[str, Any], store: Store) -> None:
+    version = document.get("schema_version", 0)
+    if version > SCHEMA_VERSION:
         raise KidpipeError(
-            f"the manifest has schema version {manifest['schema_version']}, this kidpipe reads up to {SCHEMA_VERSION}",
+            f"the manifest has schema version {version}, this kidpipe reads up to {SCHEMA_VERSION}",
             where=str(store.root / LATEST),
             fix="upgrade kidpipe, or set store.path to another folder",
         )
-    return manifest
 
 
 def rates(manifest: Mapping[str, Any]) -> dict[str, float]:

@@ -7,18 +7,20 @@ import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.logging import RichHandler
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from kidpipe.config import Config
 from kidpipe.config_load import Loaded, load
 from kidpipe.errors import KidpipeError
 from kidpipe.manifest import read_manifest
 from kidpipe.store import Store
+
+# rich takes a tenth of a second to load: only what prints for people loads it.
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,21 @@ class Session:
 
     loaded: Loaded
     verbose: bool
-    console: Console
-    errors: Console
-    """Progress goes to stderr, so that stdout holds results only."""
+
+    @cached_property
+    def console(self) -> "Console":
+        """For results. Into a file or a pipe nothing is folded at 80 columns."""
+        from rich.console import Console
+
+        is_terminal = sys.stdout.isatty()
+        return Console(highlight=False, soft_wrap=not is_terminal, width=None if is_terminal else 160)
+
+    @cached_property
+    def errors(self) -> "Console":
+        """For progress, on stderr, so that stdout holds results only."""
+        from rich.console import Console
+
+        return Console(stderr=True, highlight=False)
 
     @property
     def config(self) -> Config:
@@ -62,14 +76,12 @@ def open_session(
             raise KidpipeError(f"--set {setting}: no value", fix="write --set section.field=value, as in --set mask.ratio=0.3")
         named[name.strip()] = value.strip()
     named |= {name: value for name, value in flags.items() if value is not None}
-    # Into a file or a pipe nothing is folded at 80 columns.
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160)
-    return Session(load(file, named, use_file=use_file), verbose, console, Console(stderr=True, highlight=False))
+    return Session(load(file, named, use_file=use_file), verbose)
 
 
 def quieten(verbose: bool) -> None:
     """Keep the libraries' chatter off unless asked for; our own messages go to stderr."""
-    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False, show_level=False)
+    handler = logging.StreamHandler()
     for package in ("kidpipe", "pipeline", "train", "eval"):
         log = logging.getLogger(package)
         log.handlers = [handler]
@@ -84,8 +96,10 @@ def quieten(verbose: bool) -> None:
         warnings.simplefilter("ignore")
 
 
-def make_table(title: str, columns: Mapping[str, str]) -> Table:
+def make_table(title: str, columns: Mapping[str, str]) -> "Table":
     """A table whose columns are named with their justification."""
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name, justify in columns.items():
         table.add_column(name, justify="right" if justify == "right" else "left")
