@@ -40,8 +40,8 @@ def evaluate(
 
     `kidpipe eval compare A B` is `kidpipe eval-compare A B`.
 
-    Example: kidpipe eval kid-4f1c22aa
     Example: kidpipe eval kid-4f1c22aa --samples 8 --temperature 0.8
+
     Example: kidpipe eval --predictions predicted.sql --suite test_suite_database --strip-distinct
     """
     from kidpipe.commands.judge import evaluate as body
@@ -53,8 +53,14 @@ def evaluate(
     flags |= {"eval__samples": samples, "eval__sample_temperature": temperature}
     flags["eval__keep_distinct"] = False if strip_distinct else None
     session = open_command(config, settings, verbose, **flags)
+    _require_sampling(session.config.eval.samples, temperature)
     more: dict[str, Any] = {"predictions_file": predictions, "suite": suite, "with_exposure": exposure}
     body(session, model[0] if model else "", name=name, as_json=json, **more)
+
+
+def _require_sampling(samples: int, temperature: float | None) -> None:
+    if temperature is not None and samples == 1:
+        raise KidpipeError("--temperature has no effect on greedy decoding", fix="add --samples n, such as --samples 8")
 
 
 def _compare_words(words: list[str], config: Path | None, settings: list[str] | None, json: bool) -> None:

@@ -170,6 +170,7 @@ def test_samples_vote_and_repeat(cli: Cli, tiny_model: Path, tmp_path: Path) -> 
     greedy, first = run("greedy"), run("first", "--samples", "3", "--temperature", "1.5")
     assert run("again", "--samples", "3", "--temperature", "1.5") == first != greedy
     assert run("other", "--samples", "3", "--temperature", "1.5", "--set", "eval.sample_seed=1") != first
+    assert cli("eval", str(tiny_model), "--temperature", "1.5").code == 1, "one sample is greedy"
     summary = json.loads((tmp_path / "artifacts" / "eval" / "first" / "summary.json").read_text())
     assert (summary["settings"]["samples"], summary["settings"]["sample_temperature"]) == (3, 1.5)
 
