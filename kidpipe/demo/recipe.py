@@ -20,17 +20,17 @@ class Recipe:
 
     num_train: int = 24_000
     num_dev: int = 400
-    num_distilled: int = 6_144
+    num_distilled: int = 2_048
     """Training questions that imperfect data is built for, and that the students learn from: whole shards of 512."""
     vocab_size: int = 1536
     max_length: int = 512
     teacher: ModelSize = ModelSize(hidden_size=96, layers=3, heads=3, kv_heads=3, intermediate=256)
-    teacher_steps: int = 3_750
+    teacher_steps: int = 3_250
     teacher_rate: float = 3e-3
     student: ModelSize = ModelSize(hidden_size=64, layers=3, heads=2, kv_heads=2, intermediate=192)
-    start_steps: int = 600
+    start_steps: int = 1_000
     start_rate: float = 3e-3
-    student_steps: int = 500
+    student_steps: int = 1_000
     student_rate: float = 2e-3
     batch_size: int = 16
     seed: int = 0
