@@ -68,7 +68,7 @@ class GoldCache:
 
     def fill(self, queries: Iterable[Query], check_ties: bool) -> None:
         """Execute the gold queries not seen yet, in worker processes that run nothing else."""
-        wanted = list(dict.fromkeys((path, sql) for path, sql in queries if self._key(path, sql) not in self._golds))
+        wanted = [query for query, key in self._keys(queries).items() if key not in self._golds]
         if not wanted:
             return
         settings = self.settings
@@ -78,17 +78,20 @@ class GoldCache:
             results = pool.run(jobs)
             found = {query: [next(results) for _ in directions] for query in wanted}
             torn = _breaks_of_ties(pool, {query: pair[0] for query, pair in found.items()}) if check_ties else set()
-        for (path, sql), pair in found.items():
-            ordered = is_ordered(sql)
-            ties = check_ties and ((path, sql) in torn or _differs(pair[0], pair[1], ordered))
-            self._golds[self._key(path, sql)] = Gold(pair[0], ordered, ties)
+        for query, key in self._keys(found).items():
+            pair, ordered = found[query], is_ordered(query[1])
+            ties = check_ties and (query in torn or _differs(pair[0], pair[1], ordered))
+            self._golds[key] = Gold(pair[0], ordered, ties)
 
-    def get(self, path: Path, sql: str) -> Gold:
-        """The result of a query that was filled in."""
-        return self._golds[self._key(path, sql)]
+    def get(self, queries: Iterable[Query]) -> dict[Query, Gold]:
+        """The results of queries that were filled in."""
+        return {query: self._golds[key] for query, key in self._keys(queries).items()}
 
-    def _key(self, path: Path, sql: str) -> tuple[str, str]:
-        return self._digest(path), sql
+    def _keys(self, queries: Iterable[Query]) -> dict[Query, tuple[str, str]]:
+        """What each distinct query is kept under; every file is looked at once, not once a query."""
+        distinct = dict.fromkeys(queries)
+        digests = {path: self._digest(path) for path in {path for path, _sql in distinct}}
+        return {(path, sql): (digests[path], sql) for path, sql in distinct}
 
     def _digest(self, path: Path) -> str:
         """The content's digest; the file is read again only where its time or size changed."""
@@ -117,8 +120,9 @@ def compare(
     golds.fill(queries, check_ties and settings.check_ties)
     comparisons: list[Comparison | None] = [None] * len(pairs)
     waiting: list[tuple[int, Gold]] = []
+    known = golds.get(queries)
     for number, query in enumerate(queries):
-        gold = golds.get(*query)
+        gold = known[query]
         if gold.result.is_ok:
             waiting.append((number, gold))
         else:

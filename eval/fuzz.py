@@ -128,8 +128,10 @@ def _survivors(pairs: list[tuple[str, str]], path: Path, settings: EvalSettings)
 
 def _executing(golds: list[str], path: Path, settings: EvalSettings) -> list[str]:
     cache = GoldCache(settings)
-    cache.fill([(path, gold) for gold in golds], check_ties=False)
-    return [gold for gold in golds if cache.get(path, gold).result.is_ok]
+    queries = [(path, gold) for gold in golds]
+    cache.fill(queries, check_ties=False)
+    results = cache.get(queries)
+    return [gold for gold in golds if results[path, gold].result.is_ok]
 
 
 def _merged(golds: list[str]) -> dict[str, set[Any]]:

@@ -101,6 +101,8 @@ class _Run:
     def __init__(self, pool: SandboxPool, jobs: Iterator[Job]) -> None:
         self._pool = pool
         self._jobs = enumerate(jobs)
+        self._paths: dict[str, str] = {}
+        """Absolute paths of the databases met."""
         self._retry: deque[tuple[int, Job]] = deque()
         self._retried: set[int] = set()
         self._finished: dict[int, Result] = {}
@@ -151,7 +153,8 @@ class _Run:
             if refusal := _refuse(job, self._pool.limits):
                 self._finish(number, Result(job.key, Kind.REFUSED, message=refusal))
             else:
-                batch.append((number, Job(str(Path(job.database).absolute()), job.sql, job.key, job.reverse)))
+                path = self._paths.get(job.database) or self._paths.setdefault(job.database, str(Path(job.database).absolute()))
+                batch.append((number, Job(path, job.sql, job.key, job.reverse)))
         return batch
 
     def _finish(self, number: int, result: Result) -> None:
