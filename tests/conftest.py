@@ -7,6 +7,7 @@ import pytest
 
 # Tiny models gain nothing from a second thread, and lose much where other work runs beside the tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from kidpipe.config import Config, DataSettings
 from kidpipe.config_load import load

@@ -54,7 +54,7 @@ def test_bad_toml_and_missing_files_are_said(tmp_path: Path) -> None:
     with pytest.raises(KidpipeError, match="no such configuration file"):
         load(tmp_path / "none.toml", {}, {})
     (tmp_path / "bad.toml").write_text("[mask\n")
-    with pytest.raises(KidpipeError, match="not valid TOML.*line 1"):
+    with pytest.raises(KidpipeError, match=r"not valid TOML.*line 1"):
         load(tmp_path / "bad.toml", {}, {})
 
 

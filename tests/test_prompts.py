@@ -78,7 +78,8 @@ def tiny_encoder(tiny_model: Path) -> PromptEncoder:
 
 def test_chat_templates_go_around_both_pieces(tiny_model: Path) -> None:
     tokenizer = load(tiny_model)
-    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+    messages = "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}"
+    tokenizer.chat_template = messages + "{% if add_generation_prompt %}[assistant]{% endif %}"
     encoder = PromptEncoder(tokenizer, chat=True)
     text = tokenizer.decode(encoder.schema_ids("schema\n") + encoder.question_ids("q?", "hint"))
     assert text == "[user]schema\n" + render_question("q?", "hint") + "[end][assistant]"
