@@ -78,7 +78,9 @@ def num_masked(ratio: float, length: int) -> int:
 
 def evenly_spaced(length: int, count: int, offset: float) -> Positions:
     """`count` positions a constant step apart; `offset` in [0, 1) moves them within a step."""
-    return ((np.arange(count) + offset) * (length / count)).astype(np.int32)
+    # In whole numbers: (i + offset) rounds up to i + 1 for an offset just below 1, and the last position out of range.
+    shift = min(int(offset * length), length - 1)
+    return ((np.arange(count) * length + shift) // count).astype(np.int32)
 
 
 def _choose(candidates: Positions, count: int, rng: np.random.Generator) -> Positions:

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kidpipe.columns import lists, make_table
@@ -88,6 +88,7 @@ def test_a_row_depends_on_its_seed_and_id_only() -> None:
 
 
 @given(length=st.integers(1, 200), ratio=st.floats(0.01, 1), offset=st.floats(0, 1, exclude_max=True))
+@example(length=2, ratio=1.0, offset=0.9999999999999999)
 def test_uniform_steps_differ_by_one_at_most(length: int, ratio: float, offset: float) -> None:
     positions = evenly_spaced(length, num_masked(ratio, length), offset)
     steps = np.diff(positions)
