@@ -74,6 +74,7 @@ def build_imperfect(
     teacher: Teacher = None,
     data: Data = None,
     layout: Layout = None,
+    predictor: Annotated[str | None, typer.Option("--predictor", help="Who fills the holes: teacher or student.")] = None,
     backend: Backend = None,
     until: Until = "score",
     config: ConfigFile = None,
@@ -87,7 +88,8 @@ def build_imperfect(
     """
     from kidpipe.commands.build import build_imperfect as body
 
-    flags = {"teacher__model": teacher, "data__path": data, "data__layout": layout, "engine__backend": backend}
+    flags = {"teacher__model": teacher, "data__path": data, "data__layout": layout}
+    flags |= {"predict__predictor": predictor, "engine__backend": backend}
     body(open_command(config, settings, verbose, **flags), until=until, as_json=json)
 
 

@@ -92,7 +92,7 @@ def test_a_student_with_another_tokenizer(cli: Cli, tiny_model: Path, tmp_path: 
     shutil.copytree(tiny_model, other)
     train_tokenizer(["wholly different words " * 5, "SELECT nothing"], 300).save_pretrained(other)
     assert_said(cli("train", "--method", "sft", "--student", str(other)), "tokenizer")
-    assert_said(cli("build-imperfect", predict__predictor="student", predict__student=str(other)), "tokenizer")
+    assert_said(cli("build-imperfect", "--predictor", "student", predict__student=str(other)), "tokenizer")
 
 
 def test_no_student_no_shards_no_run(cli: Cli) -> None:

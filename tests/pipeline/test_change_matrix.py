@@ -146,14 +146,29 @@ def test_moving_the_data_reruns_nothing(copy: dict[str, object], world: Path, tm
     assert made(run_build(configure(copy, data__path=str(tmp_path / "elsewhere")))) == {}
 
 
-def test_another_teacher_reruns_its_stages(copy: dict[str, object], tiny_model: Path, tmp_path: Path) -> None:
+def other_model(model: Path, folder: Path) -> Path:
+    """The same tokenizer with other weights."""
     from transformers import AutoModelForCausalLM
 
-    other = tmp_path / "other"
-    shutil.copytree(tiny_model, other)
-    model = AutoModelForCausalLM.from_pretrained(other)
-    model.model.norm.weight.data.mul_(1.5)
-    model.save_pretrained(other)
+    shutil.copytree(model, folder)
+    network = AutoModelForCausalLM.from_pretrained(folder)
+    network.model.norm.weight.data.mul_(1.5)
+    network.model.layers[0].mlp.up_proj.weight.data.mul_(-2.0)
+    network.save_pretrained(folder)
+    return folder
+
+
+def test_a_student_may_fill_the_holes_and_the_gold_score_stays(copy: dict[str, object], tiny_model: Path, tmp_path: Path) -> None:
+    student = other_model(tiny_model, tmp_path / "student")
+    changed = {"predict__predictor": "student", "predict__student": str(student)}
+    assert planned(copy, **changed)["predict"].is_stale
+    result = run_build(configure(copy, **changed))
+    assert {"predict", "score"} <= set(made(result)) <= {"predict", "rewrite", "outcome", "score"}
+    assert made(run_build(configure(copy))) == {}
+
+
+def test_another_teacher_reruns_its_stages(copy: dict[str, object], tiny_model: Path, tmp_path: Path) -> None:
+    other = other_model(tiny_model, tmp_path / "other")
     plan = planned(copy, teacher__model=str(other))
     assert any("teacher.weights local:" in reason for reason in plan["gold_score"].reasons)
     assert not plan["ingest"].is_stale
