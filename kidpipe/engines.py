@@ -1,6 +1,6 @@
 """Model sources in, one open engine at a time out: predict and score of one build share it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from kidpipe.backends.base import Backend
 from kidpipe.config import Dtype, EngineSettings
@@ -17,8 +17,6 @@ class EngineRoom:
     max_length: int
     """Tokens of the longest sequence that will be asked for."""
     verbose: bool = False
-    opened: list[str] = field(default_factory=list)
-    """Every engine opened, by name and model: for the log and the tests."""
     _current: Backend | None = None
     _identity: str = ""
 
@@ -37,7 +35,6 @@ class EngineRoom:
                 verbose=self.verbose,
             )
             self._identity = model.identity
-            self.opened.append(f"{self._current.name}:{model.name}")
         return self._current
 
     def close(self) -> None:

@@ -9,6 +9,9 @@ from kidpipe.graph import Grid, Part, Stage
 from kidpipe.settings import fingerprint
 from kidpipe.store import Store
 
+STAGES = ("ingest", "gold_score", "mask", "predict", "rewrite", "outcome", "score")
+"""Every stage, in the order they run."""
+
 LATEST = "manifest.json"
 HEAD = "head.json"
 """What `kidpipe status` says of the latest manifest, so that it need not read all of it."""

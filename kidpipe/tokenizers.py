@@ -102,7 +102,9 @@ def mask_token_id(tokenizer: Any, setting: str) -> int:
         for name in ("mask_token_id", "pad_token_id", "unk_token_id", "eos_token_id"):
             if getattr(tokenizer, name) is not None:
                 return int(getattr(tokenizer, name))
-        raise KidpipeError("the tokenizer has no mask, pad, unk or eos token", fix="name a token of the vocabulary in mask.token")
+        raise KidpipeError(
+            "the tokenizer has no mask, pad, unk or eos token", fix="name a token of the vocabulary in predict.mask_token"
+        )
     vocab = tokenizer.get_vocab()
     if setting in vocab:
         return int(vocab[setting])
@@ -111,7 +113,7 @@ def mask_token_id(tokenizer: Any, setting: str) -> int:
     close = difflib.get_close_matches(setting, special, n=3, cutoff=0.5)
     close += [token for token in difflib.get_close_matches(setting, vocab, n=3, cutoff=0.8) if token not in close]
     alternatives = "did you mean " + " or ".join(close) + "?" if close else "special tokens here: " + ", ".join(special[:12])
-    raise KidpipeError(f"the tokenizer has no token {setting!r}", where="mask.token", fix=alternatives)
+    raise KidpipeError(f"the tokenizer has no token {setting!r}", where="predict.mask_token", fix=alternatives)
 
 
 def special_ids(tokenizer: Any) -> set[int]:

@@ -24,8 +24,6 @@ from pipeline.rows import Tokens
 
 # Counted steps decide which gold or imperfect SQL is too slow; wall time is only the net below them.
 _DEADLINE_S = 120.0
-# Special tokens that may stand among the best k of a hole, beyond which they are not expected.
-_BANNED_MARGIN = 32
 
 
 @dataclass
@@ -70,7 +68,7 @@ class Context:
 
     @cached_property
     def engines(self) -> EngineRoom:
-        top_k = max(self.config.score.top_k, self.config.predict.top_k + _BANNED_MARGIN)
+        top_k = max(self.config.score.top_k, self.config.predict.top_k + self.tokens.margin)
         room = EngineRoom(self.config.engine, self.config.teacher.dtype, top_k, self.longest, self.verbose)
         self._stack.callback(room.close)
         return room

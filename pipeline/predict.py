@@ -23,7 +23,7 @@ def predict(settings: PredictSettings, tokens: Tokens, backend: Backend, task: T
     order = by_shared_prefix(prompts)
     requests = [_request(prompts[row], gold[row], masked[row], tokens.mask_id) for row in order]
     # Banned ids may be among the best: ask for that many more, so that enough real ones remain.
-    wanted = min(settings.top_k + len(tokens.banned), backend.vocab_size)
+    wanted = min(settings.top_k + tokens.margin, backend.vocab_size)
     answers: list[TopK] = []
     for row, answer in zip(order, backend.score(requests, wanted), strict=True):
         answers.append(_holes(answer, masked[row], settings.top_k, tokens))

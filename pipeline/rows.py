@@ -21,6 +21,11 @@ class Tokens:
     banned: Collection[int]
     """Ids that never fill a hole: special tokens would not be SQL."""
 
+    @property
+    def margin(self) -> int:
+        """How many more of the best to ask for at a hole, so that enough real ones remain; some tokenizers ban hundreds."""
+        return min(len(self.banned), 32)
+
 
 def usable(ingest: pa.Table) -> pa.Table:
     """The rows that were not set aside."""

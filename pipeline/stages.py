@@ -11,11 +11,10 @@ from typing import Any
 
 from kidpipe.config import Config
 from kidpipe.graph import Output, Stage, Task, settings_of
+from kidpipe.manifest import STAGES
 from kidpipe.models import ModelSource
 from kidpipe.readers import Example
 from pipeline.context import Context
-
-ORDER = ("ingest", "gold_score", "mask", "predict", "rewrite", "outcome", "score")
 
 
 def stages(context: Context, until: str = "score") -> list[Stage]:
@@ -32,7 +31,7 @@ def stages(context: Context, until: str = "score") -> list[Stage]:
             *([_outcome(context, views)] if config.outcome.execute else []),
             _score(context, context.teacher, views),
         ]
-    return [stage for stage in graph if ORDER.index(stage.name) <= ORDER.index(until)]
+    return [stage for stage in graph if STAGES.index(stage.name) <= STAGES.index(until)]
 
 
 def _stage(name: str, version: int, sections: dict[str, Any], run: Callable[[Task], Output], **wiring: Any) -> Stage:

@@ -7,7 +7,7 @@ from typing import Any
 from kidpipe.commands.session import Session, make_table, show_seconds
 from kidpipe.errors import KidpipeError
 from kidpipe.graph import Grid
-from kidpipe.manifest import rates, read_manifest
+from kidpipe.manifest import STAGES, rates, read_manifest
 from kidpipe.plan import StagePlan, make_plan
 
 
@@ -15,10 +15,9 @@ def build_imperfect(session: Session, *, until: str, as_json: bool) -> dict[str,
     """Run what is stale and say what came of it."""
     from pipeline.build import build
     from pipeline.context import open_context
-    from pipeline.stages import ORDER
 
-    if until not in ORDER:
-        raise KidpipeError(f"no such stage: {until}", where="--until", fix=f"one of {', '.join(ORDER)}")
+    if until not in STAGES:
+        raise KidpipeError(f"no such stage: {until}", where="--until", fix=f"one of {', '.join(STAGES)}")
     read_manifest(session.store)  # a manifest of a newer kidpipe is refused before any work
     context = open_context(session.config, need_teacher=until != "ingest", verbose=session.verbose)
     try:

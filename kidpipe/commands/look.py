@@ -9,9 +9,9 @@ from rich.text import Text
 from kidpipe.columns import lists
 from kidpipe.commands.session import Session, make_table
 from kidpipe.errors import KidpipeError
+from kidpipe.manifest import STAGES
 from kidpipe.store import Shard, Store
 
-_STAGES = ("ingest", "gold_score", "mask", "predict", "rewrite", "outcome", "score")
 _SHOWN_PREDICTIONS = 3
 _SHOWN_VALUES = 3
 
@@ -142,7 +142,7 @@ def query(session: Session, sql: str, *, as_json: bool) -> None:
 
     store, manifest = session.store, session.manifest()
     with duckdb.connect() as connection:
-        for stage in _STAGES:
+        for stage in STAGES:
             named = [part[stage] for part in manifest["parts"] if stage in part]
             files = [str(store.root / file) for entry in named for file in ([entry] if isinstance(entry, str) else entry)]
             if files:
@@ -154,7 +154,7 @@ def query(session: Session, sql: str, *, as_json: bool) -> None:
             names = [column[0] for column in cursor.description or []]
             rows = cursor.fetchall()
         except duckdb.Error as error:
-            views = ", ".join(stage for stage in _STAGES if stage in manifest["stages"])
+            views = ", ".join(stage for stage in STAGES if stage in manifest["stages"])
             raise KidpipeError(str(error).strip().splitlines()[0], where=sql, fix=f"views: {views}") from None
     if as_json:
         session.print_json([{name: _plain(value) for name, value in zip(names, row, strict=True)} for row in rows])

@@ -8,10 +8,8 @@ from typing import Any
 
 from kidpipe.commands.session import Session, make_table, show_bytes
 from kidpipe.errors import KidpipeError
-from kidpipe.manifest import LATEST, read_head
+from kidpipe.manifest import LATEST, STAGES, read_head
 from kidpipe.store import BROKEN, DamagedShard, Shard, Store, hash_file
-
-STAGES = ("ingest", "gold_score", "mask", "predict", "rewrite", "outcome", "score")
 
 
 def status(session: Session, *, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from kidpipe.columns import lists
 from kidpipe.config import PredictSettings
 from kidpipe.store import Shard
 from pipeline.predict import fill
+from pipeline.rows import Tokens
 from pipeline.score import cut
 from tests.conftest import configure
 from tests.pipeline.running import files, run_build, store_of
@@ -173,3 +174,8 @@ def shard_of(file: str) -> Shard:
     shard = Shard.parse(stage, name)
     assert shard is not None
     return shard
+
+
+@pytest.mark.parametrize(("banned", "margin"), [(3, 3), (256, 32)])
+def test_hundreds_of_special_tokens_do_not_ask_the_engine_for_hundreds_more(banned: int, margin: int) -> None:
+    assert Tokens(mask_id=0, eos_id=1, vocab_size=1000, banned=frozenset(range(banned))).margin == margin
