@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.mix import Row, make_steps, read_rows
-from train.packing import Layout, make_packs
+from kidpipe.trees.trunk import Layout
+from train.packing import make_packs
 
 VOCAB_SIZE = 2000
 

@@ -6,19 +6,16 @@ Shapes: B rows of a batch, L their length (tree and plain packs have B = 1), M s
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kidpipe.trees.tree import Int64, build_tree, shared_length, sort_key
+from kidpipe.trees.trunk import Layout
 from train.examples import Branch, Example
 from train.head import Targets
-from train.tree import Int64, build_tree, shared_length, sort_key
-
-Layout = Literal["tree", "plain", "none"]
-"""tree: shared prefixes once; plain: sequences end to end; none: one padded row a sequence."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class Pack:
     input_ids_BL: Tensor
     position_ids_BL: Tensor
     tout_L: Tensor | None
-    """Tree and plain packs: first row that no longer sees each row, see train.tree."""
+    """Tree and plain packs: first row that no longer sees each row, see kidpipe.trees.tree."""
     padding_BL: Tensor | None
     """Unpacked rows: 1 at tokens, 0 at padding."""
     targets: Targets

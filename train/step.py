@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from kidpipe.config import Method, TrainSettings
 from kidpipe.errors import KidpipeError
+from kidpipe.trees.trunk import Layout
 from train.examples import Counts, Example, count_supervised
 from train.head import Objective, head_loss
 from train.losses import Divergence, divergence
-from train.packing import Layout, Pack, make_packs
+from train.packing import Pack, make_packs
 from train.trunk import head_of, hidden_states
 
 # What `auto` means. f-distill (arXiv 2307.15190) is total variation; here on gold SQL, as fkd and rkd.

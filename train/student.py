@@ -9,8 +9,8 @@ from torch import nn
 
 from kidpipe.config import TrainSettings
 from kidpipe.errors import KidpipeError
+from kidpipe.trees.trunk import causal_of
 from train.adapters import add_adapters, merged_state
-from train.trunk import causal_of
 
 _TOKENIZER_FILES = (
     "tokenizer*",

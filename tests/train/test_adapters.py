@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM
 
 from kidpipe.config import TrainSettings
 from kidpipe.errors import KidpipeError
+from kidpipe.trees.attention import has_tree_attention
 from tests.train.small import make_examples, make_student, save_small_student, write_build
 from tests.train.test_tree_gradients import assert_same, gradients
 from train.adapters import add_adapters
-from train.attention import has_tree_attention
 from train.student import save_student
 from train.trainer import run
 from train.trunk import choose_layout

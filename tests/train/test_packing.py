@@ -6,10 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kidpipe.trees.tree import tree_tokens
+from kidpipe.trees.trunk import Layout
 from tests.train.small import EOS, make_examples
 from train.examples import Branch, Example, count_supervised
-from train.packing import Layout, make_packs
-from train.tree import tree_tokens
+from train.packing import make_packs
 
 
 @pytest.mark.parametrize("layout", ["tree", "plain", "none"])

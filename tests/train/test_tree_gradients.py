@@ -7,12 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kidpipe.errors import KidpipeError
+from kidpipe.trees.attention import has_tree_attention, install
+from kidpipe.trees.trunk import Layout
 from tests.train.small import make_examples, make_student
-from train.attention import has_tree_attention, install
 from train.examples import Example
 from train.head import Objective, head_loss
 from train.losses import divergence
-from train.packing import Layout, make_packs
+from train.packing import make_packs
 from train.trunk import choose_layout, head_of, hidden_states
 
 KID = Objective(mle_scale=0.01, kd_scale=0.02, divergence=divergence("reverse_kl"))

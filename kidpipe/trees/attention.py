@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train.tree import Int64
+from kidpipe.trees.tree import Int64
 
 NAME = "kidpipe_tree"
 # Subtrees of up to so many rows are one masked block. Smaller ones cost calls, larger ones pairs.
@@ -49,7 +49,7 @@ class Plan:
 
 
 def make_plan(tout: Int64, local_rows: int = _LOCAL_ROWS) -> Plan:
-    """Cut the tree that `tout` describes (see train.tree) into blocks."""
+    """Cut the tree that `tout` describes (see kidpipe.trees.tree) into blocks."""
     plan = Plan([], [])
     waiting = [(0, len(tout))]
     while waiting:

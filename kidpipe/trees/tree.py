@@ -11,8 +11,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from train.examples import Int32
-
+Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 
 

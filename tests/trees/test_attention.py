@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.attention import _TreeAttention, make_plan
-from train.tree import build_tree
-from train.trunk import ancestor_mask
+from kidpipe.trees.attention import _TreeAttention, make_plan
+from kidpipe.trees.tree import build_tree
+from kidpipe.trees.trunk import ancestor_mask
 
 
 def draw_tree(seed: int, sequences: int, alphabet: int, longest: int):  # type: ignore[no-untyped-def]

@@ -1,0 +1,1 @@
+"""Token sequences with common beginnings, run through a model once."""
