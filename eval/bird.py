@@ -3,7 +3,6 @@
 Both follow the definitions of BIRD's mini-dev, quirks included, so that the numbers can stand beside published ones.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,8 +39,3 @@ def ves_reward(gold_seconds: Sequence[float], pred_seconds: Sequence[float]) -> 
     # All ratios alike leave nothing strictly within; then their common value is the mean.
     ratio = float(kept.mean()) if len(kept) else float(ratios.mean())
     return next((reward for least, reward in _REWARDS if ratio >= least), _SLOWEST_REWARD)
-
-
-def r_ves(rewards: Sequence[float]) -> float:
-    """R-VES of a set: the mean root of the rewards, 0 for predictions that are not correct; 1 = as fast as gold."""
-    return sum(map(math.sqrt, rewards)) / len(rewards) if rewards else math.nan

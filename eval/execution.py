@@ -116,7 +116,7 @@ def compare(
     DISTINCT is stripped from both sides for `ex_bag` and `ex_set` alike where the cache's settings say so.
     """
     settings = golds.settings
-    queries = [(pair.database, _gold_text(pair.gold_sql, settings)) for pair in pairs]
+    queries = [(pair.database, gold_text(pair.gold_sql, settings)) for pair in pairs]
     golds.fill(queries, check_ties and settings.check_ties)
     comparisons: list[Comparison | None] = [None] * len(pairs)
     waiting: list[tuple[int, Gold]] = []
@@ -128,7 +128,7 @@ def compare(
         else:
             comparisons[number] = Comparison(gold, Kind.ERROR, False, False, None, gold.result.message, 0.0)
     jobs = (
-        Job(str(pairs[number].database), _pred_text(pairs[number].pred_sql, settings), (number, gold)) for number, gold in waiting
+        Job(str(pairs[number].database), pred_text(pairs[number].pred_sql, settings), (number, gold)) for number, gold in waiting
     )
     with SandboxPool(limits_of(settings, settings.timeout_s), settings.workers) as pool:
         for done, result in enumerate(pool.run(jobs), 1):
@@ -176,11 +176,13 @@ def _differs(result: Result, reversed_result: Result, ordered: bool) -> bool:
     return result.payload != reversed_result.payload and not same_bag(result.rows, reversed_result.rows, ordered)
 
 
-def _gold_text(sql: str, settings: EvalSettings) -> str:
+def gold_text(sql: str, settings: EvalSettings) -> str:
+    """The gold as it is executed."""
     return sql if settings.keep_distinct else strip_distinct(sql)
 
 
-def _pred_text(sql: str, settings: EvalSettings) -> str:
+def pred_text(sql: str, settings: EvalSettings) -> str:
+    """The prediction as it is executed."""
     if len(sql) > Limits.max_sql_bytes:
         return sql  # to be refused as it is
     sql = mend_operators(sql) if settings.mend_operators else sql

@@ -1,5 +1,6 @@
 """Gold SQL, predicted SQL and a database in, a verdict out; for one pair or for a whole set, by id."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -8,6 +9,7 @@ from pathlib import Path
 from eval.databases import Databases
 from eval.exact_match import hardness
 from eval.execution import Comparison, GoldCache, Pair, Progress, compare
+from eval.ves import measure_rewards
 from kidpipe.config import EvalSettings
 from kidpipe.readers import Example
 from kidpipe.sandbox.job import Kind
@@ -54,6 +56,13 @@ class Verdict:
     """The gold's result depends on the order in which SQLite visits rows."""
     message: str
     seconds: float
+    ves_reward: float | None = None
+    """BIRD's reward by speed, 0 where `ex_set` is not true; None where R-VES was not asked for."""
+
+    @property
+    def r_ves(self) -> float | None:
+        """The row's part of R-VES, which is the mean of these."""
+        return None if self.ves_reward is None else math.sqrt(self.ves_reward)
 
 
 def judge(
@@ -85,7 +94,7 @@ def judge(
         if verdict.kind is VerdictKind.MISSING:
             verdict = replace(verdict, message=(reasons or {}).get(example.example_id, "no prediction"))
         verdicts.append(_with_text_metrics(verdict, databases, golds, passed))
-    return verdicts
+    return _with_rewards(verdicts, databases, golds.settings) if golds.settings.r_ves else verdicts
 
 
 def judge_one(gold_sql: str, predicted_sql: str, database: Path, settings: EvalSettings | None = None) -> Verdict:
@@ -148,6 +157,17 @@ def _with_text_metrics(verdict: Verdict, databases: Databases, golds: GoldCache,
     suite = bool(passed.get(verdict.example_id)) if databases.suite_files(verdict.db_id) else None
     soft = 0.0 if settings.soft_f1 and verdict.soft_f1 is None else verdict.soft_f1
     return replace(verdict, ts_bag=suite, exact_set_match=matches, soft_f1=soft)
+
+
+def _with_rewards(verdicts: list[Verdict], databases: Databases, settings: EvalSettings) -> list[Verdict]:
+    """The verdicts with their R-VES rewards; statements run one at a time, when all else is done."""
+    correct = [verdict for verdict in verdicts if verdict.ex_set]
+    pairs = [Pair(verdict.gold_sql, verdict.prediction, databases.path(verdict.db_id)) for verdict in correct]
+    rewards = dict(zip((verdict.example_id for verdict in correct), measure_rewards(pairs, settings), strict=True))
+    return [
+        verdict if verdict.ex_set is None else replace(verdict, ves_reward=rewards.get(verdict.example_id, 0.0))
+        for verdict in verdicts
+    ]
 
 
 def _kind(comparison: Comparison) -> VerdictKind:

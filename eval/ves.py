@@ -1,29 +1,26 @@
-"""Verdicts in, BIRD's R-VES out: how fast the correct predictions are against their golds, timed in the sandbox."""
+"""Pairs of gold and correct prediction in; BIRD's R-VES rewards, from times taken in the sandbox, out."""
 
 from collections.abc import Sequence
 
-from eval.bird import r_ves, ves_reward
-from eval.databases import Databases
-from eval.execution import limits_of
-from eval.verdicts import Verdict, VerdictKind
+from eval.bird import ves_reward
+from eval.execution import Pair, gold_text, limits_of, pred_text
 from kidpipe.config import EvalSettings
 from kidpipe.sandbox.job import Job
 from kidpipe.sandbox.pool import SandboxPool
 
 
-def measure_r_ves(verdicts: Sequence[Verdict], databases: Databases, settings: EvalSettings, repeats: int = 100) -> float:
-    """R-VES over all rows whose gold ran; a time, so it differs from machine to machine and run to run.
+def measure_rewards(pairs: Sequence[Pair], settings: EvalSettings) -> list[float]:
+    """The reward of each prediction, which must be right; a timing, so it differs from machine to machine and run to run.
 
-    Gold and prediction take turns in one worker on one connection: whatever slows the machine slows both.
+    Gold and prediction take turns in one worker on one connection: whatever slows the machine slows both. A statement that
+    fails now though it didn't before counts with the time until it failed.
     """
-    judged = [verdict for verdict in verdicts if verdict.kind is not VerdictKind.GOLD_ERROR]
-    correct = [verdict for verdict in judged if verdict.ex_set]
-    rewards = [0.0] * (len(judged) - len(correct))
+    rewards = []
     with SandboxPool(limits_of(settings, settings.gold_timeout_s), workers=1) as pool:
-        for verdict in correct:
-            path = str(databases.path(verdict.db_id))
-            pair = (Job(path, verdict.gold_sql), Job(path, verdict.prediction))
+        for pair in pairs:
+            path = str(pair.database)
+            turns = (Job(path, gold_text(pair.gold_sql, settings)), Job(path, pred_text(pair.pred_sql, settings)))
             # One warm-up each: the first execution reads the file.
-            seconds = [result.seconds for result in pool.run(job for _ in range(repeats + 1) for job in pair)][2:]
+            seconds = [result.seconds for result in pool.run(job for _ in range(settings.ves_repeats + 1) for job in turns)][2:]
             rewards.append(ves_reward(seconds[0::2], seconds[1::2]))
-    return r_ves(rewards)
+    return rewards

@@ -27,6 +27,8 @@ def evaluate(
     temperature: Annotated[float | None, typer.Option("--temperature", help="Of sampling; only with --samples.")] = None,
     exposure: Annotated[bool, typer.Option("--exposure", help="Measure ExAccErr too; loads the teacher.")] = False,
     strip_distinct: Annotated[bool, typer.Option("--strip-distinct", help="As most published numbers are.")] = False,
+    soft_f1: Annotated[bool, typer.Option("--soft-f1", help="BIRD's Soft-F1 too.")] = False,
+    r_ves: Annotated[bool, typer.Option("--r-ves", help="BIRD's R-VES too: times each correct prediction 100 times.")] = False,
     data: Data = None,
     layout: Layout = None,
     backend: Backend = None,
@@ -46,21 +48,43 @@ def evaluate(
     """
     from kidpipe.commands.judge import evaluate as body
 
+    generating: dict[str, Any] = {
+        "--samples": samples,
+        "--temperature": temperature,
+        "--backend": backend,
+        "--exposure": exposure or None,
+    }
+    judging: dict[str, Any] = {
+        "--name": name or None,
+        "--predictions": predictions,
+        "--suite": suite,
+        "--data": data,
+        "--layout": layout,
+    }
+    judging |= {"--limit": limit, "--strip-distinct": strip_distinct or None, "--soft-f1": soft_f1 or None}
+    judging |= {"--r-ves": r_ves or None, "--verbose": verbose or None}
     if model and len(model) > 1:
+        _refuse_given(generating | judging, "comparing two evaluations")
         _compare_words(model, config, settings, json)
         return
+    if predictions is not None:
+        _refuse_given(generating, "predictions made elsewhere")
     flags: dict[str, Any] = {"data__path": data, "data__layout": layout, "engine__backend": backend, "eval__limit": limit}
     flags |= {"eval__samples": samples, "eval__sample_temperature": temperature}
-    flags["eval__keep_distinct"] = False if strip_distinct else None
+    flags |= {"eval__keep_distinct": False if strip_distinct else None}
+    flags |= {"eval__soft_f1": soft_f1 or None, "eval__r_ves": r_ves or None}
     session = open_command(config, settings, verbose, **flags)
-    _require_sampling(session.config.eval.samples, temperature)
+    if temperature is not None and session.config.eval.samples == 1:
+        raise KidpipeError("--temperature has no effect on greedy decoding", fix="add --samples n, such as --samples 8")
     more: dict[str, Any] = {"predictions_file": predictions, "suite": suite, "with_exposure": exposure}
     body(session, model[0] if model else "", name=name, as_json=json, **more)
 
 
-def _require_sampling(samples: int, temperature: float | None) -> None:
-    if temperature is not None and samples == 1:
-        raise KidpipeError("--temperature has no effect on greedy decoding", fix="add --samples n, such as --samples 8")
+def _refuse_given(options: dict[str, Any], task: str) -> None:
+    """Refuse options that would have no effect on `task`."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise KidpipeError(f"{', '.join(given)} {'have' if given[1:] else 'has'} no effect on {task}", fix="leave it out")
 
 
 def _compare_words(words: list[str], config: Path | None, settings: list[str] | None, json: bool) -> None:

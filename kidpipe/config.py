@@ -152,6 +152,10 @@ class EvalSettings(Section):
     mend_operators: Identity[bool] = Field(False, description="read `> =` as `>=`, as the test suite's evaluator does")
     exact_match: Identity[bool] = Field(True, description="compute Spider's exact set match too")
     soft_f1: Identity[bool] = Field(False, description="compute BIRD's Soft-F1 too")
+    r_ves: Identity[bool] = Field(
+        False, description="compute BIRD's R-VES too: it times every correct prediction against its gold"
+    )
+    ves_repeats: Identity[int] = Field(100, ge=1, description="executions of each for R-VES; of no account without r_ves")
     check_ties: Identity[bool] = Field(True, description="flag rows whose gold result depends on the order rows are visited in")
     max_steps: Identity[int] = Field(
         1_000_000_000,

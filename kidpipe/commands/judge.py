@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from kidpipe.commands.session import Session
-from kidpipe.config import IngestSettings
+from kidpipe.config import EvalSettings, IngestSettings
 from kidpipe.digests import FileDigests
 from kidpipe.errors import KidpipeError
 from kidpipe.readers import DataSet, read
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("kidpipe")
 _TABLES_FILES = ("tables.json", "dev_tables.json", "dev/dev_tables.json")
 """Where Spider and BIRD keep their schemas, whose key links exact set match goes by."""
+_GENERATING = ("max_new_tokens", "samples", "sample_temperature", "sample_seed")
+_NOT_GENERATED = {name: EvalSettings.model_fields[name].default for name in _GENERATING}
 
 
 def evaluate(
@@ -42,6 +44,8 @@ def evaluate(
     from eval.evaluate import evaluate as judge
 
     config = session.config
+    # How SQL would be generated is no part of how a file of it is judged.
+    settings = config.eval.model_copy(update=_NOT_GENERATED) if predictions_file else config.eval
     dataset = read(config.data, "dev")
     databases = _databases(dataset, Path(config.data.path).expanduser(), suite)
     origin, default_name = _origin(session, model, predictions_file)
@@ -55,7 +59,7 @@ def evaluate(
             dataset.examples,
             predictions.sql,
             databases,
-            config.eval,
+            settings,
             out,
             reasons=predictions.reasons,
             notes=notes,

@@ -101,6 +101,39 @@ def test_distinct_is_stripped_as_in_published_numbers(cli: Cli, lines: Callable[
     assert stripped["kinds"]["wrong"] == 0
 
 
+def test_birds_graded_scores_are_a_flag_away(cli: Cli, lines: Callable[..., Path], tmp_path: Path) -> None:
+    lines("mixed.sql", {0: "SELECT 1 WHERE 0"})
+    few = {"eval__workers": 1, "eval__ves_repeats": 3}
+    done = cli("eval", "--predictions", "mixed.sql", "--soft-f1", "--r-ves", **few)
+    assert done.code == 0, done.err
+    assert "r_ves: a timing" in " ".join(done.out.split())
+    folder = tmp_path / "artifacts" / "eval" / "mixed"
+    metrics = json.loads((folder / "summary.json").read_text())["metrics"]
+    assert metrics["soft_f1"]["all"]["value"] == pytest.approx(23 / 24)
+    verdicts = read_verdicts(folder / "verdicts.parquet")
+    assert verdicts[0].ves_reward == 0.0
+    assert all(verdict.ves_reward in (0.25, 0.5, 0.75, 1.0, 1.25) for verdict in verdicts[1:])
+    assert metrics["r_ves"]["all"]["value"] == pytest.approx(sum(verdict.r_ves or 0 for verdict in verdicts) / 24)
+    plain = cli("eval", "--predictions", "mixed.sql", "--name", "plain", eval__workers=1)
+    assert "r_ves" not in plain.out
+    assert "soft_f1" not in plain.out
+
+
+def test_options_without_effect_are_refused(cli: Cli, lines: Callable[..., Path], tmp_path: Path) -> None:
+    lines("gold.sql")
+    for options in (("--samples", "4"), ("--samples", "4", "--temperature", "1"), ("--backend", "vllm"), ("--exposure",)):
+        refused = cli("eval", "--predictions", "gold.sql", *options)
+        assert refused.code == 1
+        assert f"{options[0]}" in refused.err
+        assert "no effect on predictions made elsewhere" in " ".join(refused.err.split())
+    for options in (("--limit", "3"), ("--suite", "suite"), ("--predictions", "gold.sql"), ("--name", "x"), ("--r-ves",)):
+        refused = cli("eval", "compare", "a", "b", *options)
+        assert (refused.code, "no effect on comparing" in " ".join(refused.err.split())) == (1, True)
+    # A configuration file may hold what models are asked with; a file of predictions is not judged by it.
+    assert cli("eval", "--predictions", "gold.sql", eval__workers=1, eval__samples=4).code == 0
+    assert "samples" not in json.loads((tmp_path / "artifacts" / "eval" / "gold" / "summary.json").read_text())["settings"]
+
+
 def test_key_links_come_from_tables_json(cli: Cli, lines: Callable[..., Path], world: Path, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     shutil.copytree(world, folder)
@@ -186,7 +219,4 @@ def test_exposure_needs_a_model_and_its_teacher(cli: Cli, lines: Callable[..., P
     assert -100 <= json.loads(measured.out)["exaccerr"] < 10_000
     itself = cli("eval", str(tiny_model), "--exposure", "--json", **small)
     assert json.loads(itself.out)["exaccerr"] is None
-    lines("gold.sql")
-    refused = cli("eval", "--predictions", "gold.sql", "--exposure")
-    assert refused.code == 1
-    assert "a model's own generations" in refused.err
+    assert lines

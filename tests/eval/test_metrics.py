@@ -1,21 +1,22 @@
 """Exact set match, hardness, statistics, BIRD's scores, votes, exposure: each against what it is defined to be."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from eval.bird import r_ves, soft_f1, ves_reward
+from eval.bird import soft_f1, ves_reward
 from eval.comparison import compare_runs, difference_table, flip_lines
 from eval.databases import Databases
 from eval.exact_match import ExactMatcher, hardness
 from eval.execution import GoldCache
 from eval.exposure import divergence_by_position, exaccerr
 from eval.names import read_names
+from eval.report import summarize
 from eval.statistics import estimate, mcnemar
 from eval.verdicts import Verdict, judge
-from eval.ves import measure_r_ves
 from eval.vote import vote
 from kidpipe.backends.base import TopK
 from kidpipe.config import EvalSettings
@@ -117,11 +118,10 @@ def test_soft_f1() -> None:
     assert soft_f1(gold, [("a", 7)]) == pytest.approx(2 * 0.5 / (2 * 0.5 + 0.5 + 1.5))
 
 
-def test_r_ves() -> None:
+def test_ves_reward() -> None:
     assert ves_reward([1.0] * 10, [1.0] * 10) == 1.0
     assert [ves_reward([ratio] * 10, [1.0] * 10) for ratio in (3, 2, 1.5, 0.6, 0.3, 0.1)] == [1.25, 1.25, 1.0, 0.75, 0.5, 0.25]
     assert ves_reward([1.0] * 99 + [1000.0], [1.0] * 100) == 1.0
-    assert r_ves([1.0, 0.25, 0.0, 1.25]) == pytest.approx((1 + 0.5 + 0 + math.sqrt(1.25)) / 4)
 
 
 def test_the_majority_of_results_wins(world: Path) -> None:
@@ -195,8 +195,14 @@ def test_r_ves_rewards_speed_and_nothing_for_wrong_rows(world: Path) -> None:
     slow = "SELECT COUNT(*) FROM (SELECT a.id FROM concert a, concert b, concert c LIMIT 300000)"
     fast = "SELECT 300000"
     examples = [Example(name, "world", "", slow) for name in ("fast", "wrong")]
-    databases, settings = Databases(lambda _db_id: world), EvalSettings(workers=1)
-    verdicts = judge(examples, {"fast": fast, "wrong": "SELECT 'x'"}, databases, GoldCache(settings))
-    assert [verdict.ex_set for verdict in verdicts] == [True, False]
-    assert measure_r_ves(verdicts, databases, settings, repeats=5) == pytest.approx(math.sqrt(1.25) / 2)
-    assert measure_r_ves(verdicts[1:], databases, settings, repeats=5) == 0.0
+    examples += [Example("failed", "world", "", "SELECT broken"), Example("slow", "world", "", fast)]
+    databases, settings = Databases(lambda _db_id: world), EvalSettings(workers=1, r_ves=True, ves_repeats=5)
+    predictions = {"fast": fast, "wrong": "SELECT 'x'", "failed": fast, "slow": slow}
+    verdicts = judge(examples, predictions, databases, GoldCache(settings))
+    assert [verdict.ex_set for verdict in verdicts] == [True, False, None, True]
+    assert [verdict.ves_reward for verdict in verdicts] == [1.25, 0.0, None, 0.25]
+    metric = summarize(verdicts)["metrics"]["r_ves"]
+    assert metric["all"]["value"] == pytest.approx((math.sqrt(1.25) + 0 + 0.5) / 3)
+    assert metric["all"]["num_rows"] == 3
+    assert "a timing" in metric["note"]
+    assert "r_ves" not in summarize([replace(verdict, ves_reward=None) for verdict in verdicts])["metrics"]
