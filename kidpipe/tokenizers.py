@@ -2,6 +2,8 @@
 
 import difflib
 import json
+from collections.abc import Collection
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,23 @@ _BATTERY = (
     "\n",
 )
 """Texts of the kind that kidpipe encodes, each with something that tokenizers treat differently."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The ids that masking, filling and scoring need to know."""
+
+    mask_id: int
+    eos_id: int
+    vocab_size: int
+    """Ids from here on are no tokens: models pad their vocabularies."""
+    banned: Collection[int]
+    """Ids that never fill a hole: special tokens would not be SQL."""
+
+    @property
+    def margin(self) -> int:
+        """How many more of the best to ask for at a hole, so that enough real ones remain; some tokenizers ban hundreds."""
+        return min(len(self.banned), 32)
 
 
 def load(model_path: str | Path) -> Any:
@@ -120,6 +139,12 @@ def special_ids(tokenizer: Any) -> set[int]:
     """Ids of tokens that stand for structure (eos, pad, chat roles), not for text."""
     added = (index for index, token in tokenizer.added_tokens_decoder.items() if token.special)
     return {int(index) for index in chain(tokenizer.all_special_ids, added)}
+
+
+def tokens_of(tokenizer: Any, mask_token: str) -> Tokens:
+    """The ids of `tokenizer`, with the mask token that setting `mask_token` names."""
+    end, mask = eos_id(tokenizer), mask_token_id(tokenizer, mask_token)
+    return Tokens(mask, end, len(tokenizer), frozenset(special_ids(tokenizer)) | {end, mask})
 
 
 def eos_id(tokenizer: Any) -> int:

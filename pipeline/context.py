@@ -19,8 +19,7 @@ from kidpipe.readers import DataSet, Example, read
 from kidpipe.sandbox.job import Limits
 from kidpipe.sandbox.pool import SandboxPool
 from kidpipe.settings import fingerprint
-from kidpipe.tokenizers import eos_id, load, mask_token_id, require_same, special_ids, tokenizer_digest
-from pipeline.rows import Tokens
+from kidpipe.tokenizers import Tokens, load, require_same, tokenizer_digest, tokens_of
 
 # Counted steps decide which gold or imperfect SQL is too slow; wall time is only the net below them.
 _DEADLINE_S = 120.0
@@ -51,9 +50,7 @@ class Context:
 
     @cached_property
     def tokens(self) -> Tokens:
-        end = eos_id(self.tokenizer)
-        mask = mask_token_id(self.tokenizer, self.config.predict.mask_token)
-        return Tokens(mask, end, len(self.tokenizer), frozenset(special_ids(self.tokenizer)) | {end, mask})
+        return tokens_of(self.tokenizer, self.config.predict.mask_token)
 
     @cached_property
     def encoder(self) -> PromptEncoder:

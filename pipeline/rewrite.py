@@ -3,15 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import sqlglot
-from numpy.typing import NDArray
 from sqlglot.errors import SqlglotError
 
 from kidpipe.columns import lists, make_table
 from kidpipe.graph import Output, Task
+from kidpipe.holes import put
 from kidpipe.schemas import REWRITE
 from pipeline.rows import usable
 
@@ -42,13 +41,6 @@ def rewrite(decode: Callable[[list[int]], str], task: Task) -> Output:
     table = make_table(REWRITE, columns)
     task.tick(table.num_rows)
     return Output(table, _counts(table, sum(map(len, gold))))
-
-
-def put(gold: NDArray[np.int32], masked: NDArray[np.int32], filled: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Gold with the predictions at the masked positions."""
-    imperfect = gold.copy()
-    imperfect[masked] = filled
-    return imperfect
 
 
 def parses(sql: str) -> bool:

@@ -1,30 +1,12 @@
 """An ingest shard in, the rows that the later stages work on out, and the order in which an engine should see them."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """The ids that the stages need to know."""
-
-    mask_id: int
-    eos_id: int
-    vocab_size: int
-    """Ids from here on are no tokens: models pad their vocabularies."""
-    banned: Collection[int]
-    """Ids that never fill a hole: special tokens would not be SQL."""
-
-    @property
-    def margin(self) -> int:
-        """How many more of the best to ask for at a hole, so that enough real ones remain; some tokenizers ban hundreds."""
-        return min(len(self.banned), 32)
 
 
 def usable(ingest: pa.Table) -> pa.Table:

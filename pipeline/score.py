@@ -1,33 +1,22 @@
 """Sequences in, the teacher's top-K, tail and log-probabilities at every SQL position (EOS included) out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kidpipe.backends.base import Backend, ScoreRequest, TopK
+from kidpipe.backends.base import Backend, ScoreRequest
 from kidpipe.columns import lists, make_table
 from kidpipe.config import ScoreSettings
+from kidpipe.distributions import Stored, cut
 from kidpipe.graph import Output, Task
 from kidpipe.schemas import GOLD_SCORE, SCORE
-from pipeline.rows import Tokens, by_shared_prefix, in_row_order, usable
+from kidpipe.tokenizers import Tokens
+from pipeline.rows import by_shared_prefix, in_row_order, usable
 
 Ids = NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class Stored:
-    """One row's distributions, cut to what is stored: the flat columns of the schema."""
-
-    topk_count: NDArray[np.int16]
-    topk_ids: Ids
-    topk_logprobs: NDArray[np.float16]
-    tail: NDArray[np.float32]
-    actual_logprob: NDArray[np.float32]
-    gold_logprob: NDArray[np.float32]
 
 
 def gold_score(settings: ScoreSettings, tokens: Tokens, backend: Backend, task: Task) -> Output:
@@ -90,33 +79,6 @@ def _score(
         stored.append(cut(answer, np.append(sql[row], end), np.append(gold[row], end), settings.tail_mass, tokens.vocab_size))
         tick(1)
     return in_row_order(order, stored)
-
-
-def cut(answer: TopK, actual: Ids, gold: Ids, tail_mass: float, vocab_size: int) -> Stored:
-    """Keep the likeliest ids until the mass outside them is below `tail_mass` (at least one, at most all).
-
-    Ids from `vocab_size` on are the padding rows that some models have; a student may lack them, so they go to the tail.
-
-    The tail is what is really left out, in float64 from the engine's log-probabilities before they are rounded to
-    float16: rebuilt from the rounded ones it is wrong by up to 15 times on peaked positions (METHOD).
-    """
-    is_token = answer.ids < vocab_size
-    outside = np.maximum(1.0 - np.cumsum(np.exp(answer.logprobs.astype(np.float64)) * is_token, axis=1), 0.0)
-    enough = outside < tail_mass
-    width = answer.ids.shape[1]
-    count = np.where(enough.any(axis=1), enough.argmax(axis=1) + 1, width)
-    kept = (np.arange(width) < count[:, None]) & is_token
-    found = answer.ids == gold[:, None]
-    among = answer.logprobs[np.arange(len(gold)), found.argmax(axis=1)]
-    unknown = np.where(found.any(axis=1), among, np.float32(np.nan))
-    return Stored(
-        topk_count=kept.sum(axis=1).astype(np.int16),
-        topk_ids=answer.ids[kept],
-        topk_logprobs=answer.logprobs[kept].astype(np.float16),
-        tail=outside[np.arange(len(count)), count - 1].astype(np.float32),
-        actual_logprob=answer.actual_logprob,
-        gold_logprob=np.where(actual == gold, answer.actual_logprob, unknown).astype(np.float32),
-    )
 
 
 def stored_rows(gold_rows: pa.Table) -> list[Stored]:

@@ -5,6 +5,7 @@ Shapes: B sequences of a batch, L tokens, n wanted positions of a sequence, N of
 
 import gc
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,14 @@ class TransformersBackend:
         self._batch_tokens = batch_tokens
         self.vocab_size = int(self._model.get_output_embeddings().weight.shape[0])
         self.max_length = max_length
+
+    @classmethod
+    def around(cls, model: Any, *, batch_tokens: int, max_length: int) -> "TransformersBackend":
+        """A backend that runs `model` where it is and as it is at each call: the student of a run, while it trains."""
+        backend = cls.__new__(cls)
+        backend._device, backend._model, backend._batch_tokens = model.device, model, batch_tokens
+        backend.vocab_size, backend.max_length = int(model.get_output_embeddings().weight.shape[0]), max_length
+        return backend
 
     def score(self, requests: Sequence[ScoreRequest], top_k: int) -> Iterator[TopK]:
         """One TopK a request, in order."""
@@ -145,12 +154,13 @@ class TransformersBackend:
             eos_token_id=list(stop_ids) or None,
             pad_token_id=0,
         )
-        output_BL = self._model.generate(
-            input_ids=ids_BL,
-            attention_mask=mask_BL,
-            generation_config=settings,
-            logits_processor=LogitsProcessorList([noise] if noise else []),
-        )
+        with _own_defaults_only(self._model):
+            output_BL = self._model.generate(
+                input_ids=ids_BL,
+                attention_mask=mask_BL,
+                generation_config=settings,
+                logits_processor=LogitsProcessorList([noise] if noise else []),
+            )
         stops = set(stop_ids)
         rows: list[list[int]] = []
         for prompt, row in zip(prompts, output_BL[:, width:].tolist(), strict=True):
@@ -209,6 +219,14 @@ def _load(model_path: str, dtype: str, verbose: bool) -> Any:
             where=model_path,
             fix="the folder was saved incompletely or for another architecture: save it again",
         )
-    # The folder's own defaults (repetition penalty, sampling) must not leak into greedy decoding.
-    model.generation_config = GenerationConfig()
     return model
+
+
+@contextmanager
+def _own_defaults_only(model: Any) -> Iterator[None]:
+    """Keep the folder's defaults (repetition penalty, sampling) out of decoding; they stay the model's."""
+    before, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = before

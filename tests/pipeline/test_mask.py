@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from kidpipe.columns import lists, make_table
 from kidpipe.config import MaskSettings
+from kidpipe.masking import evenly_spaced, num_masked, schema_positions
 from kidpipe.schemas import GOLD_SCORE, INGEST
-from pipeline.mask import evenly_spaced, mask, num_masked, schema_positions
+from pipeline.mask import mask
 
 SQL = "SELECT count(*), T1.name FROM stadium AS T1 WHERE T1.year = 2014 AND city LIKE '%x y%'"
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from kidpipe.backends.base import TopK
 from kidpipe.columns import lists
 from kidpipe.config import PredictSettings
+from kidpipe.distributions import cut
+from kidpipe.holes import fill
 from kidpipe.store import Shard
-from pipeline.predict import fill
-from pipeline.rows import Tokens
-from pipeline.score import cut
+from kidpipe.tokenizers import Tokens
 from tests.conftest import configure
 from tests.pipeline.running import files, run_build, store_of
 
