@@ -46,13 +46,23 @@ class Pack:
 
 def make_packs(examples: Sequence[Example], layout: Layout, pack_tokens: int) -> Iterator[Pack]:
     """Packs of at most `pack_tokens` tokens (one example that is longer gets its own), in a fixed order."""
+    for _, members in plan_packs(examples, layout, pack_tokens):
+        yield build_pack([examples[index] for index in members], layout)
+
+
+def plan_packs(examples: Sequence[Example], layout: Layout, pack_tokens: int) -> list[tuple[int, list[int]]]:
+    """Tokens and numbers of the examples of each pack that `make_packs` makes, without making it."""
     plan = _plan_rows if layout == "none" else _plan_tree if layout == "tree" else _plan_plain
-    for members in plan(examples, pack_tokens):
-        branches = [branch for index in members for branch in examples[index].branches]
-        yield _padded_pack(branches) if layout == "none" else _row_pack(branches, layout)
+    return plan(examples, pack_tokens)
 
 
-def _plan_tree(examples: Sequence[Example], pack_tokens: int) -> list[list[int]]:
+def build_pack(examples: Sequence[Example], layout: Layout) -> Pack:
+    """One pack of all these examples."""
+    branches = [branch for example in examples for branch in example.branches]
+    return _padded_pack(branches) if layout == "none" else _row_pack(branches, layout)
+
+
+def _plan_tree(examples: Sequence[Example], pack_tokens: int) -> list[tuple[int, list[int]]]:
     """Cut the examples, sorted by prompt, where the budget is reached, and join what is left over.
 
     Sorting brings one database together, so that a cut inside a database costs its schema once more, and only there.
@@ -78,12 +88,12 @@ def _plan_tree(examples: Sequence[Example], pack_tokens: int) -> list[list[int]]
     return _fill_bins(runs, pack_tokens)
 
 
-def _plan_plain(examples: Sequence[Example], pack_tokens: int) -> list[list[int]]:
+def _plan_plain(examples: Sequence[Example], pack_tokens: int) -> list[tuple[int, list[int]]]:
     sizes = [sum(len(branch.tokens) for branch in example.branches) for example in examples]
     return _fill_bins([(size, [index]) for index, size in enumerate(sizes)], pack_tokens)
 
 
-def _fill_bins(runs: list[tuple[int, list[int]]], budget: int) -> list[list[int]]:
+def _fill_bins(runs: list[tuple[int, list[int]]], budget: int) -> list[tuple[int, list[int]]]:
     """First fit, longest first."""
     bins: list[tuple[int, list[int]]] = []
     for size, members in sorted(runs, key=lambda run: (-run[0], run[1])):
@@ -93,21 +103,21 @@ def _fill_bins(runs: list[tuple[int, list[int]]], budget: int) -> list[list[int]
                 break
         else:
             bins.append((size, members))
-    return [members for _, members in bins]
+    return bins
 
 
-def _plan_rows(examples: Sequence[Example], pack_tokens: int) -> list[list[int]]:
+def _plan_rows(examples: Sequence[Example], pack_tokens: int) -> list[tuple[int, list[int]]]:
     """Neighbours in length share a batch, as far as rows times the longest row stay within the budget."""
     longest = [max(len(branch.tokens) for branch in example.branches) for example in examples]
-    batches: list[list[int]] = []
+    batches: list[tuple[int, list[int]]] = []
     num_rows = width = 0
     for index in sorted(range(len(examples)), key=lambda i: (-longest[i], i)):
         rows = len(examples[index].branches)
         if not batches or (num_rows + rows) * width > pack_tokens:
-            batches.append([])
+            batches.append((0, []))
             num_rows, width = 0, longest[index]
-        batches[-1].append(index)
         num_rows += rows
+        batches[-1] = (num_rows * width, [*batches[-1][1], index])
     return batches
 
 

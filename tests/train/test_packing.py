@@ -10,7 +10,7 @@ from kidpipe.trees.tree import tree_tokens
 from kidpipe.trees.trunk import Layout
 from tests.train.small import EOS, make_examples
 from train.examples import Branch, Example, count_supervised
-from train.packing import make_packs
+from train.packing import make_packs, plan_packs
 
 
 @pytest.mark.parametrize("layout", ["tree", "plain", "none"])
@@ -25,6 +25,11 @@ def test_every_supervised_token_is_a_slot_once(layout: Layout, seed: int, budget
     largest = {"tree": tree_tokens, "plain": lambda x: sum(map(len, x)), "none": lambda x: len(x) * max(map(len, x))}[layout]
     alone = max(largest([branch.tokens for branch in example.branches]) for example in examples)
     assert all(pack.num_tokens <= max(budget, alone) for pack in packs)
+    planned = plan_packs(examples, layout, budget)
+    assert sorted(index for _, members in planned for index in members) == list(range(len(examples)))
+    # A tree may share more than its plan counted on, where runs of one pack happen to begin alike.
+    assert all(pack.num_tokens <= tokens for pack, (tokens, _) in zip(packs, planned, strict=True))
+    assert layout == "tree" or [pack.num_tokens for pack in packs] == [tokens for tokens, _ in planned]
 
 
 @pytest.mark.parametrize("layout", ["tree", "plain", "none"])
