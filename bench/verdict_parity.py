@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.databases import Databases
+from eval.exact_match import ExactMatcher
 from eval.execution import GoldCache
 from eval.names import read_tables_json
 from eval.spider_clauses import Query
@@ -41,6 +42,7 @@ class Case:
     official: int
     verdict: Verdict
     database: Path
+    matcher: ExactMatcher
 
     def rows(self) -> tuple[Rows, Rows]:
         """The gold's and the prediction's results."""
@@ -69,7 +71,7 @@ def main(data: Path) -> int:
         ("esm", "exact_set_match", mended),
         ("hardness", "hardness", plain),
     ):
-        left += _report(metric, rows, [getattr(verdict, name) for verdict in verdicts], verdicts, files)
+        left += _report(metric, rows, [getattr(verdict, name) for verdict in verdicts], verdicts, single)
     return int(left > 0)
 
 
@@ -86,13 +88,15 @@ def _judge(rows: list[Row], databases: Databases, **changes: bool) -> list[Verdi
     return judge(examples, {str(row["id"]): row["pred"] for row in rows}, databases, GoldCache(settings))
 
 
-def _report(metric: str, rows: list[Row], ours: list[Any], verdicts: list[Verdict], files: dict[str, Path]) -> int:
+def _report(metric: str, rows: list[Row], ours: list[Any], verdicts: list[Verdict], databases: Databases) -> int:
     explained: dict[str, list[int]] = defaultdict(list)
     left: list[Row] = []
     for row, value, verdict in zip(rows, ours, verdicts, strict=True):
         if value == row[metric]:
             continue
-        case = Case(row, value, row[metric], verdict, files[row["db_id"]])
+        matcher = databases.matcher(row["db_id"])
+        assert matcher is not None, f"the database of row {row['id']} can't be read"
+        case = Case(row, value, row[metric], verdict, databases.path(row["db_id"]), matcher)
         cause = next((name for name, holds in CAUSES.get(metric, {}).items() if holds(case)), None)
         if cause is None:
             left.append(row)
@@ -144,9 +148,10 @@ def _is_not_sql(case: Case) -> bool:
 
 
 def _reads_outer_join_as_inner(case: Case) -> bool:
-    """The prediction has an outer join that the gold hasn't; the official parser takes LEFT for part of the condition before."""
-    words = {token.text.upper() for token in tokens(case.row["pred"])}
-    return (case.official, case.ours) == (1, 0) and "LEFT" in words and "LEFT" not in case.row["gold"].upper()
+    """The prediction has an outer join that the gold hasn't, and with LEFT cut out it has the gold's clauses: the official
+    parser takes LEFT for part of the condition before it."""
+    cut = "".join(token.text for token in tokens(case.row["pred"]) if not token.is_word("LEFT"))
+    return (case.official, case.ours) == (1, 0) and cut != case.row["pred"] and case.matcher(case.row["gold"], cut) is True
 
 
 def _keeps_one_direction(case: Case) -> bool:

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any, TypeAlias
 
 from eval.names import Names
-from eval.spider_clauses import Column, ColumnUnit, Condition, Literal, Query, ValueUnit
+from eval.spider_clauses import Column, ColumnUnit, Condition, Query, Value, ValueUnit
 from eval.spider_grammar import ParseError, parse
 
 Key: TypeAlias = Any
@@ -218,8 +218,10 @@ class _Units:
         values = tuple(self._value(value) for value in (condition.value, condition.second))
         return condition.negated, condition.operator, self.value_unit(condition.left), values
 
-    def _value(self, value: "Query | ColumnUnit | Literal | None") -> Key:
+    def _value(self, value: Value) -> Key:
         """Subqueries count, other values don't; but a column must exist."""
-        if isinstance(value, ColumnUnit):
+        if isinstance(value, ValueUnit):
+            self.value_unit(value)
+        elif isinstance(value, ColumnUnit):
             self._scope.resolve(value.column)
         return _nested(value, self._known, self._scope) if isinstance(value, Query) else None

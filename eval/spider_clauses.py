@@ -23,7 +23,7 @@ class ColumnUnit:
 
 @dataclass(frozen=True)
 class ValueUnit:
-    """One column unit, or two under an arithmetic operator."""
+    """One column unit, or two under an arithmetic operator; in ORDER BY also one under a comparison with a value."""
 
     operator: str
     left: ColumnUnit
@@ -37,7 +37,7 @@ class Literal:
     text: str
 
 
-Value: TypeAlias = "Query | ColumnUnit | Literal | None"
+Value: TypeAlias = "Query | ValueUnit | ColumnUnit | Literal | None"
 
 
 @dataclass(frozen=True)

@@ -7,22 +7,13 @@ column or an arithmetic pair. What lies outside (outer joins, functions, CASE, p
 from collections.abc import Callable
 from typing import TypeVar
 
-from eval.spider_clauses import (
-    Column,
-    ColumnUnit,
-    Condition,
-    Literal,
-    Query,
-    SelectItem,
-    Source,
-    Value,
-    ValueUnit,
-)
+from eval.spider_clauses import Column, ColumnUnit, Condition, Literal, Query, SelectItem, Source, Value, ValueUnit
 from kidpipe.sql_lexer import Token, TokenKind, tokens
 
 AGGREGATES = ("max", "min", "count", "sum", "avg")
 ARITHMETIC = ("-", "+", "*", "/")
 COMPARISONS = ("=", ">", "<", ">=", "<=", "!=", "in", "like", "is", "between")
+_SIMPLE_COMPARISONS = COMPARISONS[:6]
 SET_OPERATIONS = ("intersect", "union", "except")
 _SYNONYMS = {"==": "=", "<>": "!="}
 _CLAUSES = ("from", "where", "group", "having", "order", "limit", *SET_OPERATIONS)
@@ -201,10 +192,18 @@ class _Parser:
         if token is not None and (token.kind in (TokenKind.TEXT, TokenKind.NUMBER) or token.text.startswith('"')):
             self._at += 1
             return Literal(sign + token.text)
-        return self._column_unit()
+        left = self._column_unit()
+        if self._peek() not in ARITHMETIC:
+            return left
+        operator = self._next().text
+        is_number = self._at < len(self._tokens) and self._tokens[self._at].kind is TokenKind.NUMBER
+        return ValueUnit(operator, left, self._column_unit()) if not is_number else Literal(self._next().text)
 
     def _order_item(self) -> tuple[ValueUnit, str]:
         unit = self._value_unit()
+        if not unit.operator and self._peek() in _SIMPLE_COMPARISONS:  # ORDER BY COUNT(*) >= 5
+            unit = ValueUnit(self._next().text, unit.left, None)
+            self._simple_value()
         direction = self._next().text.lower() if self._peek() in ("asc", "desc") else "asc"
         return unit, direction
 

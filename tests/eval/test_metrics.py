@@ -67,6 +67,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "SELECT name FROM singer WHERE id NOT IN (SELECT singer_id FROM concert)",
             False,
         ),
+        ("SELECT name FROM singer WHERE age > id + net", "SELECT name FROM singer WHERE age > net + id", True),
+        ("SELECT name FROM singer WHERE age > id + net", "SELECT name FROM singer WHERE age > id + nothing", False),
+        ("SELECT name FROM singer WHERE age > id * 2 AND id = 1", "SELECT name FROM singer WHERE id = 1 AND age > id", True),
+        ("SELECT name FROM singer ORDER BY age >= 5", "SELECT name FROM singer ORDER BY age >= 6 ASC", True),
+        ("SELECT name FROM singer ORDER BY age >= 5", "SELECT name FROM singer ORDER BY age < 5", False),
+        ("SELECT name FROM singer ORDER BY age >= 5", "SELECT name FROM singer ORDER BY age", False),
         ("SELECT CASE WHEN 1 THEN 2 END FROM singer", "SELECT CASE WHEN 1 THEN 2 END FROM singer", None),
     ],
 )
