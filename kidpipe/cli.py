@@ -96,8 +96,11 @@ def build_imperfect(
 @app.command()
 def train(
     student: Student = None,
-    method: Annotated[str | None, typer.Option("--method", help="kid, rkd, fkd or sft; sft needs no teacher.")] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="sft, seqkd, fkd, rkd, f-distill, imitkd, gkd, kid or kid-online.")
+    ] = None,
     name: Annotated[str, typer.Option("--name", help="Name of the run; default made from its settings.")] = "",
+    teacher: Teacher = None,
     data: Data = None,
     layout: Layout = None,
     config: ConfigFile = None,
@@ -105,13 +108,16 @@ def train(
     verbose: Verbose = False,
     json: Json = False,
 ) -> None:
-    """Train a student on the stored shards. The teacher is never loaded. An interrupted run continues.
+    """Train a student on the stored shards. An interrupted run continues.
+
+    sft needs no teacher; imitkd, gkd and kid-online load it during training; no other method does.
 
     Example: kidpipe train --student Qwen/Qwen2.5-Coder-0.5B --method kid
     """
     from kidpipe.commands.train import train as body
 
-    flags = {"train__student": student, "train__method": method, "data__path": data, "data__layout": layout}
+    flags = {"train__student": student, "train__method": method, "teacher__model": teacher}
+    flags |= {"data__path": data, "data__layout": layout}
     body(open_command(config, settings, verbose, **flags), name=name, as_json=json)
 
 

@@ -9,7 +9,7 @@ from kidpipe.settings import Identity, Input, Runtime, Section
 Layout = Literal["spider", "spider-syn", "bird", "jsonl"]
 Strategy = Literal["random", "uniform", "hard", "easy", "schema"]
 Fill = Literal["argmax", "sample", "argmax_wrong"]
-Method = Literal["sft", "fkd", "rkd", "f-distill", "kid"]
+Method = Literal["sft", "seqkd", "fkd", "rkd", "f-distill", "imitkd", "gkd", "kid", "kid-online"]
 DivergenceName = Literal[
     "auto", "forward_kl", "reverse_kl", "jensen_shannon", "total_variation", "skew_forward_kl", "skew_reverse_kl"
 ]
@@ -116,13 +116,34 @@ class TrainSettings(Section):
     weight_decay: Identity[float] = Field(0.0, ge=0, description="AdamW weight decay, matrices only")
     beta2: Identity[float] = Field(0.99, gt=0, lt=1, description="AdamW second-moment decay")
     clip: Identity[float] = Field(1.0, gt=0, description="largest gradient norm")
-    mle_weight: Identity[float] = Field(1.0, ge=0, description="weight of maximum likelihood on gold (all but sft)")
-    kd_weight: Identity[float] = Field(1.0, ge=0, description="weight of the divergence (all but sft)")
+    mle_weight: Identity[float] = Field(
+        1.0, ge=0, description="weight of maximum likelihood on gold (fkd, rkd, f-distill, kid, kid-online)"
+    )
+    on_policy_mle: Identity[float] = Field(0.0, ge=0, description="weight of maximum likelihood on gold (imitkd, gkd)")
+    kd_weight: Identity[float] = Field(1.0, ge=0, description="weight of the divergence (all but sft and seqkd)")
     divergence: Identity[DivergenceName] = Field("auto", description="from teacher to student; auto = the method's own")
     divergence_parameter: Identity[float] = Field(
         0.5, gt=0, lt=1, description="beta of jensen_shannon (teacher's share), skew of skew_forward_kl and skew_reverse_kl"
     )
-    views_per_step: Identity[int] = Field(1, ge=1, description="imperfect views of an example in one step (kid)")
+    views_per_step: Identity[int] = Field(1, ge=1, description="imperfect views of an example in one step (kid, kid-online)")
+    imperfect_share: Identity[float] = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="share of examples whose imperfect SQL is taught (kid, kid-online; gkd: lambda), others: gold",
+    )
+    gold_share: Identity[float] = Field(
+        0.0, ge=0, le=1, description="share of those examples whose gold SQL carries the divergence too; 1 adds rkd to kid"
+    )
+    oracle_end: Identity[float] = Field(
+        0.05, gt=0, le=1, description="share of examples taught on gold at the end of a run (imitkd), decaying from 1"
+    )
+    rollout_tokens: Identity[int] = Field(
+        256, ge=1, description="longest SQL the student generates in training (imitkd, gkd), tokens"
+    )
+    rollout_temperature: Identity[float] = Field(
+        1.0, ge=0, le=10, description="temperature at which the student generates in training (imitkd, gkd); 0 = greedy"
+    )
     holdout: Identity[float] = Field(0.02, ge=0, lt=0.5, description="share of the examples kept for evaluation during training")
     eval_every: Identity[int] = Field(0, ge=0, description="steps between evaluations; 0 = once an epoch")
     save_every: Runtime[int] = Field(0, ge=0, description="steps between checkpoints; 0 = with each evaluation")

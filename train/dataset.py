@@ -12,6 +12,7 @@ from functools import cached_property
 
 from kidpipe.config import TrainSettings
 from kidpipe.errors import KidpipeError
+from kidpipe.methods import METHODS, gold_weight
 from train.examples import Example
 from train.order import group_order, is_held_out, part_order
 from train.shards import (
@@ -122,7 +123,7 @@ class Dataset:
             home = {x: part for number, part in zip(window.parts, parts, strict=True) for x in self._usable[number][0]}
             pairs = [(x, part.db_id(x)) for x, part in home.items()]
             ordered = group_order(sorted(pairs), self.settings.group_size, self.settings.seed, epoch)
-            learn_gold = self.settings.method == "sft" or self.settings.mle_weight > 0
+            learn_gold = gold_weight(self.settings) > 0
             for example_id in ordered[max(0, offset - window.first) :]:
                 yield home[example_id].examples([example_id], learn_gold=learn_gold)[0]
 
@@ -153,7 +154,7 @@ class _Part:
         files = source.parts[number]
         self._eos_id = source.eos_id
         self._settings = settings
-        if settings.method == "sft":
+        if METHODS[settings.method].stage == "ingest":
             self._shards = [read_shard(files.ingest, INGEST_COLUMNS)]
         elif settings.method == "kid":
             self._shards = [read_shard(files.score[view], SCORE_COLUMNS) for view in views]
@@ -174,7 +175,7 @@ class _Part:
 
 def _check(source: Source, settings: TrainSettings) -> None:
     """Refuse what the build does not hold, before anything is read."""
-    if settings.method == "sft":
+    if METHODS[settings.method].stage == "ingest":
         return
     for files in source.parts:
         if settings.method == "kid" and len(files.score) < max(1, settings.views_per_step):

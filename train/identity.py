@@ -1,6 +1,7 @@
 """What a run is made of in, `run.json` out: a folder of a run is continued by the same run only."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,22 @@ from train.order import ORDER_VERSION
 SCHEMA_VERSION = 1
 
 
-def run_identity(settings: TrainSettings, manifest_digest: str, student_identity: str) -> dict[str, Any]:
-    """Everything that decides the losses of a run, apart from the machine it runs on."""
-    return {
+def run_identity(
+    settings: TrainSettings, manifest_digest: str, student_identity: str, online: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Everything that decides the losses of a run, apart from the machine it runs on.
+
+    Args:
+        online: the teacher that is asked during training, and the settings of asking it.
+    """
+    identity: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "manifest": manifest_digest,
         "student": student_identity,
         "order_version": ORDER_VERSION,
         "settings": settings.identity(),
     }
+    return identity | ({"online": dict(online)} if online else {})
 
 
 def claim_folder(out: Path, identity: dict[str, Any]) -> None:
@@ -51,6 +59,10 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         left, right = old.get(name, default), new.get(name, default)
         if left != right:
             found.append(f"train.{name} {left} -> {right}")
+    old, new = before.get("online", {}), now.get("online", {})
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            found.append(f"{name} {old.get(name, 'default')} -> {new.get(name, 'default')}")
     names = {"manifest": "build (manifest digest)", "student": "student", "order_version": "order of examples"}
     for key, name in names.items():
         if before.get(key) != now[key]:

@@ -17,9 +17,14 @@ def hashed(*values: object) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
+def is_drawn(share: float, *values: object) -> bool:
+    """Whether a thing is among a share of its like, decided by the texts of `values`."""
+    return hashed(*values) < share * 2.0**64
+
+
 def is_held_out(example_id: str, share: float, seed: int) -> bool:
     """Whether an example is kept for evaluation: a share of them, the same in every epoch and however shards are cut."""
-    return hashed("holdout", seed, example_id) < share * 2.0**64
+    return is_drawn(share, "holdout", seed, example_id)
 
 
 def part_order(parts: Sequence[int], seed: int, epoch: int) -> list[int]:

@@ -7,22 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kidpipe.config import Method, TrainSettings
+from kidpipe.config import TrainSettings
 from kidpipe.errors import KidpipeError
+from kidpipe.methods import METHODS, gold_weight
 from kidpipe.trees.trunk import Layout
 from train.examples import Counts, Example, count_supervised
 from train.head import Objective, head_loss
 from train.losses import Divergence, divergence
 from train.packing import Pack, make_packs
 from train.trunk import head_of, hidden_states
-
-# What `auto` means. f-distill (arXiv 2307.15190) is total variation; here on gold SQL, as fkd and rkd.
-_DIVERGENCES: dict[Method, str] = {
-    "fkd": "forward_kl",
-    "rkd": "reverse_kl",
-    "f-distill": "total_variation",
-    "kid": "reverse_kl",
-}
 
 
 @dataclass(frozen=True)
@@ -36,10 +29,11 @@ class Recipe:
     @classmethod
     def of(cls, settings: TrainSettings) -> "Recipe":
         """The recipe of the method that `settings` names."""
-        if settings.method == "sft":
+        own = METHODS[settings.method].divergence
+        if own is None:
             return cls(1.0, 0.0, None)
-        name = _DIVERGENCES[settings.method] if settings.divergence == "auto" else settings.divergence
-        return cls(settings.mle_weight, settings.kd_weight, divergence(name, settings.divergence_parameter))
+        name = own if settings.divergence == "auto" else settings.divergence
+        return cls(gold_weight(settings), settings.kd_weight, divergence(name, settings.divergence_parameter))
 
     def scaled(self, counts: Counts) -> Objective:
         """The objective of one pack of a step that has `counts` supervised tokens over all packs and processes."""

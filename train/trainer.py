@@ -1,4 +1,4 @@
-"""Settings, a Source and a student folder in; out/best, out/last and out/log.jsonl out. The teacher is never loaded.
+"""Settings, a Source and a student folder in; out/best, out/last and out/log.jsonl out. Only online methods load a teacher.
 
 A run that was interrupted, however rudely, continues from its newest checkpoint and computes what it would have computed.
 """
@@ -18,12 +18,14 @@ import torch
 
 from kidpipe.config import TrainSettings
 from kidpipe.errors import KidpipeError
+from kidpipe.methods import METHODS
 from kidpipe.models import resolve
 from train.checkpoint import Checkpoints, Progress, commit_folder, recover_folder, write_json
 from train.dataset import Dataset, Source
 from train.display import Display
 from train.examples import Example
 from train.identity import claim_folder, run_identity
+from train.online import Online, OnlineSetup, Prepared
 from train.runlog import RunLog
 from train.schedule import learning_rate, make_optimizer
 from train.step import Figures, Recipe, Runner, autocast_dtype
@@ -58,6 +60,7 @@ def run(
     device: str | torch.device = "cpu",
     verbose: bool = False,
     progress: bool = True,
+    online: OnlineSetup | None = None,
 ) -> TrainResult:
     """Train, or continue, the run in folder `out`.
 
@@ -69,17 +72,20 @@ def run(
         device: where to train.
         verbose: say more through logging.
         progress: show a progress bar on a terminal.
+        online: the teacher of a method that asks one during training.
     """
+    assert METHODS[settings.method].is_online == (online is not None), "online methods, and no others, need an OnlineSetup"
     logging.getLogger("train").setLevel(logging.DEBUG if verbose else logging.INFO)
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
-        claim_folder(out, run_identity(settings, source.digest, resolve(str(student_path)).identity))
+        asked = online.identity(settings) if online else None
+        claim_folder(out, run_identity(settings, source.digest, resolve(str(student_path)).identity, asked))
         for name in ("best", "last"):
             recover_folder(out / name)
         checkpoints = Checkpoints(out / "checkpoints")
         finished = _read_result(out)
         if finished is None:
-            session = _Session(settings, source, student_path, out, torch.device(device), checkpoints)
+            session = _Session(settings, source, student_path, out, torch.device(device), checkpoints, online)
             finished = session.train(show=progress)
         else:
             _LOG.info("this run is finished; nothing to do: %s", out)
@@ -113,7 +119,14 @@ class _Session:
     """One process's share of a run: from the newest checkpoint to the end."""
 
     def __init__(
-        self, settings: TrainSettings, source: Source, origin: Path, out: Path, device: torch.device, checkpoints: Checkpoints
+        self,
+        settings: TrainSettings,
+        source: Source,
+        origin: Path,
+        out: Path,
+        device: torch.device,
+        checkpoints: Checkpoints,
+        online: OnlineSetup | None,
     ) -> None:
         torch.manual_seed(settings.seed)
         self._settings, self._origin, self._out, self._device = settings, origin, out, device
@@ -126,6 +139,10 @@ class _Session:
         self._recipe = Recipe.of(settings)
         self._optimizer = make_optimizer(self._model, settings)
         self._num_steps = self._data.num_steps
+        self._online = None
+        if online is not None:
+            dtype = autocast_dtype(settings, device)
+            self._online = Online(settings, online, self._model, self._num_steps, device=device, autocast_dtype=dtype)
         self._eval_every = settings.eval_every or self._data.steps_per_epoch
         self._save_every = settings.save_every or self._eval_every
         fresh = Progress(step=0, best_step=0, best_nll=math.inf, log_bytes=0, seconds=0.0)
@@ -170,7 +187,8 @@ class _Session:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
-        figures = self._runner.accumulate(examples, self._recipe)
+        prepared = self._online.prepare(step, examples) if self._online else Prepared(examples, {})
+        figures = self._runner.accumulate(prepared.examples, self._recipe)
         norm = float(torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._settings.clip))
         if not math.isfinite(norm):
             raise KidpipeError(
@@ -180,7 +198,15 @@ class _Session:
             )
         self._optimizer.step()
         epoch = step * self._settings.batch_size / self._data.num_examples
-        return {"kind": "step", "step": step, "epoch": epoch, **self._figures(figures), "lr": rate, "grad_norm": norm}
+        return {
+            "kind": "step",
+            "step": step,
+            "epoch": epoch,
+            **self._figures(figures),
+            **prepared.figures,
+            "lr": rate,
+            "grad_norm": norm,
+        }
 
     def _evaluate(self, step: int, log: RunLog) -> float:
         """Gold NLL per token on the holdout; nan without one."""

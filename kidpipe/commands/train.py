@@ -3,16 +3,15 @@
 import logging
 from typing import TYPE_CHECKING, Any
 
+from kidpipe.commands.online import online_setup
 from kidpipe.commands.session import Session, show_seconds
 from kidpipe.errors import KidpipeError
 from kidpipe.manifest import read_manifest
+from kidpipe.methods import METHODS
 from kidpipe.settings import fingerprint
 
 if TYPE_CHECKING:
     from train.dataset import Source
-
-# Which shards a method reads: sft needs no teacher.
-_NEEDS = {"sft": "ingest", "fkd": "gold_score", "rkd": "gold_score", "f-distill": "gold_score"}
 
 
 def train(session: Session, *, name: str, as_json: bool) -> dict[str, Any]:
@@ -26,16 +25,19 @@ def train(session: Session, *, name: str, as_json: bool) -> dict[str, Any]:
     if not settings.student:
         raise KidpipeError("no student is named", where="train.student", fix="kidpipe train --student MODEL")
     student = resolve(settings.student)
-    manifest = _manifest(session, _NEEDS.get(settings.method, "score"))
-    tokenizer = session.store.root / "tokenizers" / manifest["tokenizer"]
-    require_same(load_tokenizer(tokenizer), load_tokenizer(student.path))
+    traits = METHODS[settings.method]
+    manifest = _manifest(session, traits.stage)
+    tokenizer = load_tokenizer(session.store.root / "tokenizers" / manifest["tokenizer"])
+    require_same(tokenizer, load_tokenizer(student.path))
     if student.max_length < manifest["max_tokens"]:
         raise KidpipeError(
             f"the student takes {student.max_length} tokens, the data has up to {manifest['max_tokens']}",
             where=settings.student,
             fix="set ingest.max_prompt_tokens so that prompt and SQL fit, and build again",
         )
-    identity = fingerprint([settings.identity(), manifest["digest"], student.identity], 8)
+    online = online_setup(session, manifest, tokenizer, student) if traits.is_online else None
+    parts = [settings.identity(), manifest["digest"], student.identity, *([online.identity(settings)] if online else [])]
+    identity = fingerprint(parts, 8)
     out = session.store.root / "runs" / (name or f"{settings.method}-{identity}")
     out.mkdir(parents=True, exist_ok=True)
     session.store.write_json(f"runs/{out.name}/manifest.json", {"digest": manifest["digest"]})
@@ -47,6 +49,7 @@ def train(session: Session, *, name: str, as_json: bool) -> dict[str, Any]:
         device=_device(session),
         verbose=session.verbose,
         progress=not as_json,
+        online=online,
     )
     summary = {
         "run": str(out),

@@ -1,0 +1,72 @@
+"""A configuration and a manifest in; the teacher that an online method asks during training, checked before it is loaded, out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kidpipe.commands.session import Session
+from kidpipe.errors import KidpipeError
+from kidpipe.models import ModelSource, resolve
+from kidpipe.tokenizers import load, require_same, special_ids, tokens_of
+
+if TYPE_CHECKING:
+    from train.online import OnlineSetup
+
+
+def online_setup(session: Session, manifest: dict[str, Any], tokenizer: Any, student: ModelSource) -> "OnlineSetup":
+    """What the run's method needs beside the shards.
+
+    Args:
+        tokenizer: the one that the data was ingested with.
+
+    Raises:
+        KidpipeError: no teacher is named, it reads other tokens, or the settings ask for what is not there.
+    """
+    from kidpipe.backends.select import stored_dtype
+    from train.online import OnlineSetup
+
+    config = session.config
+    teacher = _teacher(session)
+    require_same(load(teacher.path), tokenizer)
+    _require_length(teacher, manifest["max_tokens"])
+    if config.train.method == "kid-online" and config.mask.strategy == "schema":
+        raise KidpipeError(
+            "method kid-online knows tokens only, and schema masking needs the text of the SQL",
+            where="mask.strategy = schema",
+            fix="choose random, uniform, hard or easy, or train.method = kid on stored views",
+        )
+    tokens = tokens_of(tokenizer, config.predict.mask_token)
+    return OnlineSetup(
+        teacher=teacher,
+        dtype=stored_dtype(teacher) if config.teacher.dtype == "auto" else config.teacher.dtype,
+        tokens=tokens,
+        stop_ids=tuple(sorted({tokens.eos_id, *special_ids(tokenizer)})),
+        max_length=min(teacher.max_length, student.max_length),
+        batch_tokens=config.engine.batch_tokens,
+        score=config.score,
+        mask=config.mask,
+        predict=config.predict,
+    )
+
+
+def _teacher(session: Session) -> ModelSource:
+    settings, method = session.config.teacher, session.config.train.method
+    if not settings.model:
+        raise KidpipeError(
+            f"method {method} asks the teacher during training, and none is named",
+            where="teacher.model",
+            fix=f"kidpipe train --method {method} --teacher MODEL, or a method that reads stored scores: kid, rkd, fkd",
+        )
+    try:
+        return resolve(settings.model, settings.revision)
+    except KidpipeError as error:
+        fix = f"method {method} needs the teacher itself; {error.fix}"
+        raise KidpipeError(error.what, where=f"teacher.model = {Path(settings.model)}", fix=fix) from None
+
+
+def _require_length(teacher: ModelSource, longest: int) -> None:
+    if teacher.max_length < longest:
+        raise KidpipeError(
+            f"the teacher takes {teacher.max_length} tokens, the data has up to {longest}",
+            where=f"teacher.model = {teacher.name}",
+            fix="set ingest.max_prompt_tokens so that prompt and SQL fit, and build again",
+        )

@@ -1,0 +1,53 @@
+"""Every method from the command line, and what is said when its teacher is missing or does not fit."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kidpipe.demo.models import train_tokenizer
+from tests.cli.running import Cli
+from tests.cli.test_bad_input import assert_said
+
+SMALL: dict[str, object] = {
+    "train__max_steps": 2,
+    "train__batch_size": 4,
+    "train__holdout": 0.1,
+    "train__rollout_tokens": 6,
+    "train__views_per_step": 1,
+}
+
+
+@pytest.mark.parametrize("method", ["imitkd", "gkd", "kid-online"])
+def test_an_online_method_needs_prompts_and_a_teacher_only(cli: Cli, tmp_path: Path, method: str) -> None:
+    done = cli("train", "--method", method, "--name", "run", train__oracle_end=0.01, **SMALL)
+    assert done.code == 0, done.err
+    assert "2 steps" in done.out
+    log = [json.loads(line) for line in (tmp_path / "artifacts" / "runs" / "run" / "log.jsonl").read_text().splitlines()]
+    steps = [line for line in log if line["kind"] == "step"]
+    assert all(line["teacher_seconds"] > 0 and line["generate_seconds"] > 0 and line["teacher_tokens"] > 0 for line in steps)
+    assert (steps[0]["gold_tokens"] > 0) == (method == "kid-online")
+    assert not (tmp_path / "artifacts" / "score").exists()
+    assert "nothing to do" in cli("train", "--method", method, "--name", "run", train__oracle_end=0.01, **SMALL).out
+
+
+def test_a_teacher_that_is_missing_or_reads_other_tokens(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
+    assert cli("build-imperfect", "--until", "ingest").code == 0
+    unnamed = cli("train", "--method", "gkd", teacher__model='""')
+    assert_said(unnamed, "asks the teacher during training", "teacher.model", "--teacher MODEL")
+    gone = cli("train", "--method", "imitkd", "--teacher", "./no/such/folder", with_settings=False, **given(cli))
+    assert_said(gone, "no/such/folder", "imitkd needs the teacher itself")
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model, other)
+    train_tokenizer(["wholly different words " * 5, "SELECT nothing"], 300).save_pretrained(other)
+    mismatch = cli("train", "--method", "kid-online", teacher__model=str(other))
+    assert_said(mismatch, "tokenizer encodes", "teacher:", "student:")
+    assert_said(cli("train", "--method", "kid-online", mask__strategy="schema"), "schema masking", "random")
+    assert_said(cli("train", "--method", "gdk"), "train.method", "gkd")
+    assert not (tmp_path / "artifacts" / "runs").exists()
+
+
+def given(cli: Cli) -> dict[str, object]:
+    """The fixture's settings without the teacher, so that an option can name it."""
+    return {name.replace(".", "__"): value for name, value in cli.settings.items() if name != "teacher.model"}
