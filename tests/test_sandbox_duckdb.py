@@ -1,7 +1,6 @@
 """DuckDB databases in the sandbox: the same rules as for SQLite, and the same verdicts."""
 
 import hashlib
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from kidpipe.config import EvalSettings
 from kidpipe.readers import Example
 from kidpipe.sandbox.job import Job, Kind, Limits
 from kidpipe.sandbox.pool import SandboxPool
+from tests.eval.attacks import within_a_second
 
 LIMITS = Limits(timeout_s=1.0, memory_mib=512)
 GOLD = "SELECT name FROM singer WHERE country = 'France'"
@@ -110,10 +110,7 @@ def attack(name: str, world: Path) -> str:
 def test_attack_harms_nobody(name: str, world: Path, pool: SandboxPool) -> None:
     digest = hashlib.sha256(world.read_bytes()).digest()
     gold = pool.execute(Job(str(world), GOLD))
-    started = time.monotonic()
-    result = pool.execute(Job(str(world), attack(name, world)))
-    # A worker that has to be replaced loads DuckDB anew for the second chance.
-    assert time.monotonic() - started < 2 * (LIMITS.timeout_s + 1)
+    result = within_a_second(pool, Job(str(world), attack(name, world)))
     assert result.kind is not Kind.OK
     assert name not in MUST_BE_REFUSED or result.kind is Kind.REFUSED
     assert hashlib.sha256(world.read_bytes()).digest() == digest

@@ -72,6 +72,9 @@ class Result:
     num_columns: int = 0
     message: str = ""
     seconds: float = 0.0
+    """Of the last run, on the worker's clock; 0 where its worker was killed."""
+    runs: int = 1
+    """2 where it was run again on a fresh worker because something else may have been to blame; each has the whole deadline."""
 
     @property
     def is_ok(self) -> bool:

@@ -6,6 +6,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -158,7 +159,7 @@ class _Run:
         return batch
 
     def _finish(self, number: int, result: Result) -> None:
-        self._finished[number] = result
+        self._finished[number] = replace(result, runs=2) if number in self._retried else result
         self._finished_bytes += len(result.payload)
 
     def _receive(self, worker: WorkerProcess) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import re
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from kidpipe.config import EvalSettings
 from kidpipe.readers import Example
 from kidpipe.sandbox.job import Job, Kind, Limits
 from kidpipe.sandbox.pool import SandboxPool
-from tests.eval.attacks import ATTACKS, MUST_BE_REFUSED
+from tests.eval.attacks import ATTACKS, MUST_BE_REFUSED, within_a_second
 from tests.eval.worlds import GOLDS, make_world
 
 TIMEOUT_S = 0.5
@@ -53,9 +52,7 @@ def test_the_list_is_long_enough() -> None:
 def test_attack_harms_nobody(name: str, world: Path, pool: SandboxPool) -> None:
     content, files = world.read_bytes(), listing(world)
     gold = pool.execute(Job(str(world), GOLDS[0]))
-    started = time.monotonic()
-    result = pool.execute(Job(str(world), attack(name, world)))
-    assert time.monotonic() - started < TIMEOUT_S + 1.0
+    result = within_a_second(pool, Job(str(world), attack(name, world)))
     assert result.kind is not Kind.OK or sorted(result.rows, key=str) != sorted(gold.rows, key=str)
     assert world.read_bytes() == content
     assert listing(world) == files
