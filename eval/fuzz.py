@@ -15,6 +15,7 @@ from kidpipe.config import EvalSettings
 from kidpipe.errors import KidpipeError
 from kidpipe.readers import Example
 from kidpipe.sandbox.job import Kind
+from kidpipe.sandbox.worker import engine_name
 
 REPORT_FILE = "suite.json"
 _PATIENCE = 5
@@ -77,8 +78,12 @@ def _require_fit(folder: Path, sources: Sequence[Path]) -> None:
     for source in sources:
         if not source.is_file():
             raise KidpipeError("database missing", where=str(source), fix="check data.databases")
-        if source.suffix != ".sqlite":
-            raise KidpipeError("variants are made of SQLite databases only", where=str(source), fix="use SQLite files")
+        if engine_name(str(source)) != "sqlite":
+            raise KidpipeError(
+                "a test suite can be made of SQLite databases only",
+                where=str(source),
+                fix="leave DuckDB databases without a suite, or give kidpipe eval --suite variants made by yourself",
+            )
 
 
 def _write_report(folder: Path, seed: int, reports: Mapping[str, DatabaseReport]) -> None:

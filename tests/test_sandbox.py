@@ -15,12 +15,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from eval.databases import Databases
+from eval.execution import GoldCache
+from eval.verdicts import VerdictKind, judge
+from kidpipe.config import EvalSettings
+from kidpipe.readers import Example
 from kidpipe.sandbox.job import Job, Kind, Limits, Result
 from kidpipe.sandbox.pool import SandboxPool
+from kidpipe.sandbox.process import WorkerProcess
 from tests.eval.worlds import GOLDS, make_world
 
 ENDLESS = "WITH RECURSIVE t (a) AS (SELECT 1 UNION ALL SELECT a + 1 FROM t) SELECT COUNT(*) FROM t"
-HOG = "SELECT hex(zeroblob(8000000)) FROM singer, concert"
+HOG = "SELECT zeroblob(12000000) FROM singer, concert"
 KILLED = "WITH RECURSIVE t (a) AS (SELECT 1 UNION ALL SELECT a + 1 FROM t) SELECT COUNT(*) FROM t /* to be killed */"
 
 
@@ -128,7 +134,7 @@ def test_reverse_shows_what_rests_on_ties(world: Path) -> None:
 
 
 def test_a_killed_worker_harms_its_own_job_only(world: Path) -> None:
-    with SandboxPool(Limits(timeout_s=30), workers=1) as pool, Killer(pool):
+    with SandboxPool(Limits(timeout_s=30), workers=1) as pool, Killer(pool._workers):
         results = list(pool.run(Job(str(world), KILLED if n == 5 else f"SELECT {n}", n) for n in range(12)))
     assert [result.kind for result in results] == [Kind.CRASHED if n == 5 else Kind.OK for n in range(12)]
     assert [result.rows for result in results if result.is_ok] == [[(n,)] for n in range(12) if n != 5]
@@ -141,25 +147,36 @@ def test_a_worker_killed_by_something_else_is_not_held_against_its_job(world: Pa
         assert pool.execute(Job(str(world), "SELECT 2")).rows == [(2,)]
 
 
-def test_a_thousand_rows_with_every_tenth_hostile(world: Path) -> None:
-    hostile = [ENDLESS, KILLED, HOG, "SELECT printf('%.*c', 1000000000, 'x')"]
-    # A busy machine may reach the deadline before the killer or the memory limit.
-    expected = {
-        ENDLESS: {Kind.TIMEOUT},
-        KILLED: {Kind.CRASHED, Kind.TIMEOUT},
-        HOG: {Kind.MEMORY, Kind.TIMEOUT},
-        hostile[3]: {Kind.TIMEOUT},
+def test_a_thousand_verdicts_with_every_tenth_hostile(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each hostile row gets the very kind it earns, and all others are as if it weren't there."""
+    kinds = {
+        ENDLESS: (VerdictKind.TIMEOUT, "more than 0.6 s"),
+        "SELECT printf('%.*c', 1000000000, 'x')": (VerdictKind.TIMEOUT, "more than 0.6 s"),
+        KILLED: (VerdictKind.ERROR, "its process died"),
+        HOG: (VerdictKind.ERROR, "needs more than 64 MiB of memory"),
     }
-    sqls = [
-        hostile[n // 10 % 4] if n % 10 == 0 else f"SELECT {n}, name FROM singer WHERE id = 1 + {n} % 60" for n in range(1_000)
-    ]
-    with SandboxPool(Limits(timeout_s=0.1, memory_mib=64), workers=4) as pool, Killer(pool):
-        results = list(pool.run(Job(str(world), sql, n) for n, sql in enumerate(sqls)))
-    assert [result.key for result in results] == list(range(1_000))
-    for n, (sql, result) in enumerate(zip(sqls, results, strict=True)):
-        assert result.kind in expected.get(sql, {Kind.OK})
-        if result.is_ok:
-            assert result.rows == [(n, f"Singer {1 + n % 60}")]
+    hang, stuck, killed, hog = kinds
+    hostile = [hang, killed, hog, killed, hog, stuck, killed, hog, killed, hog]  # few hang: each takes its time
+    right = "SELECT name FROM singer WHERE id = 1 + {} % 60"
+    examples = [Example(f"row {n}", "world", "", right.format(n)) for n in range(1_000)]
+    sqls = [hostile[n // 10 % 10] if n % 10 == 0 else right.format(n) for n in range(1_000)]
+    predictions = {f"row {n}": sqls[n] for n in sorted(range(1_000), key=lambda n: n * 7919 % 1_000)}
+    started: list[WorkerProcess] = []
+
+    class Noted(WorkerProcess):
+        def __init__(self, limits: Limits) -> None:
+            super().__init__(limits)
+            started.append(self)
+
+    monkeypatch.setattr("kidpipe.sandbox.pool.WorkerProcess", Noted)
+    golds = GoldCache(EvalSettings(timeout_s=0.6, memory_mib=64, workers=2, max_steps=0, exact_match=False))
+    with Killer(started):
+        verdicts = judge(examples, predictions, Databases(lambda _db_id: world), golds)
+    assert [verdict.example_id for verdict in verdicts] == [f"row {n}" for n in range(1_000)]
+    for verdict, sql in zip(verdicts, sqls, strict=True):
+        kind, message = kinds.get(sql, (VerdictKind.CORRECT, ""))
+        assert (verdict.kind, verdict.prediction) == (kind, sql)
+        assert message in verdict.message
 
 
 def test_stopping_early_leaves_the_pool_usable(world: Path) -> None:
@@ -225,8 +242,9 @@ def test_any_text_gets_a_result_and_changes_nothing(world: Path, sqls: list[str]
 class Killer:
     """Kills, from outside, every worker that has a KILLED job in hand: a crash that no engine can be asked for."""
 
-    def __init__(self, pool: SandboxPool) -> None:
-        self._pool = pool
+    def __init__(self, workers: list[WorkerProcess]) -> None:
+        """`workers` may grow and shrink meanwhile."""
+        self._workers = workers
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._hunt)
 
@@ -240,7 +258,7 @@ class Killer:
 
     def _hunt(self) -> None:
         while not self._stop.wait(0.01):
-            for worker in list(self._pool._workers):
+            for worker in list(self._workers):
                 held = list(worker.held)
                 if held and held[0][1].sql == KILLED and worker.is_ready:
                     with contextlib.suppress(ProcessLookupError):

@@ -4,6 +4,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from eval.databases import Databases
@@ -13,6 +14,7 @@ from eval.mutants import literals, mutants
 from eval.variants import make_variant
 from eval.verdicts import judge
 from kidpipe.config import EvalSettings
+from kidpipe.errors import KidpipeError
 from kidpipe.readers import Example
 from tests.eval.worlds import GOLDS, make_examples, make_world
 
@@ -85,3 +87,13 @@ def test_a_suite_refutes_more_mutants_than_the_original(world: Path, tmp_path: P
     assert sum(bool(verdict.ex_bag and not verdict.ts_bag) for verdict in verdicts) == report.killed - report.killed_by_original
     golds = judge(examples, {example.example_id: example.gold_sql for example in examples}, databases, GoldCache(SETTINGS))
     assert all(verdict.ts_bag for verdict in golds)
+
+
+def test_duckdb_databases_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "world.sqlite"  # told by its content
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("CREATE TABLE singer (id INTEGER)")
+    with pytest.raises(KidpipeError, match="SQLite databases only") as caught:
+        fuzz_suite(make_examples(2), lambda _db_id: path, tmp_path / "suite", num_variants=2, seed=0, settings=SETTINGS)
+    assert "DuckDB" in caught.value.fix
+    assert not (tmp_path / "suite").exists()
