@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kidpipe import cli_eval
+from kidpipe import cli_compare, cli_eval
 from kidpipe.cli_options import Backend, ConfigFile, Data, Json, Layout, Settings, Student, Teacher, Until, Verbose, open_command
 from kidpipe.errors import KidpipeError
 
@@ -100,6 +100,7 @@ def train(
         str | None, typer.Option("--method", help="sft, seqkd, fkd, rkd, f-distill, imitkd, gkd, kid or kid-online.")
     ] = None,
     name: Annotated[str, typer.Option("--name", help="Name of the run; default made from its settings.")] = "",
+    manifest: Annotated[str, typer.Option("--manifest", help="Digest of the build to train on; default the latest.")] = "",
     teacher: Teacher = None,
     data: Data = None,
     layout: Layout = None,
@@ -118,10 +119,11 @@ def train(
 
     flags = {"train__student": student, "train__method": method, "teacher__model": teacher}
     flags |= {"data__path": data, "data__layout": layout}
-    body(open_command(config, settings, verbose, **flags), name=name, as_json=json)
+    body(open_command(config, settings, verbose, **flags), name=name, as_json=json, digest=manifest)
 
 
 cli_eval.register(app)
+cli_compare.register(app)
 
 
 @app.command()

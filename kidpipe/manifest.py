@@ -62,9 +62,11 @@ def _total(grid: Grid, stage: Stage, store: Store) -> dict[str, Any]:
     return dict(total) | ({"set_aside": dict(reasons)} if reasons else {})
 
 
-def write_manifest(store: Store, manifest: Mapping[str, Any]) -> None:
-    """Make `manifest` the latest; a copy under its digest stays for runs that were trained on it."""
+def write_manifest(store: Store, manifest: Mapping[str, Any], *, is_latest: bool = True) -> None:
+    """Keep `manifest` under its digest, for runs that are trained on it, and make it the latest."""
     store.write_json(f"manifests/{manifest['digest']}.json", manifest)
+    if not is_latest:
+        return
     if store.read_json(LATEST) != manifest:
         store.write_json(LATEST, manifest)
     parts = len(manifest["parts"])
@@ -87,6 +89,22 @@ def read_manifest(store: Store) -> dict[str, Any] | None:
     manifest: dict[str, Any] | None = store.read_json(LATEST)
     if manifest is not None:
         _require_readable(manifest, store)
+    return manifest
+
+
+def find_manifest(store: Store, digest: str) -> dict[str, Any]:
+    """The manifest whose digest begins with `digest`. Raises KidpipeError where none or several do."""
+    names = sorted(path.stem for path in (store.root / "manifests").glob("*.json"))
+    found = [name for name in names if name.startswith(digest)] if digest else []
+    if len(found) != 1:
+        known = ", ".join(found or names) or "none"
+        raise KidpipeError(
+            f"{len(found) or 'no'} manifests begin with {digest}",
+            where=str(store.root / "manifests"),
+            fix=f"kidpipe build-imperfect prints the digest of what it built; there: {known}",
+        )
+    manifest: dict[str, Any] = store.read_json(f"manifests/{found[0]}.json")
+    _require_readable(manifest, store)
     return manifest
 
 

@@ -29,8 +29,11 @@ class BuildResult:
     seconds: Mapping[str, float]
 
 
-def build(context: Context, store: Store, *, until: str = "score", progress: bool = True) -> BuildResult:
+def build(context: Context, store: Store, *, until: str = "score", progress: bool = True, is_latest: bool = True) -> BuildResult:
     """Run what is stale, stage after stage, and write the manifest last.
+
+    Args:
+        is_latest: make it the manifest that training takes unless told otherwise.
 
     Raises:
         KidpipeError: another driver holds the store, the disk is full, or an engine refuses; what is finished is kept.
@@ -50,7 +53,7 @@ def build(context: Context, store: Store, *, until: str = "score", progress: boo
                 runner.grid.drop(damage.shard)
         else:
             raise KidpipeError("shards are damaged as fast as they are made", where=str(store.root), fix="check the disk")
-        write_manifest(store, manifest)
+        write_manifest(store, manifest, is_latest=is_latest)
     return BuildResult(manifest, dict(runner.ran), dict(runner.reused), dict(runner.seconds))
 
 

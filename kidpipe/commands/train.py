@@ -1,32 +1,49 @@
 """`kidpipe train`: the manifest's shards and a student in, a better student out."""
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kidpipe.commands.online import online_setup
 from kidpipe.commands.session import Session, show_seconds
 from kidpipe.errors import KidpipeError
-from kidpipe.manifest import read_manifest
+from kidpipe.manifest import find_manifest, read_manifest
 from kidpipe.methods import METHODS
 from kidpipe.settings import fingerprint
 
 if TYPE_CHECKING:
+    from kidpipe.models import ModelSource
     from train.dataset import Source
+    from train.online import OnlineSetup
 
 
-def train(session: Session, *, name: str, as_json: bool) -> dict[str, Any]:
-    """Train a student on the latest manifest; sft on data not yet ingested ingests it first."""
+@dataclass(frozen=True)
+class Prepared:
+    """What a run starts from, checked."""
+
+    manifest: dict[str, Any]
+    student: "ModelSource"
+    online: "OnlineSetup | None"
+    name: str
+    """What the run is called unless it is given a name: the same for the same run."""
+
+
+def prepare(session: Session, digest: str = "") -> Prepared:
+    """Find the manifest (the latest, or the one whose digest begins so), the student and an online method's teacher.
+
+    Raises:
+        KidpipeError: one of them is missing, or they do not fit together.
+    """
     from kidpipe.models import resolve
     from kidpipe.tokenizers import load as load_tokenizer
     from kidpipe.tokenizers import require_same
-    from train.trainer import run
 
     settings = session.config.train
     if not settings.student:
         raise KidpipeError("no student is named", where="train.student", fix="kidpipe train --student MODEL")
     student = resolve(settings.student)
     traits = METHODS[settings.method]
-    manifest = _manifest(session, traits.stage)
+    manifest = _manifest(session, traits.stage, digest)
     tokenizer = load_tokenizer(session.store.root / "tokenizers" / manifest["tokenizer"])
     require_same(tokenizer, load_tokenizer(student.path))
     if student.max_length < manifest["max_tokens"]:
@@ -37,8 +54,17 @@ def train(session: Session, *, name: str, as_json: bool) -> dict[str, Any]:
         )
     online = online_setup(session, manifest, tokenizer, student) if traits.is_online else None
     parts = [settings.identity(), manifest["digest"], student.identity, *([online.identity(settings)] if online else [])]
-    identity = fingerprint(parts, 8)
-    out = session.store.root / "runs" / (name or f"{settings.method}-{identity}")
+    return Prepared(manifest, student, online, f"{settings.method}-{fingerprint(parts, 8)}")
+
+
+def train(session: Session, *, name: str, as_json: bool, digest: str = "") -> dict[str, Any]:
+    """Train a student on the manifest `digest`, or the latest; sft on data not yet ingested ingests it first."""
+    from train.trainer import run
+
+    settings = session.config.train
+    prepared = prepare(session, digest)
+    manifest, student = prepared.manifest, prepared.student
+    out = session.store.root / "runs" / (name or prepared.name)
     out.mkdir(parents=True, exist_ok=True)
     session.store.write_json(f"runs/{out.name}/manifest.json", {"digest": manifest["digest"]})
     result = run(
@@ -49,7 +75,7 @@ def train(session: Session, *, name: str, as_json: bool) -> dict[str, Any]:
         device=_device(session),
         verbose=session.verbose,
         progress=not as_json,
-        online=online,
+        online=prepared.online,
     )
     summary = {
         "run": str(out),
@@ -82,9 +108,9 @@ def _device(session: Session) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _manifest(session: Session, stage: str) -> dict[str, Any]:
-    """The latest manifest, once it has `stage`; ingest is made here when nothing was, the teacher's stages are not."""
-    manifest = read_manifest(session.store)
+def _manifest(session: Session, stage: str, digest: str) -> dict[str, Any]:
+    """The manifest, once it has `stage`; ingest is made here when nothing was, the teacher's stages are not."""
+    manifest = find_manifest(session.store, digest) if digest else read_manifest(session.store)
     if manifest is None and stage == "ingest":
         from kidpipe.commands.build import build_imperfect
 

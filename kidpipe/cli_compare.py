@@ -1,0 +1,64 @@
+"""`kidpipe compare`: options in, a call of the command's body out. `cli` puts it among the others."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kidpipe.cli_options import Backend, ConfigFile, Data, Json, Layout, Settings, Student, Teacher, Verbose, open_command
+from kidpipe.errors import KidpipeError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("compare")(compare)
+
+
+def compare(
+    methods: Annotated[str, typer.Option("--methods", help="Values of train.method, commas between.")] = "sft,rkd,kid",
+    seeds: Annotated[str, typer.Option("--seeds", help="Values of train.seed: order of examples, dropout, holdout.")] = "0,1,2",
+    strategies: Annotated[str, typer.Option("--strategies", help="Values of mask.strategy.")] = "",
+    ratios: Annotated[str, typer.Option("--ratios", help="Values of mask.ratio.")] = "",
+    grid: Annotated[Path | None, typer.Option("--grid", help="TOML file of further axes: section.field = [values].")] = None,
+    seed_masks: Annotated[bool, typer.Option("--seed-masks", help="Let each seed draw its own masks and fills too.")] = False,
+    checkpoint: Annotated[str, typer.Option("--checkpoint", help="Judge each run's best or last model.")] = "best",
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at a time; they share the cores.")] = 1,
+    name: Annotated[str, typer.Option("--name", help="Name of the comparison.")] = "comparison",
+    student: Student = None,
+    teacher: Teacher = None,
+    data: Data = None,
+    layout: Layout = None,
+    backend: Backend = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    verbose: Verbose = False,
+    json: Json = False,
+) -> None:
+    """Train and judge a student for every combination, sharing what can be shared; report means and intervals over seeds.
+
+    Example: kidpipe compare --methods sft,rkd,kid --seeds 0,1,2,3,4 --jobs 4
+
+    Example: kidpipe compare --methods kid --ratios 0.1,0.2,0.3,0.5 --name ratios
+    """
+    from kidpipe.commands.compare_grid import METHOD, SEED, parse_list, read_grid
+    from kidpipe.commands.compare_study import compare_grid
+
+    if checkpoint not in ("best", "last"):
+        raise KidpipeError(f"no such checkpoint: {checkpoint}", where="--checkpoint", fix="best or last")
+    axes = {METHOD: parse_list("--methods", methods)}
+    for option, setting, text in (("--strategies", "mask.strategy", strategies), ("--ratios", "mask.ratio", ratios)):
+        if text:
+            axes[setting] = parse_list(option, text)
+    further = read_grid(grid) if grid else {}
+    seed_axis = {SEED: parse_list("--seeds", seeds)}
+    if twice := sorted(further.keys() & (axes | seed_axis).keys()):
+        raise KidpipeError(f"{twice[0]} is an axis already", where=str(grid), fix="leave it out of the file; it has an option")
+    flags: dict[str, Any] = {"train.student": student, "teacher.model": teacher, "data.path": data, "data.layout": layout}
+    flags["engine.backend"] = backend
+
+    def open_with(changes: Mapping[str, Any]) -> Any:
+        return open_command(config, settings, verbose, **{**flags, **changes})
+
+    body: dict[str, Any] = {"name": name, "jobs": jobs, "checkpoint": checkpoint, "seed_masks": seed_masks, "as_json": json}
+    compare_grid(open_with, axes | further | seed_axis, **body)
