@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kidpipe.trees.attention import Plan, has_tree_attention, install, make_plan, uninstall
+from kidpipe.trees.blocks import Plan, make_plan
 from kidpipe.trees.tree import build_tree
 
 Layout = Literal["tree", "plain", "none"]

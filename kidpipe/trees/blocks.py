@@ -4,18 +4,17 @@ A dense [L, L] mask costs time for every pair of rows, and nearly all pairs of a
 contiguous blocks instead: a chain of single children (a schema) sees itself causally, everything below it sees it
 whole, and small subtrees see themselves through a mask of their own. Partial results are joined by their log-sum-exps;
 in the backward pass each block's share follows from the joined output and log-sum-exp, as in ring attention
-(arXiv 2310.01889). CPU only: CUDA has FlexAttention for this, and until then the dense mask.
+(arXiv 2310.01889). CPU only: see kidpipe.trees.flex for CUDA.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kidpipe.trees.tree import Int64
 
-NAME = "kidpipe_tree"
 # Subtrees of up to so many rows are one masked block. Smaller ones cost calls, larger ones pairs.
 _LOCAL_ROWS = 128
 
@@ -147,51 +146,7 @@ def _attend(block: Block, query: Tensor, key: Tensor, value: Tensor, scale: floa
     return part, lse
 
 
-def tree_attention_forward(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    tree_plan: Plan | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """The function that transformers calls in each layer; without a plan it is transformers' own SDPA."""
-    if tree_plan is None:
-        from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-        result: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
-        return result
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if torch.is_autocast_enabled(query.device.type):
-        # Rotary embeddings leave float32 beside bfloat16 values; SDPA would cast here too.
-        query, key, value = (x.to(torch.get_autocast_dtype(query.device.type)) for x in (query, key, value))
-    output: Tensor = _TreeAttention.apply(query, key, value, tree_plan, scale)  # type: ignore[no-untyped-call]
-    return output.transpose(1, 2).contiguous(), None
-
-
-def install(model: nn.Module) -> bool:
-    """Make `model` attend through `tree_attention_forward`; False where it drops attention weights or can't be changed."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
-
-    if getattr(model.config, "attention_dropout", 0.0):
-        return False
-    AttentionInterface.register(NAME, tree_attention_forward)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    model.set_attn_implementation(NAME)  # type: ignore[operator]
-    return has_tree_attention(model)
-
-
-def uninstall(model: nn.Module) -> None:
-    """Back to transformers' SDPA."""
-    model.set_attn_implementation("sdpa")  # type: ignore[operator]
-
-
-def has_tree_attention(model: nn.Module) -> bool:
-    """Whether `install` changed the model."""
-    return bool(getattr(model.config, "_attn_implementation", "") == NAME)
+def attend(query: Tensor, key: Tensor, value: Tensor, plan: Plan, scale: float) -> Tensor:
+    """Attention over ancestors, [1, H, L, E]."""
+    output: Tensor = _TreeAttention.apply(query, key, value, plan, scale)  # type: ignore[no-untyped-call]
+    return output

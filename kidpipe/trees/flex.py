@@ -1,0 +1,117 @@
+"""Queries, keys and values of a tree pack on a GPU in; attention over ancestors only, by FlexAttention, out.
+
+Which blocks of 128 x 128 pairs hold any allowed pair, and which hold nothing else, follows from the smallest and largest
+tout of a block, without looking at pairs. The mask is made inside the compiled function from tensors, and the rows are
+a multiple of the block size, so that one compilation serves every pack.
+Shapes: H heads, G key-value heads, L rows, E size of a head, N = L / 128 blocks.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kidpipe.trees.tree import Int64
+
+BLOCK = 128
+# A dimension of 1 is compiled apart from all others, so the smallest pack has two blocks.
+_MIN_ROWS = 2 * BLOCK
+
+
+@dataclass(frozen=True)
+class FlexPlan:
+    """The block mask of a pack, on its device. Rows behind the tree's see themselves alone."""
+
+    tout_L: Tensor
+    blocks: tuple[Tensor, ...]
+    """(how many [1, 1, N], which [1, 1, N, N]) of the keys' blocks that are seen in part and whole, by query block; then
+    of the queries' blocks, by key block."""
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.tout_L)
+
+
+def make_flex_plan(tout: Int64, device: torch.device) -> FlexPlan:
+    """The plan of the tree that `tout` describes (see kidpipe.trees.tree), padded to whole blocks."""
+    num_rows = max(_MIN_ROWS, -(-len(tout) // BLOCK) * BLOCK)
+    padded = np.concatenate([tout, np.arange(len(tout), num_rows) + 1])
+    part_NN, whole_NN = seen_blocks(padded)
+    lists = [x for dense in (part_NN, whole_NN, part_NN.T, whole_NN.T) for x in _block_lists(dense)]
+    tensors = [torch.from_numpy(x).to(device, non_blocking=True) for x in lists]
+    return FlexPlan(torch.from_numpy(padded.astype(np.int32)).to(device, non_blocking=True), tuple(tensors))
+
+
+def seen_blocks(tout: Int64) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Blocks (query block, key block) of which some pairs are allowed, and of which all are."""
+    by_block = tout.reshape(-1, BLOCK)
+    number = np.arange(len(by_block))
+    below = number[:, None] > number[None, :]
+    # Key k is seen by the rows up to tout[k]: by any row of a later block if tout passes that block's first row.
+    some = below & (by_block.max(1)[None, :] > BLOCK * number[:, None])
+    every = below & (by_block.min(1)[None, :] >= BLOCK * (number[:, None] + 1))
+    return (some & ~every) | np.eye(len(by_block), dtype=bool), every
+
+
+def _block_lists(dense_NN: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """How many blocks each row has, [1, 1, N], and which, first in each row, [1, 1, N, N]."""
+    order = np.argsort(~dense_NN, axis=-1, kind="stable").astype(np.int32)
+    return dense_NN.sum(-1, dtype=np.int32)[None, None], np.ascontiguousarray(order)[None, None]
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, plan: FlexPlan, scale: float) -> Tensor:
+    """Attention over ancestors, [1, H, L, E]."""
+    return compiled()(query, key, value, plan.tout_L, *plan.blocks, scale=scale)
+
+
+@functools.cache
+def compiled() -> Callable[..., Tensor]:
+    """The compiled function. A graph break or too many compilations raise: uncompiled, all pairs would be computed."""
+    return torch.compile(flex, dynamic=True, fullgraph=True)
+
+
+def flex(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    tout_L: Tensor,
+    kv_num_blocks: Tensor,
+    kv_indices: Tensor,
+    full_kv_num_blocks: Tensor,
+    full_kv_indices: Tensor,
+    q_num_blocks: Tensor,
+    q_indices: Tensor,
+    full_q_num_blocks: Tensor,
+    full_q_indices: Tensor,
+    *,
+    scale: float,
+) -> Tensor:
+    """FlexAttention under the mask that the tensors of a FlexPlan describe; to be compiled."""
+    from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+    def sees(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (k <= q) & (q < tout_L[k])
+
+    # The length in blocks tells the compiler that L is a multiple of the block size.
+    length = BLOCK * kv_indices.shape[-1]
+    mask = BlockMask(
+        seq_lengths=(length, length),
+        kv_num_blocks=kv_num_blocks,
+        kv_indices=kv_indices,
+        full_kv_num_blocks=full_kv_num_blocks,
+        full_kv_indices=full_kv_indices,
+        q_num_blocks=q_num_blocks,
+        q_indices=q_indices,
+        full_q_num_blocks=full_q_num_blocks,
+        full_q_indices=full_q_indices,
+        BLOCK_SIZE=(BLOCK, BLOCK),
+        mask_mod=sees,
+    )
+    output: Tensor = flex_attention(
+        query, key, value, block_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+    )
+    return output
