@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.mix import Row, make_steps, read_rows
-from kidpipe.trees.trunk import Layout
+from kidpipe.trees.layout import Layout
 from train.packing import make_packs
 
 VOCAB_SIZE = 2000

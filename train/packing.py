@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kidpipe.trees.layout import Layout
 from kidpipe.trees.tree import Int64, build_tree, shared_length, sort_key
-from kidpipe.trees.trunk import Layout
 from train.examples import Branch, Example
 from train.head import Targets
 
@@ -25,18 +25,17 @@ class Pack:
     layout: Layout
     input_ids_BL: Tensor
     position_ids_BL: Tensor
-    tout_L: Tensor | None
-    """Tree and plain packs: first row that no longer sees each row, see kidpipe.trees.tree."""
+    tout: Int64 | None
+    """Tree and plain packs: first row that no longer sees each row, see kidpipe.trees.tree. Stays on the CPU."""
     padding_BL: Tensor | None
     """Unpacked rows: 1 at tokens, 0 at padding."""
     targets: Targets
 
     def to(self, device: torch.device) -> "Pack":
         """The same on `device`."""
-        tout_L = None if self.tout_L is None else self.tout_L.to(device)
         padding_BL = None if self.padding_BL is None else self.padding_BL.to(device)
         input_ids_BL, position_ids_BL = self.input_ids_BL.to(device), self.position_ids_BL.to(device)
-        return Pack(self.layout, input_ids_BL, position_ids_BL, tout_L, padding_BL, self.targets.to(device))
+        return Pack(self.layout, input_ids_BL, position_ids_BL, self.tout, padding_BL, self.targets.to(device))
 
     @property
     def num_tokens(self) -> int:
@@ -128,7 +127,7 @@ def _row_pack(branches: list[Branch], layout: Layout) -> Pack:
         layout=layout,
         input_ids_BL=torch.from_numpy(tree.input_ids)[None],
         position_ids_BL=torch.from_numpy(tree.position_ids)[None],
-        tout_L=torch.from_numpy(tree.tout),
+        tout=tree.tout,
         padding_BL=None,
         targets=collect_targets(branches, rows),
     )
@@ -148,7 +147,7 @@ def _padded_pack(branches: list[Branch]) -> Pack:
         layout="none",
         input_ids_BL=torch.from_numpy(input_ids),
         position_ids_BL=torch.from_numpy(positions),
-        tout_L=None,
+        tout=None,
         padding_BL=torch.from_numpy(padding),
         targets=collect_targets(branches, rows),
     )

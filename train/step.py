@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kidpipe.config import TrainSettings
 from kidpipe.errors import KidpipeError
 from kidpipe.methods import METHODS, gold_weight
-from kidpipe.trees.trunk import Layout
+from kidpipe.trees.layout import Layout
 from train.examples import Counts, Example, count_supervised
 from train.head import Objective, head_loss
 from train.losses import Divergence, divergence

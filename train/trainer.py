@@ -30,7 +30,7 @@ from train.runlog import RunLog
 from train.schedule import learning_rate, make_optimizer
 from train.step import Figures, Recipe, Runner, autocast_dtype
 from train.student import load_student, save_student
-from train.trunk import choose_layout, head_of
+from train.trunk import check_head, choose_layout
 
 _LOG = logging.getLogger(__name__)
 
@@ -133,15 +133,15 @@ class _Session:
         self._checkpoints = checkpoints
         self._data = Dataset(source, settings)
         self._model = load_student(origin, device, settings)
-        head_of(self._model)
-        layout = choose_layout(self._model, settings.packing)
-        self._runner = Runner(self._model, device, layout, settings.pack_tokens, autocast_dtype(settings, device))
+        check_head(self._model)
+        dtype = autocast_dtype(settings, device)
+        layout = choose_layout(self._model, settings.packing, dtype)
+        self._runner = Runner(self._model, device, layout, settings.pack_tokens, dtype)
         self._recipe = Recipe.of(settings)
         self._optimizer = make_optimizer(self._model, settings)
         self._num_steps = self._data.num_steps
         self._online = None
         if online is not None:
-            dtype = autocast_dtype(settings, device)
             self._online = Online(settings, online, self._model, self._num_steps, device=device, autocast_dtype=dtype)
         self._eval_every = settings.eval_every or self._data.steps_per_epoch
         self._save_every = settings.save_every or self._eval_every

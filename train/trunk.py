@@ -3,11 +3,13 @@
 import logging
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from kidpipe.errors import KidpipeError
-from kidpipe.trees.attention import has_tree_attention, make_plan
-from kidpipe.trees.trunk import Layout, ancestor_mask, best_layout, run_trunk, use_tree_attention
+from kidpipe.trees.attention import Mask, has_tree_attention, make_mask
+from kidpipe.trees.layout import Layout, best_layout, use_tree_attention
+from kidpipe.trees.trunk import causal_of, head_is_plain, run_trunk
 from train.packing import Pack
 
 _LOG = logging.getLogger(__name__)
@@ -15,12 +17,10 @@ _LOG = logging.getLogger(__name__)
 
 def hidden_states(model: nn.Module, pack: Pack) -> Tensor:
     """The trunk's last hidden states, [B * L, D], rows as the pack's targets number them."""
-    if pack.tout_L is None:
-        return run_trunk(model, pack.input_ids_BL, pack.position_ids_BL, pack.padding_BL)
-    if has_tree_attention(model):
-        return run_trunk(model, pack.input_ids_BL, pack.position_ids_BL, make_plan(pack.tout_L.numpy()))
+    mask: Mask | None = pack.padding_BL
     # A plain pack needs no mask: transformers finds where positions start again, and minds sliding windows.
-    mask = ancestor_mask(pack.tout_L) if pack.layout == "tree" else None
+    if pack.tout is not None and (pack.layout == "tree" or has_tree_attention(model)):
+        mask = make_mask(model, pack.tout, pack.input_ids_BL.device)
     return run_trunk(model, pack.input_ids_BL, pack.position_ids_BL, mask)
 
 
@@ -43,14 +43,27 @@ def head_of(model: nn.Module) -> tuple[Tensor, Tensor | None]:
     return head.weight, head.bias
 
 
-def choose_layout(model: nn.Module, packing: Literal["auto", "tree", "plain", "none"]) -> Layout:
+def check_head(model: nn.Module) -> None:
+    """Refuse a model whose logits are more than hidden states times the LM head: the loss would train another model."""
+    head_of(model)
+    if not head_is_plain(model):
+        raise KidpipeError(
+            "the model changes its logits behind the LM head, and the loss cannot train through that",
+            where=f"a student of type {causal_of(model).config.model_type}",
+            fix="choose a student that does not scale its logits, such as Qwen2.5 or Llama",
+        )
+
+
+def choose_layout(
+    model: nn.Module, packing: Literal["auto", "tree", "plain", "none"], dtype: torch.dtype | None = None
+) -> Layout:
     """The layout asked for, or the best that the model serves; says when that is less than a tree.
 
-    On a CPU, a model that can share prompts is switched to tree attention on the way.
+    A model that can share prompts is switched to tree attention on the way; `dtype` is that of autocast.
     """
     best, reason = best_layout(model)
-    if best == "tree":
-        use_tree_attention(model)
+    if best == "tree" and packing in ("auto", "tree", "plain"):
+        use_tree_attention(model, dtype)
     ranks: list[Layout] = ["none", "plain", "tree"]
     if packing == "auto":
         if best != "tree":

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
-from kidpipe.trees.tree import Int64
+from kidpipe.trees.tree import Int64, build_tree
 
 BLOCK = 128
 # A dimension of 1 is compiled apart from all others, so the smallest pack has two blocks.
@@ -74,6 +75,30 @@ def compiled() -> Callable[..., Tensor]:
     return torch.compile(flex, dynamic=True, fullgraph=True)
 
 
+def relative_error(heads: int, groups: int, size: int, dtype: torch.dtype, device: torch.device, *, backward: bool) -> float:
+    """Distance from dense attention on drawn inputs, relative to its size: of the output, and of the gradients."""
+    generator = torch.Generator().manual_seed(0)
+    shared, parts = np.zeros(3 * BLOCK, np.int32), [np.full(BLOCK // 2 + 7 * i, i, np.int32) for i in range(1, 5)]
+    tout = build_tree([np.concatenate([shared[: (1 + i % 3) * BLOCK], part]) for i, part in enumerate(parts)]).tout
+    plan = make_flex_plan(tout, device)
+    query, key, value = (
+        torch.randn(1, plan.num_rows, count, size, generator=generator).to(device, dtype).transpose(1, 2).requires_grad_(backward)
+        for count in (heads, groups, groups)
+    )
+    row_L = torch.arange(plan.num_rows, device=device)
+    mask = (row_L[None, :] <= row_L[:, None]) & (row_L[:, None] < plan.tout_L[None, :])
+    key_HLE, value_HLE = (x.repeat_interleave(heads // groups, dim=1) for x in (key, value))
+    with torch.set_grad_enabled(backward):
+        found = [attend(query, key, value, plan, size**-0.5)]
+        expected = [scaled_dot_product_attention(query, key_HLE, value_HLE, attn_mask=mask)]
+    if backward:
+        grad = torch.randn(found[0].shape, generator=generator).to(device, dtype)
+        found += torch.autograd.grad(found[0], (query, key, value), grad)
+        expected += torch.autograd.grad(expected[0], (query, key, value), grad)
+    pairs = [(x.detach().float(), y.detach().float()) for x, y in zip(found, expected, strict=True)]
+    return max(float((x - y).norm() / y.norm()) for x, y in pairs)
+
+
 def flex(
     query: Tensor,
     key: Tensor,
@@ -111,7 +136,5 @@ def flex(
         BLOCK_SIZE=(BLOCK, BLOCK),
         mask_mod=sees,
     )
-    output: Tensor = flex_attention(
-        query, key, value, block_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
-    )
+    output: Tensor = flex_attention(query, key, value, block_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1])
     return output

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kidpipe.trees.layout import Layout
 from kidpipe.trees.tree import tree_tokens
-from kidpipe.trees.trunk import Layout
 from tests.train.small import EOS, make_examples
 from train.examples import Branch, Example, count_supervised
 from train.packing import make_packs, plan_packs

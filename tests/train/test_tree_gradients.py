@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kidpipe.errors import KidpipeError
 from kidpipe.trees.attention import has_tree_attention, install
-from kidpipe.trees.trunk import Layout
+from kidpipe.trees.layout import Layout
 from tests.train.small import make_examples, make_student
 from train.examples import Example
 from train.head import Objective, head_loss

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kidpipe.trees.attention import ancestor_mask
 from kidpipe.trees.tree import build_tree, shared_length, tree_tokens
-from kidpipe.trees.trunk import ancestor_mask
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=7), min_size=1, max_size=9)
 

@@ -6,17 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kidpipe.trees.attention import _TreeAttention, make_plan
+from kidpipe.trees.attention import ancestor_mask
+from kidpipe.trees.blocks import _TreeAttention, make_plan
 from kidpipe.trees.tree import build_tree
-from kidpipe.trees.trunk import ancestor_mask
-
-
-def draw_tree(seed: int, sequences: int, alphabet: int, longest: int):  # type: ignore[no-untyped-def]
-    """Sequences over a small alphabet, so that they branch early and often, after a shared beginning."""
-    rng = np.random.default_rng(seed)
-    schema = rng.integers(alphabet, size=rng.integers(0, 30))
-    parts = [rng.integers(alphabet, size=rng.integers(1, longest)) for _ in range(sequences)]
-    return build_tree([np.concatenate([schema, part]).astype(np.int32) for part in parts])
+from tests.trees.drawing import draw_tree
 
 
 @given(
