@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kidpipe.errors import KidpipeError
 from kidpipe.trees.attention import Mask, has_tree_attention, make_mask
 from kidpipe.trees.layout import Layout, best_layout, use_tree_attention
-from kidpipe.trees.trunk import causal_of, head_is_plain, run_trunk
+from kidpipe.trees.trunk import head_is_plain, run_trunk
 from train.packing import Pack
 
 _LOG = logging.getLogger(__name__)
@@ -46,10 +46,11 @@ def head_of(model: nn.Module) -> tuple[Tensor, Tensor | None]:
 def check_head(model: nn.Module) -> None:
     """Refuse a model whose logits are more than hidden states times the LM head: the loss would train another model."""
     head_of(model)
+    config: Any = model.config
     if not head_is_plain(model):
         raise KidpipeError(
             "the model changes its logits behind the LM head, and the loss cannot train through that",
-            where=f"a student of type {causal_of(model).config.model_type}",
+            where=f"a student of type {config.model_type}",
             fix="choose a student that does not scale its logits, such as Qwen2.5 or Llama",
         )
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import GraniteConfig, GraniteForCausalLM
 
 from kidpipe.errors import KidpipeError
 from kidpipe.trees.attention import has_tree_attention, install
@@ -14,7 +15,7 @@ from train.examples import Example
 from train.head import Objective, head_loss
 from train.losses import divergence
 from train.packing import make_packs
-from train.trunk import choose_layout, head_of, hidden_states
+from train.trunk import check_head, choose_layout, head_of, hidden_states
 
 KID = Objective(mle_scale=0.01, kd_scale=0.02, divergence=divergence("reverse_kl"))
 
@@ -100,3 +101,11 @@ def test_soft_capped_heads_are_refused() -> None:
     model.config.final_logit_softcapping = 30.0
     with pytest.raises(KidpipeError, match="soft-caps"):
         head_of(model)
+
+
+def test_scaled_logits_are_refused() -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    check_head(GraniteForCausalLM(GraniteConfig(**sizes, num_key_value_heads=2, logits_scaling=1.0)))
+    with pytest.raises(KidpipeError, match="changes its logits"):
+        check_head(GraniteForCausalLM(GraniteConfig(**sizes, num_key_value_heads=2, logits_scaling=4.0)))
