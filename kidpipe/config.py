@@ -98,6 +98,15 @@ class ScoreSettings(Section):
     )
 
 
+class GenerateSettings(Section):
+    """The teacher's own answers, which method seqkd trains on. Nothing else depends on them."""
+
+    max_new_tokens: Identity[int] = Field(256, ge=1, description="longest answer, tokens; those that reach it are set aside")
+    temperature: Identity[float] = Field(0.0, ge=0, le=10, description="temperature of sampling; 0 = greedy")
+    samples: Input[int] = Field(1, ge=1, le=64, description="answers a prompt, each its own shards; epochs take turns")
+    seed: Identity[int] = Field(0, ge=0, description="seed of sampling")
+
+
 class TrainSettings(Section):
     """A student run. No data stage depends on it."""
 
@@ -206,6 +215,7 @@ class Config(Section):
     predict: Runtime[PredictSettings] = Field(PredictSettings(), description="how masked tokens are filled")
     outcome: Runtime[OutcomeSettings] = Field(OutcomeSettings(), description="executing imperfect SQL, for the statistics")
     score: Runtime[ScoreSettings] = Field(ScoreSettings(), description="what is stored of the teacher")
+    generate: Runtime[GenerateSettings] = Field(GenerateSettings(), description="the teacher's own answers, for seqkd")
     train: Runtime[TrainSettings] = Field(TrainSettings(), description="a student run")
     eval: Runtime[EvalSettings] = Field(EvalSettings(), description="generating and judging SQL")
     store: Runtime[StoreSettings] = Field(StoreSettings(), description="where artifacts go")

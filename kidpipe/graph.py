@@ -135,8 +135,12 @@ class Grid:
 
     def drop(self, shard: Shard) -> None:
         """Forget a shard that turned out damaged."""
-        self._finished[shard.stage].pop(shard.key, None)
+        self._finished.get(shard.stage, {}).pop(shard.key, None)
         self._done = {cell: known for cell, known in self._done.items() if known != shard}
+
+    def is_finished(self, stage: Stage) -> bool:
+        """Whether every shard of a stage is done."""
+        return all(cell.state == "done" for cell in self.cells(stage))
 
     def cells(self, stage: Stage) -> Iterator[Cell]:
         """Every shard of a stage."""

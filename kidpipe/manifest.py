@@ -4,13 +4,15 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from kidpipe.config import Method
 from kidpipe.errors import KidpipeError
 from kidpipe.graph import Grid, Part, Stage
+from kidpipe.methods import METHODS
 from kidpipe.settings import fingerprint
 from kidpipe.store import Store
 
-STAGES = ("ingest", "gold_score", "mask", "predict", "rewrite", "outcome", "score")
-"""Every stage, in the order they run."""
+STAGES = ("ingest", "gold_score", "mask", "predict", "rewrite", "outcome", "score", "generate")
+"""Every stage, in the order they run. `generate` needs ingest only, and runs only when it is asked for."""
 
 LATEST = "manifest.json"
 HEAD = "head.json"
@@ -72,6 +74,23 @@ def write_manifest(store: Store, manifest: Mapping[str, Any], *, is_latest: bool
     parts = len(manifest["parts"])
     shards = {name: parts * max(stage["views"], 1) for name, stage in manifest["stages"].items()}
     store.write_json(HEAD, {"schema_version": manifest["schema_version"], "digest": manifest["digest"], "shards": shards})
+
+
+def restricted(manifest: Mapping[str, Any], method: Method) -> dict[str, Any]:
+    """The manifest as if nothing that `method` does not read had been built: what others need makes no other run of this one.
+
+    For methods on stored scores only `generate` is left out, which was added to STAGES after runs had been made.
+    """
+    traits = METHODS[method]
+    is_narrow = traits.is_online or traits.stage == "generate"
+    kept = {"ingest", traits.stage} if is_narrow else set(STAGES) - {"generate"}
+    other = set(STAGES) - kept
+    facts = {"digest", "views", "teacher"} if is_narrow else {"digest"}
+    body = {name: value for name, value in manifest.items() if name not in facts}
+    for name in ("stages", "counts"):
+        body[name] = {stage: value for stage, value in manifest[name].items() if stage in kept}
+    body["parts"] = [{name: value for name, value in part.items() if name not in other} for part in manifest["parts"]]
+    return {"digest": fingerprint(body), **body}
 
 
 def read_head(store: Store) -> dict[str, Any]:

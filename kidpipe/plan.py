@@ -84,7 +84,8 @@ def _reasons(
         reasons.append(f"{stage.name} version {before['version']} -> {stage.version}")
     reasons += _changed_parts(stage, pending, grid, manifest or {})
     if stage.views > before["views"]:
-        reasons.append(f"mask.views {before['views']} -> {stage.views}")
+        setting = "generate.samples" if stage.name == "generate" else "mask.views"
+        reasons.append(f"{setting} {before['views']} -> {stage.views}")
     if reasons:
         return tuple(reasons)
     return followed or (f"{len(pending)} of its shards are missing",)

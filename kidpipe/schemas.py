@@ -71,6 +71,17 @@ OUTCOME = pa.schema(
         pa.field("same_result", pa.bool_(), nullable=False),
     ]
 )
+# generated_ids is without EOS. A row with a `reason` is not trained on.
+GENERATE = pa.schema(
+    [
+        *_KEY,
+        _VIEW,
+        pa.field("prompt_ids", _IDS, nullable=False),
+        pa.field("generated_ids", _IDS, nullable=False),
+        pa.field("generated_sql", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+    ]
+)
 SCORE = pa.schema(
     [
         *_KEY,

@@ -8,12 +8,12 @@ from typing import Any
 
 from kidpipe.errors import KidpipeError
 from kidpipe.graph import Cell, Grid, Stage, Task
-from kidpipe.manifest import make_manifest, write_manifest
+from kidpipe.manifest import STAGES, make_manifest, write_manifest
 from kidpipe.progress import StageProgress
 from kidpipe.settings import fingerprint
 from kidpipe.store import DamagedShard, Store
 from pipeline.context import Context
-from pipeline.stages import stages
+from pipeline.stages import every_stage, stages
 
 # A shard found damaged while it is read is made again; the same one twice is the disk's fault, not an accident.
 _MOST_REPAIRS = 8
@@ -46,7 +46,7 @@ def build(context: Context, store: Store, *, until: str = "score", progress: boo
         for _ in range(_MOST_REPAIRS):
             try:
                 runner.run()
-                manifest = make_manifest(runner.grid, store, _facts(context))
+                manifest = make_manifest(_listed(context, store, until), store, _facts(context))
                 break
             except DamagedShard as damage:
                 store.set_aside(damage.shard)
@@ -55,6 +55,18 @@ def build(context: Context, store: Store, *, until: str = "score", progress: boo
             raise KidpipeError("shards are damaged as fast as they are made", where=str(store.root), fix="check the disk")
         write_manifest(store, manifest, is_latest=is_latest)
     return BuildResult(manifest, dict(runner.ran), dict(runner.reused), dict(runner.seconds))
+
+
+def _listed(context: Context, store: Store, until: str) -> Grid:
+    """What the manifest names: the stages asked for, and what is finished on the other side of `generate`.
+
+    So building one of the two leaves the other where its readers find it.
+    """
+    whole = Grid(every_stage(context), context.parts, store)
+    asked = [stage.name for stage in stages(context, until)]
+    others = set(STAGES) if until == "generate" else {"generate"}
+    listed = [s for s in whole.stages if s.name in asked or (s.name in others and whole.is_finished(s))]
+    return Grid(listed, context.parts, store)
 
 
 def _facts(context: Context) -> dict[str, Any]:

@@ -56,6 +56,10 @@ class Context:
     def encoder(self) -> PromptEncoder:
         return PromptEncoder(self.tokenizer, self.config.ingest.chat)
 
+    def decode(self, ids: list[int]) -> str:
+        """The text of SQL tokens."""
+        return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
     def pool(self, max_steps: int) -> SandboxPool:
         """Processes that execute SQL, stopped after `max_steps`."""
         if max_steps not in self._pools:

@@ -3,6 +3,7 @@
 source --> ingest --+--> gold_score ------------------------------+
                     |        | (hard, easy)                       |
                     +--> mask --> predict --> rewrite ------------+--> score
+                    +--> generate (for method seqkd only)
 """
 
 from collections.abc import Callable, Sequence
@@ -10,19 +11,30 @@ from functools import cache
 from typing import Any
 
 from kidpipe.config import Config
+from kidpipe.errors import KidpipeError
 from kidpipe.graph import Output, Stage, Task, settings_of
 from kidpipe.manifest import STAGES
 from kidpipe.models import ModelSource
 from kidpipe.readers import Example
+from kidpipe.tokenizers import special_ids
 from pipeline.context import Context
 
 
 def stages(context: Context, until: str = "score") -> list[Stage]:
-    """The stages up to and including `until`, in the order they run."""
+    """The stages that `until` takes, itself the last, in the order they run. Only `generate` takes `generate`."""
+    if until == "generate":
+        _require_different_answers(context.config)
+        return [stage for stage in every_stage(context) if stage.name in ("ingest", "generate")]
+    last = STAGES.index(until)
+    return [stage for stage in every_stage(context) if STAGES.index(stage.name) <= last]
+
+
+def every_stage(context: Context) -> list[Stage]:
+    """The whole graph; without a teacher, what needs none."""
     config = context.config
     views = config.mask.views
     graph = [_ingest(context)]
-    if context.teacher is not None and until != "ingest":
+    if context.teacher is not None:
         graph += [
             _gold_score(context, context.teacher),
             _mask(config, views),
@@ -30,8 +42,9 @@ def stages(context: Context, until: str = "score") -> list[Stage]:
             _rewrite(context, views),
             *([_outcome(context, views)] if config.outcome.execute else []),
             _score(context, context.teacher, views),
+            _generate(context, context.teacher),
         ]
-    return [stage for stage in graph if STAGES.index(stage.name) <= STAGES.index(until)]
+    return graph
 
 
 def _stage(name: str, version: int, sections: dict[str, Any], run: Callable[[Task], Output], **wiring: Any) -> Stage:
@@ -93,13 +106,10 @@ def _predict(context: Context, views: int) -> Stage:
 
 
 def _rewrite(context: Context, views: int) -> Stage:
-    def decode(ids: list[int]) -> str:
-        return str(context.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
-
     def run(task: Task) -> Output:
         from pipeline.rewrite import rewrite
 
-        return rewrite(decode, task)
+        return rewrite(context.decode, task)
 
     return _stage("rewrite", 1, {}, run, inputs=("ingest", "mask", "predict"), views=views)
 
@@ -123,6 +133,28 @@ def _score(context: Context, teacher: ModelSource, views: int) -> Stage:
 
     sections = {"score": context.config.score, "teacher": _model(context.config, teacher)}
     return _stage("score", 1, sections, run, inputs=("gold_score", "rewrite"), views=views)
+
+
+def _generate(context: Context, teacher: ModelSource) -> Stage:
+    settings = context.config.generate
+
+    def run(task: Task) -> Output:
+        from pipeline.generate import generate
+
+        engine, stops = context.engines.open(teacher), sorted({context.tokens.eos_id, *special_ids(context.tokenizer)})
+        return generate(settings, stops, context.longest, context.decode, engine, task)
+
+    sections = {"generate": settings, "teacher": _model(context.config, teacher)}
+    return _stage("generate", 1, sections, run, inputs=("ingest",), views=settings.samples)
+
+
+def _require_different_answers(config: Config) -> None:
+    if config.generate.samples > 1 and config.generate.temperature == 0:
+        raise KidpipeError(
+            f"{config.generate.samples} greedy answers a prompt would all be the same",
+            where="generate.samples",
+            fix="set generate.temperature, such as 0.8",
+        )
 
 
 def _model(config: Config, model: ModelSource) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kidpipe.config import Config, IngestSettings, MaskSettings, PredictSettings, ScoreSettings
+from kidpipe.config import Config, GenerateSettings, IngestSettings, MaskSettings, PredictSettings, ScoreSettings, TrainSettings
 from kidpipe.config_load import sections
 from kidpipe.settings import Kind, canonical_json, fingerprint
 
@@ -37,6 +37,13 @@ def test_settings_at_their_default_leave_no_trace() -> None:
         (IngestSettings(template="ddl").identity(), "36a5a05a34920d949072fd1765eacc3d"),
         (PredictSettings(fill="sample", temperature=0.7).identity(), "51fcc2f6a2165f97fef86f00335e2b80"),
         (ScoreSettings(top_k=8).identity(), "39a3aece61268dbd8e2132ab7139f527"),
+        (GenerateSettings(max_new_tokens=64, temperature=0.8).identity(), "48b771e4a20f70dfeb9d642677d57b97"),
+        (TrainSettings().identity(), "44136fa355b3678a1146ad16f7e8649e"),
+        (TrainSettings(method="rkd", kd_weight=0.5).identity(), "a066623402890098d9c569cbde0eefef"),
+        (
+            TrainSettings(method="gkd", imperfect_share=0.5, rollout_temperature=0.0).identity(),
+            "84c0a5be18a4bc04976490d3a4b7b0d0",
+        ),
     ],
 )
 def test_golden_fingerprints(value: object, expected: str) -> None:

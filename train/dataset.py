@@ -14,15 +14,16 @@ from kidpipe.config import TrainSettings
 from kidpipe.errors import KidpipeError
 from kidpipe.methods import METHODS, gold_weight
 from train.examples import Example
-from train.order import group_order, is_held_out, part_order
+from train.order import group_order, is_drawn, is_held_out, part_order
 from train.shards import (
+    GENERATE_COLUMNS,
     GOLD_SCORE_COLUMNS,
     INGEST_COLUMNS,
     SCORE_COLUMNS,
     PartFiles,
     Shard,
     gold_example,
-    imperfect_example,
+    mixed_example,
     read_shard,
     read_usable_ids,
 )
@@ -64,12 +65,16 @@ class Dataset:
 
     @cached_property
     def _usable(self) -> dict[int, tuple[set[str], set[str]]]:
-        """Ids to train on and held-out ids, by part. Only two columns of the ingest shards are read for it."""
+        """Ids to train on and held-out ids, by part. Only two columns of the shards are read for it.
+
+        Method seqkd trains on questions all of whose answers are of use, and holds out as the others do.
+        """
         usable = {}
         for number, files in enumerate(self.source.parts):
             ids = read_usable_ids(files.ingest)
             held = {x for x in ids if is_held_out(x, self.settings.holdout, self.settings.seed)}
-            usable[number] = (set(ids) - held, held)
+            answered = [set(read_usable_ids(path)) for path in files.generate] if self.settings.method == "seqkd" else []
+            usable[number] = (set(ids).difference(held).intersection(*answered), held)
         return usable
 
     @property
@@ -112,28 +117,30 @@ class Dataset:
         for number in range(len(self.source.parts)):
             ids = self._usable[number][1]
             if ids:
-                yield _Part(self.source, number, self.settings, [0]).examples(sorted(ids), learn_gold=True)
+                part = _HeldOut(self.source, number, self.settings)
+                yield [part.example(example_id) for example_id in sorted(ids)]
 
     def _epoch(self, epoch: int, offset: int) -> Iterator[Example]:
         views = self.views(epoch)
         windows = self._epoch_windows(epoch)
         start = bisect.bisect_right([window.first for window in windows], offset) - 1
         for window in windows[start:]:
-            parts = [_Part(self.source, number, self.settings, views) for number in window.parts]
+            parts = [_Part(self.source, number, self.settings, epoch, views) for number in window.parts]
             home = {x: part for number, part in zip(window.parts, parts, strict=True) for x in self._usable[number][0]}
             pairs = [(x, part.db_id(x)) for x, part in home.items()]
             ordered = group_order(sorted(pairs), self.settings.group_size, self.settings.seed, epoch)
-            learn_gold = gold_weight(self.settings) > 0
             for example_id in ordered[max(0, offset - window.first) :]:
-                yield home[example_id].examples([example_id], learn_gold=learn_gold)[0]
+                yield home[example_id].example(example_id)
 
     def views(self, epoch: int) -> list[int]:
         """The views that the examples of an epoch show; consecutive epochs take turns through all of them."""
+        files = self.source.parts[0]
+        if self.settings.method == "seqkd":
+            return [epoch % len(files.generate)]
         if self.settings.method != "kid":
             return []
-        num_views = len(self.source.parts[0].score)
         first = epoch * self.settings.views_per_step
-        return [(first + j) % num_views for j in range(self.settings.views_per_step)]
+        return [(first + j) % len(files.score) for j in range(self.settings.views_per_step)]
 
     def _epoch_windows(self, epoch: int) -> list[_Window]:
         if epoch not in self._windows:
@@ -148,45 +155,91 @@ class Dataset:
 
 
 class _Part:
-    """The shards of one part that the method learns from."""
+    """The shards of one part that the method learns from in one epoch."""
 
-    def __init__(self, source: Source, number: int, settings: TrainSettings, views: list[int]) -> None:
-        files = source.parts[number]
-        self._eos_id = source.eos_id
-        self._settings = settings
-        if METHODS[settings.method].stage == "ingest":
-            self._shards = [read_shard(files.ingest, INGEST_COLUMNS)]
-        elif settings.method == "kid":
-            self._shards = [read_shard(files.score[view], SCORE_COLUMNS) for view in views]
-        else:
-            assert files.gold_score is not None
-            self._shards = [read_shard(files.gold_score, GOLD_SCORE_COLUMNS)]
+    def __init__(self, source: Source, number: int, settings: TrainSettings, epoch: int, views: list[int]) -> None:
+        files, self._eos_id = source.parts[number], source.eos_id
+        self._settings, self._epoch = settings, epoch
+        self._gold = _read_gold(files, settings) if settings.method != "kid" or is_mixture(settings) else None
+        if settings.method == "seqkd":
+            self._gold = read_shard(files.generate[views[0]], GENERATE_COLUMNS)
+        self._views = [read_shard(files.score[view], SCORE_COLUMNS) for view in views] if settings.method == "kid" else []
 
     def db_id(self, example_id: str) -> str:
-        shard: Shard = self._shards[0]
+        shard = self._gold or self._views[0]
         return shard.db_ids[shard.row(example_id)]
 
-    def examples(self, ids: list[str], *, learn_gold: bool) -> list[Example]:
-        if self._settings.method == "kid":
-            return [imperfect_example(self._shards, x, self._eos_id, learn_gold=learn_gold) for x in ids]
-        shard = self._shards[0]
-        return [gold_example(shard, shard.row(x), self._eos_id, learn_gold=learn_gold) for x in ids]
+    def example(self, example_id: str) -> Example:
+        """What the epoch teaches of an example."""
+        learn_gold = gold_weight(self._settings) > 0
+        if self._settings.method != "kid":
+            assert self._gold is not None
+            # An online method makes its own sequences from gold, whatever it does with it.
+            learn_gold = learn_gold or METHODS[self._settings.method].is_online
+            return gold_example(self._gold, self._gold.row(example_id), self._eos_id, learn_gold=learn_gold)
+        shows_views = is_drawn(self._settings.imperfect_share, *self._draw("imperfect", example_id))
+        shows_gold = not shows_views or is_drawn(self._settings.gold_share, *self._draw("gold", example_id))
+        return mixed_example(
+            self._views if shows_views else [],
+            self._gold if shows_gold else None,
+            example_id,
+            self._eos_id,
+            learn_gold=learn_gold,
+        )
+
+    def _draw(self, purpose: str, example_id: str) -> tuple[object, ...]:
+        return purpose, self._settings.seed, self._epoch, example_id
+
+
+class _HeldOut:
+    """The shards of one part that evaluation reads: gold, and view 0 for method kid."""
+
+    def __init__(self, source: Source, number: int, settings: TrainSettings) -> None:
+        files, self._eos_id = source.parts[number], source.eos_id
+        is_kid = settings.method == "kid"
+        self._shard = read_shard(files.score[0], SCORE_COLUMNS) if is_kid else _read_gold(files, settings)
+        self._has_views = is_kid
+
+    def example(self, example_id: str) -> Example:
+        """Gold whatever the weights are."""
+        if self._has_views:
+            return mixed_example([self._shard], None, example_id, self._eos_id, learn_gold=True)
+        return gold_example(self._shard, self._shard.row(example_id), self._eos_id, learn_gold=True)
+
+
+def _read_gold(files: PartFiles, settings: TrainSettings) -> Shard:
+    """Gold SQL, with the teacher's distributions where the method learns from stored ones."""
+    if METHODS[settings.method].stage in ("ingest", "generate"):
+        return read_shard(files.ingest, INGEST_COLUMNS)
+    assert files.gold_score is not None
+    return read_shard(files.gold_score, GOLD_SCORE_COLUMNS)
+
+
+def is_mixture(settings: TrainSettings) -> bool:
+    """Whether method kid also teaches the divergence on gold."""
+    return settings.imperfect_share < 1 or settings.gold_share > 0
 
 
 def _check(source: Source, settings: TrainSettings) -> None:
     """Refuse what the build does not hold, before anything is read."""
-    if METHODS[settings.method].stage == "ingest":
-        return
+    stage = METHODS[settings.method].stage
+    wants_gold = stage == "gold_score" or (stage == "score" and is_mixture(settings))
     for files in source.parts:
-        if settings.method == "kid" and len(files.score) < max(1, settings.views_per_step):
+        if stage == "score" and len(files.score) < max(1, settings.views_per_step):
             raise KidpipeError(
                 f"method kid wants {settings.views_per_step} views a step, and the build holds {len(files.score)}",
                 where=f"part {files.part}",
                 fix="raise mask.views and run kidpipe build-imperfect, or lower train.views_per_step",
             )
-        if settings.method != "kid" and files.gold_score is None:
+        if wants_gold and files.gold_score is None:
             raise KidpipeError(
                 f"method {settings.method} learns from the teacher's scores on gold SQL, and the build holds none",
                 where=f"part {files.part}",
                 fix="run kidpipe build-imperfect",
+            )
+        if stage == "generate" and not files.generate:
+            raise KidpipeError(
+                "method seqkd learns from the teacher's own answers, and the build holds none",
+                where=f"part {files.part}",
+                fix="run kidpipe build-imperfect --until generate",
             )

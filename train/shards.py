@@ -17,12 +17,13 @@ from train.examples import Branch, Example, Teacher
 
 @dataclass(frozen=True)
 class PartFiles:
-    """The shards of one part. `gold_score` and `score` are needed only by the methods that learn from a teacher."""
+    """The shards of one part. All but `ingest` are needed only by the methods that read them."""
 
     part: int
     ingest: Path
     gold_score: Path | None = None
     score: tuple[Path, ...] = ()
+    generate: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Shard:
 
 _TEACHER_COLUMNS = ("topk_count", "topk_ids", "topk_logprobs", "tail")
 INGEST_COLUMNS = ("prompt_ids", "gold_ids")
+GENERATE_COLUMNS = ("prompt_ids", "generated_ids")
 GOLD_SCORE_COLUMNS = ("prompt_ids", "gold_ids", *_TEACHER_COLUMNS)
 SCORE_COLUMNS = ("prompt_ids", "gold_ids", "imperfect_ids", *_TEACHER_COLUMNS)
 
@@ -78,7 +80,7 @@ def read_shard(path: Path, columns: tuple[str, ...]) -> Shard:
 
 
 def read_usable_ids(path: Path) -> list[str]:
-    """Ids of the rows of an ingest shard that were not set aside, in the shard's order."""
+    """Ids of the rows of an ingest or generate shard that were not set aside, in the shard's order."""
     table = _read(path, ["example_id", "reason"])
     return [str(x) for x in table.filter(table["reason"].is_null())["example_id"].to_pylist()]
 
@@ -104,21 +106,31 @@ def _ragged(column: pa.ChunkedArray) -> Ragged:
 
 
 def gold_example(shard: Shard, row: int, eos_id: int, *, learn_gold: bool) -> Example:
-    """Gold SQL, with the teacher's distributions where the shard has them."""
+    """Gold SQL, or the teacher's own answer in its place, with the teacher's distributions where the shard has them."""
     teacher = _teacher(shard, row) if "tail" in shard.columns else None
-    branch = _branch(shard, row, "gold_ids", eos_id, learn_gold, teacher)
+    sql = "gold_ids" if "gold_ids" in shard.columns else "generated_ids"
+    branch = _branch(shard, row, sql, eos_id, learn_gold, teacher)
     return Example(shard.example_ids[row], shard.db_ids[row], (branch,))
 
 
-def imperfect_example(views: list[Shard], example_id: str, eos_id: int, *, learn_gold: bool) -> Example:
-    """Gold SQL to imitate, where asked for, and one imperfect branch a view, with the teacher's distributions on it."""
-    rows = [shard.row(example_id) for shard in views]
-    branches = [
-        _branch(shard, row, "imperfect_ids", eos_id, False, _teacher(shard, row)) for shard, row in zip(views, rows, strict=True)
-    ]
-    if learn_gold:
-        branches.insert(0, _branch(views[0], rows[0], "gold_ids", eos_id, True, None))
-    return Example(example_id, views[0].db_ids[rows[0]], tuple(branches))
+def mixed_example(views: list[Shard], gold: Shard | None, example_id: str, eos_id: int, *, learn_gold: bool) -> Example:
+    """One imperfect branch a view, with the teacher's distributions on it, and the gold SQL before them where it is taught.
+
+    Args:
+        gold: GOLD_SCORE rows, when the gold branch carries the teacher's distributions too.
+        learn_gold: whether the gold branch is imitated.
+    """
+    branches = []
+    if gold is not None:
+        row = gold.row(example_id)
+        branches.append(_branch(gold, row, "gold_ids", eos_id, learn_gold, _teacher(gold, row)))
+    elif learn_gold:
+        branches.append(_branch(views[0], views[0].row(example_id), "gold_ids", eos_id, True, None))
+    for shard in views:
+        row = shard.row(example_id)
+        branches.append(_branch(shard, row, "imperfect_ids", eos_id, False, _teacher(shard, row)))
+    home = gold or views[0]
+    return Example(example_id, home.db_ids[home.row(example_id)], tuple(branches))
 
 
 def _branch(shard: Shard, row: int, sql: str, eos_id: int, learn_gold: bool, teacher: Teacher | None) -> Branch:

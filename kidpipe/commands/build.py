@@ -52,6 +52,10 @@ def _print_result(session: Session, summary: Mapping[str, Any]) -> None:
         say(f"              {share['parse']} parse{executed}")
     if "stored_ids" in summary:
         say(f"teacher     {summary['stored_ids']:.1f} ids stored a position")
+    if answers := summary["counts"].get("generate"):
+        say(f"answers     {answers['out']:,} of the teacher's own, {answers['gold']:,} of them gold to the token")
+        for reason, number in sorted(answers.get("set_aside", {}).items(), key=lambda item: -item[1]):
+            say(f"              {number:,} set aside: {reason}")
     ran, reused = sum(summary["ran"].values()), sum(summary["reused"].values())
     say(f"shards      {ran} made, {reused} reused; manifest {summary['manifest']}")
 

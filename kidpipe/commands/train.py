@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kidpipe.commands.online import online_setup
 from kidpipe.commands.session import Session, show_seconds
 from kidpipe.errors import KidpipeError
-from kidpipe.manifest import find_manifest, read_manifest
+from kidpipe.manifest import find_manifest, read_manifest, restricted
 from kidpipe.methods import METHODS
 from kidpipe.settings import fingerprint
 
@@ -43,7 +43,7 @@ def prepare(session: Session, digest: str = "") -> Prepared:
         raise KidpipeError("no student is named", where="train.student", fix="kidpipe train --student MODEL")
     student = resolve(settings.student)
     traits = METHODS[settings.method]
-    manifest = _manifest(session, traits.stage, digest)
+    manifest = restricted(_manifest(session, traits.stage, digest), settings.method)
     tokenizer = load_tokenizer(session.store.root / "tokenizers" / manifest["tokenizer"])
     require_same(tokenizer, load_tokenizer(student.path))
     if student.max_length < manifest["max_tokens"]:
@@ -66,6 +66,7 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "") -> di
     manifest, student = prepared.manifest, prepared.student
     out = session.store.root / "runs" / (name or prepared.name)
     out.mkdir(parents=True, exist_ok=True)
+    session.store.write_json(f"manifests/{manifest['digest']}.json", manifest)
     session.store.write_json(f"runs/{out.name}/manifest.json", {"digest": manifest["digest"]})
     result = run(
         settings,
@@ -109,12 +110,17 @@ def _device(session: Session) -> str:
 
 
 def _manifest(session: Session, stage: str, digest: str) -> dict[str, Any]:
-    """The manifest, once it has `stage`; ingest is made here when nothing was, the teacher's stages are not."""
+    """The manifest `digest`, or the latest, once it has `stage`.
+
+    What only one method reads is made here when it is missing: ingest where nothing was built, the teacher's answers for
+    seqkd. Scores, which many runs share, are not.
+    """
     manifest = find_manifest(session.store, digest) if digest else read_manifest(session.store)
-    if manifest is None and stage == "ingest":
+    is_missing = manifest is None or stage not in manifest["stages"]
+    if not digest and ((manifest is None and stage == "ingest") or (is_missing and stage == "generate")):
         from kidpipe.commands.build import build_imperfect
 
-        build_imperfect(session, until="ingest", as_json=False)
+        build_imperfect(session, until=stage, as_json=False)
         manifest = session.manifest()
     if manifest is None or stage not in manifest["stages"]:
         raise KidpipeError(
@@ -151,6 +157,7 @@ def _source(session: Session, manifest: dict[str, Any]) -> "Source":
             ingest=root / part["ingest"],
             gold_score=root / part["gold_score"] if "gold_score" in part else None,
             score=tuple(root / file for file in part.get("score", ())),
+            generate=tuple(root / file for file in part.get("generate", ())),
         )
         for part in manifest["parts"]
     ]

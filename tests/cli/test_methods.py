@@ -51,3 +51,22 @@ def test_a_teacher_that_is_missing_or_reads_other_tokens(cli: Cli, tiny_model: P
 def given(cli: Cli) -> dict[str, object]:
     """The fixture's settings without the teacher, so that an option can name it."""
     return {name.replace(".", "__"): value for name, value in cli.settings.items() if name != "teacher.model"}
+
+
+def test_seqkd_has_the_teacher_answer_first_and_once(cli: Cli, tmp_path: Path) -> None:
+    """The small teacher is untrained: drawn hot, it meets an end token in most answers."""
+    drawn: dict[str, object] = {"generate__temperature": 10.0, "generate__max_new_tokens": 120, "data__limit": 16}
+    assert "generate" in cli("plan", "--until", "generate", **drawn).out
+    done = cli("train", "--method", "seqkd", "--name", "first", **SMALL, **drawn)
+    assert done.code == 0, done.err
+    assert "of the teacher's own" in done.out
+    status = json.loads(cli("status", "--json").out)
+    assert {row["stage"]: row["in_manifest"] for row in status["stages"]}["generate"] == 1
+    assert not (tmp_path / "artifacts" / "gold_score").exists()
+    assert cli("plan", "--check", "--until", "generate", **drawn).code == 0
+    kept = json.loads(cli("query", "select count(*) n from generate where reason is null", "--json").out)[0]["n"]
+    assert 0 < kept <= 16
+    again = cli("train", "--method", "seqkd", "--name", "second", "--teacher", "", train__seed=1, **SMALL, **drawn)
+    assert again.code == 0, again.err
+    assert "of the teacher's own" not in again.out
+    assert json.loads(cli("gc", "--json", **drawn).out)["groups"] == []

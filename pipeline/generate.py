@@ -1,0 +1,69 @@
+"""Prompts in, the teacher's own answers out: what method seqkd trains on. Answers that are no good are set aside."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from kidpipe.backends.base import Backend, Sampling
+from kidpipe.columns import lists, make_table
+from kidpipe.config import GenerateSettings
+from kidpipe.graph import Output, Task
+from kidpipe.schemas import GENERATE
+from kidpipe.seeds import row_rng
+from pipeline.rows import by_shared_prefix, in_row_order, usable
+
+
+def generate(
+    settings: GenerateSettings,
+    stop_ids: list[int],
+    max_length: int,
+    decode: Callable[[list[int]], str],
+    backend: Backend,
+    task: Task,
+) -> Output:
+    """One answer to each prompt, greedy or drawn; `task.view` is the number of the answer.
+
+    Args:
+        stop_ids: tokens that end an answer.
+        max_length: tokens of the longest sequence, EOS included, that a student is promised to see.
+    """
+    ingest = usable(task.tables["ingest"])
+    prompts, gold = lists(ingest, "prompt_ids"), lists(ingest, "gold_ids")
+    order = by_shared_prefix(prompts)
+    answers: list[list[int]] = []
+    asked = [prompts[row].tolist() for row in order]
+    for answer in backend.generate(asked, settings.max_new_tokens, stop_ids, _sampling(settings, task.view)):
+        answers.append(answer)
+        task.tick(1)
+    answers = in_row_order(order, answers)
+    reasons = [_reason(settings, max_length, len(prompt), answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    columns: dict[str, Any] = {
+        "example_id": ingest.column("example_id").to_pylist(),
+        "db_id": ingest.column("db_id").to_pylist(),
+        "view": [task.view] * len(answers),
+        "prompt_ids": prompts,
+        "generated_ids": answers,
+        "generated_sql": [decode(answer) for answer in answers],
+        "reason": reasons,
+    }
+    set_aside = Counter(reason.partition(":")[0] for reason in reasons if reason)
+    same = sum(answer == sql.tolist() for answer, sql in zip(answers, gold, strict=True))
+    counts = {"in": len(answers), "out": len(answers) - set_aside.total(), "set_aside": dict(sorted(set_aside.items()))}
+    return Output(make_table(GENERATE, columns), counts | {"tokens": sum(map(len, answers)), "gold": same})
+
+
+def _sampling(settings: GenerateSettings, number: int) -> Sampling | None:
+    """Greedy at temperature 0; else each answer's random numbers follow from the seed, its number and its prompt."""
+    if settings.temperature == 0:
+        return None
+    seed = int(row_rng(settings.seed, "generate", "", number).integers(1 << 62))
+    return Sampling(settings.temperature, seed)
+
+
+def _reason(settings: GenerateSettings, max_length: int, prompt: int, answer: list[int]) -> str | None:
+    """Why an answer is not trained on."""
+    if not answer:
+        return "generation is empty"
+    if len(answer) >= min(settings.max_new_tokens, max_length - prompt):
+        return f"generation cut off: {len(answer)} tokens, generate.max_new_tokens is {settings.max_new_tokens}"
+    return None
