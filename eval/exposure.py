@@ -7,6 +7,7 @@ same error a step would give if errors did not accumulate. 0 = no exposure bias;
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,18 +15,35 @@ from numpy.typing import NDArray
 from kidpipe.backends.base import Backend, ScoreRequest, TopK
 
 
-def divergence_by_position(teacher: TopK, student: TopK) -> NDArray[np.float64]:
+@dataclass(frozen=True)
+class Scores:
+    """What is known of a model's distributions along one answer: by position the likeliest tokens and the mass outside them."""
+
+    ids: Sequence[NDArray[np.int32]]
+    logprobs: Sequence[NDArray[Any]]
+    outside: Sequence[float]
+
+    @classmethod
+    def of(cls, topk: TopK) -> "Scores":
+        """An engine's answer."""
+        outside = [max(0.0, 1.0 - float(np.exp(row.astype(np.float64)).sum())) for row in topk.logprobs]
+        return cls(list(topk.ids), list(topk.logprobs), outside)
+
+
+def divergence_by_position(teacher: Scores, student: Scores) -> NDArray[np.float64]:
     """KL(teacher || student) at each position [n], over the tokens that both scored and one bucket for the rest.
 
     Merging tokens into a bucket can only lower a divergence, so this is a lower bound of the full one.
     """
     result = np.zeros(len(teacher.ids))
-    for position, (ids, logprobs) in enumerate(zip(teacher.ids, teacher.logprobs, strict=True)):
-        _common, ours, theirs = np.intersect1d(ids, student.ids[position], return_indices=True)
-        log_p = logprobs[ours].astype(np.float64)
-        log_q = student.logprobs[position][theirs].astype(np.float64)
-        p_rest, q_rest = _rest(log_p), _rest(log_q)
-        inside = float(np.sum(np.exp(log_p) * (log_p - log_q)))
+    for position in range(len(teacher.ids)):
+        ids, others = teacher.ids[position], student.ids[position]
+        _common, ours, theirs = np.intersect1d(ids, others, return_indices=True)
+        log_p = teacher.logprobs[position].astype(np.float64)
+        log_q = student.logprobs[position].astype(np.float64)
+        p_rest = _rest(log_p, ours, teacher.outside[position])
+        q_rest = _rest(log_q, theirs, student.outside[position])
+        inside = float(np.sum(np.exp(log_p[ours]) * (log_p[ours] - log_q[theirs])))
         result[position] = max(0.0, inside + p_rest * (math.log(p_rest) - math.log(q_rest)))
     return result
 
@@ -41,45 +59,28 @@ def exaccerr(on_generated: Iterable[NDArray[np.float64]], on_gold: Iterable[NDAr
     return math.nan if expected == 0 else 100 * (regret - expected) / expected
 
 
-@dataclass(frozen=True)
-class Scored:
-    """One model's scores of gold and of generated answers."""
-
-    golds: list[TopK]
-    generations: list[TopK]
-
-
-def score(
-    backend: Backend,
-    prompts: Sequence[Sequence[int]],
-    golds: Sequence[Sequence[int]],
-    generations: Sequence[Sequence[int]],
-    top_k: int = 64,
-) -> Scored:
-    """Score answers, as token ids with EOS. The two models can be asked one after the other, never both in memory."""
-    return Scored(*(list(backend.score(_requests(prompts, answers), top_k)) for answers in (golds, generations)))
-
-
-def measure(teacher: Scored, student: Scored, length: int = 64) -> float:
-    """ExAccErr in percent, of a student against a teacher that scored the same answers."""
-    on_generated, on_gold = (
-        [divergence_by_position(*pair) for pair in zip(ours, theirs, strict=True)]
-        for ours, theirs in ((teacher.generations, student.generations), (teacher.golds, student.golds))
-    )
-    return exaccerr(on_generated, on_gold, length)
-
-
-def _requests(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[ScoreRequest]:
+def requests(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[ScoreRequest]:
+    """What to ask a model: every position of each answer, given as token ids with EOS."""
     return [
         ScoreRequest(np.asarray([*prompt, *answer], dtype=np.int32), len(prompt))
         for prompt, answer in zip(prompts, answers, strict=True)
-        if answer
     ]
 
 
-def _rest(logprobs: NDArray[np.float64]) -> float:
-    """The mass outside, kept above zero: it stands in a logarithm."""
-    return max(1e-12, 1.0 - float(np.exp(logprobs).sum()))
+def score(backend: Backend, asked: Sequence[ScoreRequest], top_k: int) -> list[Scores]:
+    """One model's scores. The two models can be asked one after the other, never both in memory."""
+    return [Scores.of(topk) for topk in backend.score(asked, top_k)]
+
+
+def measure(golds: Sequence[tuple[Scores, Scores]], generations: Sequence[tuple[Scores, Scores]], length: int = 64) -> float:
+    """ExAccErr in percent, from (teacher's, student's) scores of gold answers and of the student's own."""
+    on_gold, on_generated = ([divergence_by_position(*pair) for pair in pairs] for pairs in (golds, generations))
+    return exaccerr(on_generated, on_gold, length)
+
+
+def _rest(logprobs: NDArray[np.float64], common: NDArray[np.intp], outside: float) -> float:
+    """The mass of all but the common tokens, kept above zero: it stands in a logarithm."""
+    return max(1e-12, outside + float(np.exp(np.delete(logprobs, common)).sum()))
 
 
 def _by_step(rows: Iterable[NDArray[np.float64]], length: int) -> list[float]:

@@ -37,7 +37,7 @@ def write_verdicts(verdicts: Sequence[Verdict], path: Path) -> None:
     columns = {field.name: [getattr(verdict, field.name) for verdict in verdicts] for field in fields(Verdict)}
     columns = {name: [_valid_text(value) for value in values] for name, values in columns.items()}
     table = pa.table(columns, schema=VERDICT_SCHEMA)
-    _write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+    write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 
 def read_verdicts(path: Path) -> list[Verdict]:
@@ -49,7 +49,7 @@ def read_verdicts(path: Path) -> list[Verdict]:
 def write_summary(summary: dict[str, Any], path: Path) -> None:
     """JSON, NaN as null."""
     text = json.dumps(finite(summary), indent=2, ensure_ascii=False) + "\n"
-    _write_whole(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+    write_whole(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
 
 
 def summarize(verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _valid_text(value: Any) -> Any:
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
-def _write_whole(path: Path, write: Callable[[str], object]) -> None:
+def write_whole(path: Path, write: Callable[[str], object]) -> None:
     """Write under a temporary name, then rename: a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

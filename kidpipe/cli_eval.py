@@ -25,7 +25,10 @@ def evaluate(
     suite: Annotated[Path | None, typer.Option("--suite", help="Further databases, <db_id>/*.sqlite, for ts_bag.")] = None,
     samples: Annotated[int | None, typer.Option("--samples", help="SQL texts a question; the majority's result counts.")] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="Of sampling; only with --samples.")] = None,
-    exposure: Annotated[bool, typer.Option("--exposure", help="Measure ExAccErr too; loads the teacher.")] = False,
+    exposure: Annotated[
+        bool, typer.Option("--exposure", help="ExAccErr too; loads the teacher for what is not stored of its scores.")
+    ] = False,
+    split: Annotated[str, typer.Option("--split", help="dev, the held-out questions, or train.")] = "dev",
     strip_distinct: Annotated[bool, typer.Option("--strip-distinct", help="As most published numbers are.")] = False,
     soft_f1: Annotated[bool, typer.Option("--soft-f1", help="BIRD's Soft-F1 too.")] = False,
     r_ves: Annotated[bool, typer.Option("--r-ves", help="BIRD's R-VES too: times each correct prediction 100 times.")] = False,
@@ -60,6 +63,7 @@ def evaluate(
         "--suite": suite,
         "--data": data,
         "--layout": layout,
+        "--split": split if split != "dev" else None,
     }
     judging |= {"--limit": limit, "--strip-distinct": strip_distinct or None, "--soft-f1": soft_f1 or None}
     judging |= {"--r-ves": r_ves or None, "--verbose": verbose or None}
@@ -76,7 +80,7 @@ def evaluate(
     session = open_command(config, settings, verbose, **flags)
     if temperature is not None and session.config.eval.samples == 1:
         raise KidpipeError("--temperature has no effect on greedy decoding", fix="add --samples n, such as --samples 8")
-    more: dict[str, Any] = {"predictions_file": predictions, "suite": suite, "with_exposure": exposure}
+    more: dict[str, Any] = {"predictions_file": predictions, "suite": suite, "with_exposure": exposure, "split": split}
     body(session, model[0] if model else "", name=name, as_json=json, **more)
 
 

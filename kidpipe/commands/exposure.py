@@ -1,50 +1,136 @@
 """A student's generations in, how much their errors add up against the teacher (ExAccErr) out."""
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from kidpipe.commands.session import Session
 from kidpipe.config import IngestSettings
 from kidpipe.digests import FileDigests
 from kidpipe.errors import KidpipeError
-from kidpipe.models import resolve
+from kidpipe.manifest import read_manifest
+from kidpipe.models import ModelSource, resolve
 from kidpipe.prompts import PromptEncoder
 from kidpipe.readers import DataSet
+from kidpipe.settings import fingerprint
 
 if TYPE_CHECKING:
+    from eval.exposure import Scores
     from eval.generate import Predictions
+    from kidpipe.backends.base import ScoreRequest
 
 _TOP_K = 64
 """Tokens a position that the two models' distributions are compared on."""
 
 
-def exposure(session: Session, student: str, made: "Predictions", dataset: DataSet, settings: IngestSettings) -> float:
-    """ExAccErr in percent on the prompts of `made`; both models score, one after the other."""
-    from eval.exposure import Scored, measure, score
-    from kidpipe.backends.select import open_backend
+@dataclass(frozen=True)
+class Teacher:
+    """Whose scores are wanted: known by its identity, so that stored scores are found; `source` only where it can be asked."""
+
+    identity: str
+    source: ModelSource | None
+    tokenizer: Path
+    manifest: Mapping[str, Any] | None
+    """Of the build whose shards hold this teacher's scores; None where there is no such build."""
+
+
+def find_teacher(session: Session) -> Teacher:
+    """The configured teacher, else the one whose scores the store holds. Raises KidpipeError where there is neither."""
+    config, root = session.config, session.store.root
+    manifest = read_manifest(session.store)
+    stage = manifest["stages"].get("gold_score") if manifest else None
+    built_by = stage["settings"]["teacher.weights"] if stage else None
+    if config.teacher.model:
+        source = resolve(config.teacher.model, config.teacher.revision, digests=FileDigests(root / "digests.json"))
+        return Teacher(source.identity, source, source.path, manifest if built_by == source.identity else None)
+    if manifest is None or built_by is None:
+        raise KidpipeError(
+            "ExAccErr needs the teacher: none is named, and no build's scores are stored",
+            where=str(root),
+            fix="set teacher.model, or leave --exposure out",
+        )
+    return Teacher(built_by, None, root / "tokenizers" / manifest["tokenizer"], manifest)
+
+
+def exposure(
+    session: Session, teacher: Teacher, student: str, made: "Predictions", dataset: DataSet, settings: IngestSettings
+) -> dict[str, Any]:
+    """ExAccErr in percent on the prompts of `made`, and how many of the teacher's scores were stored.
+
+    The student scores gold and its own answers. The teacher's scores are read from the store; it is loaded only for those that
+    are not there, and they are kept.
+    """
+    from eval.exposure import measure, requests
     from kidpipe.tokenizers import eos_id, load, require_same
 
     config = session.config
-    if not config.teacher.model:
-        raise KidpipeError("ExAccErr needs the teacher", where="teacher.model", fix="set teacher.model, or leave --exposure out")
-    digests = FileDigests(session.store.root / "digests.json")
-    sources = [resolve(config.teacher.model, config.teacher.revision, digests=digests), resolve(student, digests=digests)]
-    teachers, tokenizer = (load(source.path) for source in sources)
-    require_same(teachers, tokenizer)
+    source = resolve(student, digests=FileDigests(session.store.root / "digests.json"))
+    tokenizer = load(source.path)
+    require_same(load(teacher.tokenizer), tokenizer)
     encoder, eos = PromptEncoder(tokenizer, settings.chat), eos_id(tokenizer)
     gold_sql = {example.example_id: example.gold_sql for example in dataset.examples}
-    golds = [[*encoder.sql_ids(gold_sql[name])[0], eos] for name in made.prompts]
     # An answer that was cut at its longest never ended.
-    ended = {name: len(ids) < config.eval.max_new_tokens for name, ids in made.answers.items()}
-    generations = [[*made.answers[name], *([eos] if ended[name] else [])] for name in made.prompts]
+    own = [
+        [*ids, *([eos] if len(ids) < config.eval.max_new_tokens else [])] for ids in map(made.answers.__getitem__, made.prompts)
+    ]
     prompts = list(made.prompts.values())
-    longest = max(len(prompt) + max(len(gold), len(own)) for prompt, gold, own in zip(prompts, golds, generations, strict=True))
-    scored: list[Scored] = []
-    for source, dtype in zip(sources, (config.teacher.dtype, config.train.dtype), strict=True):
-        top_k = min(_TOP_K, source.vocab_size)
-        backend = open_backend(source.path, config.engine, dtype, max_top_k=top_k, max_length=longest, verbose=session.verbose)
-        try:
-            scored.append(score(backend, prompts, golds, generations, top_k))
-        finally:
-            backend.close()
-    by_teacher, by_student = scored
-    return measure(by_teacher, by_student)
+    golds = requests(prompts, [[*encoder.sql_ids(gold_sql[name])[0], eos] for name in made.prompts])
+    asked = golds + requests(prompts, own)
+    by_teacher, stored = _teachers(session, teacher, asked, set(made.prompts))
+    by_student = _ask(session, source, config.train.dtype, asked)
+    pairs = list(zip(by_teacher, by_student, strict=True))
+    value = measure(pairs[: len(golds)], pairs[len(golds) :])
+    return {"exaccerr": value, "exposure": {"answers": len(asked), "stored": stored, "scored": len(asked) - stored}}
+
+
+def _teachers(
+    session: Session, teacher: Teacher, asked: Sequence["ScoreRequest"], example_ids: set[str]
+) -> tuple[list["Scores"], int]:
+    """The teacher's scores, and how many of them were stored."""
+    from eval.teacher_scores import built, keep, kept, key_of
+
+    root, dtype = session.store.root, session.config.teacher.dtype
+    keys = [key_of(request) for request in asked]
+    folder = root / "exposure" / fingerprint({"teacher": teacher.identity, "dtype": dtype, "top_k": _TOP_K})
+    known = kept(folder, set(keys))
+    if teacher.manifest is not None and dtype == teacher.manifest["stages"]["gold_score"]["settings"].get(
+        "teacher.dtype", "auto"
+    ):
+        known |= built(root, teacher.manifest, set(keys) - set(known), example_ids)
+    stored = sum(key in known for key in keys)
+    missing = {key: request for key, request in zip(keys, asked, strict=True) if key not in known}
+    if missing and teacher.source is None:
+        raise KidpipeError(
+            f"the teacher's scores of {len(keys) - stored} of {len(keys)} answers are not stored",
+            where=str(root),
+            fix="set teacher.model: it is asked for those once, and they are kept; or leave --exposure out",
+        )
+    if missing and teacher.source is not None:
+        scores = _ask(session, teacher.source, dtype, list(missing.values()))
+        new = dict(zip(missing, scores, strict=True))
+        keep(folder, new)
+        known |= new
+    return [known[key] for key in keys], stored
+
+
+def _ask(session: Session, source: ModelSource, dtype: Any, asked: Sequence["ScoreRequest"]) -> list["Scores"]:
+    from eval.exposure import score
+    from kidpipe.backends.select import open_backend
+
+    top_k = min(_TOP_K, source.vocab_size)
+    longest = max(len(request.token_ids) for request in asked)
+    engine = session.config.engine
+    backend = open_backend(source.path, engine, dtype, max_top_k=top_k, max_length=longest, verbose=session.verbose)
+    try:
+        return score(backend, asked, top_k)
+    finally:
+        backend.close()
+
+
+def show(summary: Mapping[str, Any]) -> str:
+    """ExAccErr as a line to read."""
+    value, counts = summary["exaccerr"], summary["exposure"]
+    said = "undefined, no error on gold" if value is None or math.isnan(value) else f"{value:.1f} percent"
+    return f"{said}; the teacher's scores of {counts['stored']} of {counts['answers']} answers were stored"

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from kidpipe.commands.exposure import exposure, find_teacher, show
 from kidpipe.commands.session import Session
 from kidpipe.config import EvalSettings, IngestSettings
 from kidpipe.digests import FileDigests
 from kidpipe.errors import KidpipeError
-from kidpipe.readers import DataSet, read
+from kidpipe.readers import DataSet, Split, read
 from kidpipe.schema_text import read_schema
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def evaluate(
     predictions_file: Path | None = None,
     suite: Path | None = None,
     with_exposure: bool = False,
+    split: str = "dev",
 ) -> dict[str, Any]:
     """Generate or read, execute, compare; verdicts and summary go to eval/<name> in the store."""
     from eval.evaluate import evaluate as judge
@@ -46,15 +48,17 @@ def evaluate(
     config = session.config
     # How SQL would be generated is no part of how a file of it is judged.
     settings = config.eval.model_copy(update=_NOT_GENERATED) if predictions_file else config.eval
-    dataset = read(config.data, "dev")
+    dataset = read(config.data, _split(split))
+    teacher = find_teacher(session) if with_exposure else None
     databases = _databases(dataset, Path(config.data.path).expanduser(), suite)
     origin, default_name = _origin(session, model, predictions_file)
-    out = session.store.root / "eval" / (name or default_name)
+    out = session.store.root / "eval" / (name or (default_name if split == "dev" else f"{default_name}-{split}"))
     with progress_lines(session) as bar:
         predictions = _read(predictions_file, dataset) if predictions_file else _generate(session, origin["model"], dataset, bar)
-        notes = origin | {"data": config.data.path, "suite": str(suite) if suite else None}
-        if with_exposure:
-            notes["exaccerr"] = _exposure(session, origin.get("model", ""), predictions, dataset)
+        notes = origin | {"data": config.data.path, "split": split, "suite": str(suite) if suite else None}
+        if teacher is not None:
+            ingest = ingest_settings(session, Path(origin["model"]))
+            notes |= exposure(session, teacher, origin["model"], predictions, dataset, ingest)
         result = judge(
             dataset.examples,
             predictions.sql,
@@ -72,6 +76,15 @@ def evaluate(
     return result.summary
 
 
+_SPLITS: dict[str, Split] = {"dev": "dev", "train": "train"}
+
+
+def _split(name: str) -> Split:
+    if name in _SPLITS:
+        return _SPLITS[name]
+    raise KidpipeError(f"there is no split {name}", where="--split", fix="--split dev, or --split train")
+
+
 def _show(session: Session, result: "Evaluation") -> None:
     from eval.evaluate import VERDICTS_FILE
     from eval.report import tables
@@ -81,8 +94,7 @@ def _show(session: Session, result: "Evaluation") -> None:
     for table in tables(summary, f"{source} on {len(result.verdicts)} questions"):
         session.console.print(table)
     if "exaccerr" in summary:
-        value = summary["exaccerr"]
-        session.console.print(f"ExAccErr    {'undefined, no error on gold' if value is None else f'{value:.1f} percent'}")
+        session.console.print(f"ExAccErr    {show(summary)}")
     session.console.print(f"verdicts    {result.folder / VERDICTS_FILE}")
 
 
@@ -150,14 +162,6 @@ def _generate(session: Session, folder: str, dataset: DataSet, bar: Progress) ->
     if sampling:
         made.sql = vote(examples, made.samples, dataset.database, config.eval, ticker(bar, "vote"))
     return made
-
-
-def _exposure(session: Session, folder: str, made: "Predictions", dataset: DataSet) -> float:
-    from kidpipe.commands.exposure import exposure
-
-    if not made.prompts:
-        raise KidpipeError("ExAccErr needs a model's own generations", fix="leave --exposure out")
-    return exposure(session, folder, made, dataset, ingest_settings(session, Path(folder)))
 
 
 def find_model(session: Session, model: str) -> str:

@@ -208,15 +208,51 @@ def test_samples_vote_and_repeat(cli: Cli, tiny_model: Path, tmp_path: Path) -> 
     assert (summary["settings"]["samples"], summary["settings"]["sample_temperature"]) == (3, 1.5)
 
 
-def test_exposure_needs_a_model_and_its_teacher(cli: Cli, lines: Callable[..., Path], tiny_model: Path, tmp_path: Path) -> None:
-    student = tmp_path / "student"
-    shutil.copytree(tiny_model, student)
-    tensors = load_file(student / "model.safetensors")
-    save_file({name: tensor * 1.5 for name, tensor in tensors.items()}, student / "model.safetensors", {"format": "pt"})
+def make_student(tiny_model: Path, folder: Path) -> Path:
+    """Like the teacher, but surer of itself."""
+    shutil.copytree(tiny_model, folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: tensor * 1.5 for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_exposure_of_the_teacher_itself_is_undefined(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
     small = {"eval__limit": 4, "eval__max_new_tokens": 6, "eval__workers": 1}
+    student = make_student(tiny_model, tmp_path / "student")
     measured = cli("eval", str(student), "--exposure", "--json", **small)
     assert measured.code == 0, measured.err
     assert -100 <= json.loads(measured.out)["exaccerr"] < 10_000
     itself = cli("eval", str(tiny_model), "--exposure", "--json", **small)
     assert json.loads(itself.out)["exaccerr"] is None
-    assert lines
+
+
+def test_exposure_reads_the_teachers_scores_from_the_store(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
+    small = {"eval__max_new_tokens": 6, "eval__workers": 1}
+    student = str(make_student(tiny_model, tmp_path / "student"))
+    command = ("eval", student, "--split", "train", "--exposure", "--limit", "4", "--json")
+    nobody = cli(*command, **small, teacher__model="")
+    assert nobody.code == 1
+    assert "none is named, and no build's scores are stored" in " ".join(nobody.err.split())
+    computed = json.loads(cli(*command, **small, store__path=str(tmp_path / "unbuilt")).out)
+    assert computed["exposure"] == {"answers": 8, "stored": 0, "scored": 8}
+    assert cli("build-imperfect", "--until", "gold_score", score__top_k=64).code == 0
+    assert cli("build-imperfect", score__top_k=64).code == 0
+    first = json.loads(cli(*command, **small, score__top_k=64).out)
+    assert first["exposure"]["stored"] >= 4, "the golds"
+    assert first["exposure"]["scored"] >= 1, "a random student's answers are no build's"
+    # Stored scores are half precision and cut where little mass is left.
+    assert first["exaccerr"] == pytest.approx(computed["exaccerr"], rel=0.02, abs=0.1)
+    again = json.loads(cli(*command, **small, teacher__model="").out)
+    assert again["exposure"] == {"answers": 8, "stored": 8, "scored": 0}
+    assert again["exaccerr"] == first["exaccerr"]
+    lacking = cli(*command[:-2], "20", "--json", **small, teacher__model="")
+    assert lacking.code == 1
+    assert "answers are not stored" in " ".join(lacking.err.split())
+
+
+def test_training_questions_can_be_judged_too(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
+    done = cli("eval", str(tiny_model), "--split", "train", "--limit", "3", eval__max_new_tokens=4, eval__workers=1)
+    assert done.code == 0, done.err
+    (folder,) = (tmp_path / "artifacts" / "eval").iterdir()
+    assert folder.name.endswith("-train")
+    assert "--split dev, or --split train" in cli("eval", str(tiny_model), "--split", "test").err

@@ -12,7 +12,7 @@ from eval.comparison import compare_runs, difference_table, flip_lines
 from eval.databases import Databases
 from eval.exact_match import ExactMatcher, hardness
 from eval.execution import GoldCache
-from eval.exposure import divergence_by_position, exaccerr
+from eval.exposure import Scores, divergence_by_position, exaccerr
 from eval.names import read_names
 from eval.report import summarize
 from eval.statistics import estimate, mcnemar
@@ -173,9 +173,9 @@ def test_a_changed_gold_is_not_compared(world: Path) -> None:
         compare_runs(first, second)
 
 
-def topk(probabilities: list[list[float]], ids: list[list[int]]) -> TopK:
+def topk(probabilities: list[list[float]], ids: list[list[int]]) -> Scores:
     logprobs = np.log(np.asarray(probabilities, dtype=np.float32))
-    return TopK(np.asarray(ids, dtype=np.int32), logprobs, logprobs[:, 0])
+    return Scores.of(TopK(np.asarray(ids, dtype=np.int32), logprobs, logprobs[:, 0]))
 
 
 def test_divergence_over_all_tokens_is_the_plain_one() -> None:
