@@ -1,7 +1,7 @@
 """Hidden states, LM head and what each supervised position should learn in; one loss out, gradients already formed.
 
 Shapes: R rows of the trunk's output, D hidden size, V vocabulary, M supervised slots, K stored teacher ids, C slots of
-one chunk. Logits exist for C slots at a time, in float32, and never for the prompt.
+one chunk. Logits exist for C slots at a time, and never for the prompt.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from train.losses import Divergence, masses
+from train.chunk import Slots, chunk_loss
+from train.losses import Divergence
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,24 @@ class Targets:
     """Stored teacher ids, int64; padding repeats the slot's first id."""
     logprobs_MK: Tensor
     tail_M: Tensor
+
+    def padded(self, num_slots: int) -> "Targets":
+        """The same with slots behind that learn nothing, and never with a single column of ids.
+
+        A compiled function is compiled anew where a size is 1.
+        """
+        missing = num_slots - self.row_M.shape[0]
+        ids_MK, logprobs_MK = self.ids_MK, self.logprobs_MK
+        if ids_MK.shape[1] == 1:
+            ids_MK, logprobs_MK = ids_MK.repeat(1, 2), logprobs_MK.repeat(1, 2)
+        row_M, count_M, tail_M = (pad(x, (0, missing)) for x in (self.row_M, self.count_M, self.tail_M))
+        ids_MK, logprobs_MK = (pad(x, (0, 0, 0, missing)) for x in (ids_MK, logprobs_MK))
+        return Targets(row_M, pad(self.gold_M, (0, missing), value=-1), count_M, ids_MK, logprobs_MK, tail_M)
+
+    def chunk(self, start: int, stop: int) -> tuple[Tensor, Slots]:
+        """Trunk rows of some slots, and what they learn."""
+        fields = (self.gold_M, self.count_M, self.ids_MK, self.logprobs_MK, self.tail_M)
+        return self.row_M[start:stop], Slots(*(field[start:stop] for field in fields))
 
     def to(self, device: torch.device) -> "Targets":
         """The same on `device`."""
@@ -63,9 +83,16 @@ def head_loss(hidden_RD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targe
     return HeadLoss(loss, mle_sum, kd_sum)
 
 
-def chunk_slots(vocab_size: int) -> int:
-    """Slots a chunk: logits of about 16 MiB, yet enough rows to keep the matrix product busy."""
-    return max(128, min(2048, (4 << 20) // vocab_size))
+def chunk_slots(num_slots: int, vocab_size: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Slots a chunk. On a CPU, logits of about 16 MiB, yet enough rows to keep the matrix product busy.
+
+    On a GPU up to 512 MiB, because each chunk reads and writes the whole LM head again; equal chunks, a multiple of 64.
+    """
+    if device.type != "cuda":
+        return max(128, min(2048, (4 << 20) // vocab_size))
+    most = max(256, (512 << 20) // (vocab_size * dtype.itemsize) // 64 * 64)
+    num_chunks = max(1, -(-num_slots // most))
+    return -(-num_slots // (64 * num_chunks)) * 64 or 64
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -111,32 +138,31 @@ def _run(
     wants: tuple[bool, ...],
     dtype: torch.dtype,
 ) -> tuple[tuple[Tensor, Tensor], list[Tensor | None]]:
-    weight = weight_VD.to(dtype)
+    weight, bias = weight_VD.to(dtype), None if bias_V is None else bias_V.to(dtype)
     grad_hidden = torch.zeros_like(hidden_RD, dtype=torch.float32) if wants[0] else None
     grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if wants[1] else None
     grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if wants[2] and bias_V is not None else None
-    mle_sum = torch.zeros((), device=hidden_RD.device)
-    kd_sum = torch.zeros((), device=hidden_RD.device)
-    size = chunk_slots(weight_VD.shape[0])
+    device, num_slots = hidden_RD.device, targets.row_M.shape[0]
+    mle_sum, kd_sum = torch.zeros((), device=device), torch.zeros((), device=device)
+    # Made on the device: a copy would wait for the work before it.
+    scales = (torch.full((), objective.mle_scale, device=device), torch.full((), objective.kd_scale, device=device))
+    size = chunk_slots(num_slots, weight_VD.shape[0], dtype, device)
+    if device.type == "cuda":
+        targets = targets.padded(-(-num_slots // size) * size)
     for start in range(0, targets.row_M.shape[0], size):
-        chunk = slice(start, start + size)
-        row_C = targets.row_M[chunk]
+        row_C, slots = targets.chunk(start, start + size)
         hidden_CD = hidden_RD[row_C].to(dtype)
-        logits_CV = (hidden_CD @ weight.T).float()
-        if bias_V is not None:
-            logits_CV += bias_V
-        mle, kd, grad_CV = _chunk(logits_CV, targets, chunk, objective, any(wants))
+        logits_CV = hidden_CD @ weight.T if bias is None else torch.addmm(bias, hidden_CD, weight.T)
+        mle, kd = chunk_loss(logits_CV, slots, scales, objective.divergence, any(wants))
         mle_sum += mle
         kd_sum += kd
-        if grad_CV is None:
-            continue
-        narrow_CV = grad_CV.to(dtype)
+        # The gradient stands where the logits stood.
         if grad_hidden is not None:
-            grad_hidden.index_add_(0, row_C, (narrow_CV @ weight).float())
+            grad_hidden.index_add_(0, row_C, (logits_CV @ weight).float())
         if grad_weight is not None:
-            _add_product(grad_weight, narrow_CV, hidden_CD)
+            _add_product(grad_weight, logits_CV, hidden_CD)
         if grad_bias is not None:
-            grad_bias += grad_CV.sum(0)
+            grad_bias += logits_CV.sum(0, dtype=torch.float32)
     grads = [
         None if grad is None else grad.to(like.dtype)
         for grad, like in ((grad_hidden, hidden_RD), (grad_weight, weight_VD), (grad_bias, weight_VD))
@@ -148,44 +174,7 @@ def _add_product(total_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor) -> None:
     """Add grad.T @ hidden, in float32 without a temporary the size of the LM head."""
     if grad_CV.dtype == total_VD.dtype:
         total_VD.addmm_(grad_CV.T, hidden_CD)
+    elif grad_CV.device.type == "cuda":
+        torch.addmm(total_VD, grad_CV.T, hidden_CD, out_dtype=total_VD.dtype, out=total_VD)
     else:
         total_VD += grad_CV.T @ hidden_CD
-
-
-def _chunk(
-    logits_CV: Tensor, targets: Targets, chunk: slice, objective: Objective, wants_grad: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Sums of one chunk and, in the place of its logits, the gradient of the scaled loss in them."""
-    gold_C = targets.gold_M[chunk]
-    has_gold_C = gold_C >= 0
-    index_C1 = gold_C.clamp_min(0)[:, None]
-    log_q_CV = logits_CV.sub_(logits_CV.logsumexp(-1, keepdim=True))
-    zero = log_q_CV.new_zeros(())
-    mle = -torch.where(has_gold_C, log_q_CV.gather(1, index_C1)[:, 0], zero).sum()
-    mle_C = has_gold_C * objective.mle_scale
-    if objective.divergence is None or targets.ids_MK.shape[1] == 0:
-        if not wants_grad:
-            return mle, zero, None
-        grad_CV = log_q_CV.exp_().mul_(mle_C[:, None])
-        return mle, zero, grad_CV.scatter_add_(1, index_C1, -mle_C[:, None])
-    ids_CK, count_C = targets.ids_MK[chunk], targets.count_M[chunk]
-    stored_CK = torch.arange(ids_CK.shape[1], device=ids_CK.device) < count_C[:, None]
-    log_q_CK = log_q_CV.gather(1, ids_CK)
-    q_CV = log_q_CV.exp_()
-    q_CV.scatter_(1, ids_CK, 0.0)
-    x = masses((targets.logprobs_MK[chunk], targets.tail_M[chunk], stored_CK), log_q_CK, q_CV.sum(-1))
-    result = objective.divergence(x)
-    has_kd_C = count_C > 0
-    # Rounding can leave a value a few 1e-8 below zero where the masses agree.
-    kd = torch.where(has_kd_C, result.value_N.clamp_min(0.0), zero).sum()
-    if not wants_grad:
-        return mle, kd, None
-    kd_C = has_kd_C * objective.kd_scale
-    m_C = result.a_NK.sum(-1) + result.a_tail_N
-    outside_C = torch.where(has_kd_C, mle_C + kd_C * (result.w_tail_N - m_C), mle_C)
-    q_all_CK = log_q_CK.exp()
-    inside_CK = q_all_CK * mle_C[:, None] + kd_C[:, None] * (result.a_NK - x.q_NK * m_C[:, None])
-    # Padding repeats the first id, so it must write the first value; a slot without a teacher writes what MLE asks.
-    inside_CK = torch.where(stored_CK | ~has_kd_C[:, None], inside_CK, inside_CK[:, :1])
-    grad_CV = q_CV.mul_(outside_C[:, None]).scatter_(1, ids_CK, inside_CK)
-    return mle, kd, grad_CV.scatter_add_(1, index_C1, -mle_C[:, None])

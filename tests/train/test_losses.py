@@ -189,12 +189,12 @@ def test_extremes_stay_finite(name: str) -> None:
 def test_chunks_do_not_change_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(3, 50, 200, 40, 6, 1.0)
     objective = Objective(0.7, 1.3, divergence("reverse_kl"))
-    assert chunk_slots(40) >= 200
+    assert chunk_slots(200, 40, torch.float32, torch.device("cpu")) >= 200
     whole = head_loss(case.hidden.requires_grad_(), case.weight, case.bias, case.targets, objective)
     whole.loss.backward()
     expected = case.hidden.grad
     case.hidden.grad = None
-    monkeypatch.setattr("train.head.chunk_slots", lambda _: 7)
+    monkeypatch.setattr("train.head.chunk_slots", lambda *_: 7)
     chunked = head_loss(case.hidden, case.weight, case.bias, case.targets, objective)
     chunked.loss.backward()
     assert chunked.loss.item() == pytest.approx(whole.loss.item(), rel=1e-6)
