@@ -3,6 +3,7 @@
 Shapes: B sequences of a batch, L tokens, n wanted positions of a sequence, N of a batch, V vocabulary, K likeliest.
 """
 
+import functools
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +17,15 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessorList
 from transformers.utils import logging as transformers_logging
 
-from kidpipe.backends.base import Sampling, ScoreRequest, TopK, check_prompts, check_score, in_ranked_order
+from kidpipe.backends.base import Sampling, ScoreRequest, TopK, check_prompts, check_score
 from kidpipe.backends.gumbel import Noise
+from kidpipe.backends.packed import can_share, plan_packs, rank, score_pack, split
 from kidpipe.errors import KidpipeError
 
 _WINDOW = 512
-"""Requests sorted by length together: less padding, and answers held back stay small."""
+"""Prompts sorted by length together: less padding, and answers held back stay small."""
+_SCORE_WINDOW = 2048
+"""The same for requests to score: more of them begin alike."""
 _LOGITS_BYTES = 1 << 29
 """Bound on the float32 logits of one batch; the vocabulary of a small model weighs more than its layers."""
 
@@ -55,13 +59,24 @@ class TransformersBackend:
         return self._score(requests, top_k)
 
     def _score(self, requests: Sequence[ScoreRequest], top_k: int) -> Iterator[TopK]:
-        for begin in range(0, len(requests), _WINDOW):
-            window = requests[begin : begin + _WINDOW]
+        for begin in range(0, len(requests), _SCORE_WINDOW):
+            window = requests[begin : begin + _SCORE_WINDOW]
             answers: dict[int, TopK] = {}
-            wanted = [len(request.token_ids) - request.start + 1 for request in window]
-            for batch in self._batches([len(request.token_ids) for request in window], wanted):
-                answers.update(zip(batch, self._score_batch([window[index] for index in batch], top_k), strict=True))
+            for batch in self._score_batches(window):
+                asked = [window[index] for index in batch]
+                found = score_pack(self._model, asked, top_k) if self._shares_prompts else self._score_batch(asked, top_k)
+                answers.update(zip(batch, found, strict=True))
             yield from (answers[index] for index in range(len(window)))
+
+    @functools.cached_property
+    def _shares_prompts(self) -> bool:
+        return can_share(self._model)
+
+    def _score_batches(self, requests: Sequence[ScoreRequest]) -> Iterator[list[int]]:
+        if self._shares_prompts:
+            return plan_packs(requests, self._batch_tokens)
+        wanted = [len(request.token_ids) - request.start + 1 for request in requests]
+        return self._batches([len(request.token_ids) for request in requests], wanted)
 
     def generate(
         self,
@@ -132,14 +147,9 @@ class TransformersBackend:
             use_cache=False,
             logits_to_keep=max(counts) + 1,
         ).logits
-        logits_NV = torch.cat([row_nV[-count - 1 : -1] for row_nV, count in zip(logits_BnV, counts, strict=True)]).float()
+        logits_NV = torch.cat([row_nV[-count - 1 : -1] for row_nV, count in zip(logits_BnV, counts, strict=True)])
         actual_N = torch.cat([row_L[-count:] for row_L, count in zip(ids_BL, counts, strict=True)])
-        total_N1 = logits_NV.logsumexp(-1, keepdim=True)
-        actual = (logits_NV.gather(-1, actual_N[:, None]) - total_N1)[:, 0].cpu().numpy()
-        ids_NK, values_NK = _top_k(logits_NV, top_k)
-        ids, logprobs = in_ranked_order(ids_NK.cpu().numpy().astype(np.int32), (values_NK - total_N1).cpu().numpy(), top_k)
-        ends = np.cumsum(counts)[:-1]
-        return [TopK(*parts) for parts in zip(np.split(ids, ends), np.split(logprobs, ends), np.split(actual, ends), strict=True)]
+        return split(rank(logits_NV, actual_N, top_k), requests)
 
     @torch.inference_mode()
     def _generate_batch(
@@ -177,16 +187,6 @@ class TransformersBackend:
             ids[index, width - len(row) :] = row
             mask[index, width - len(row) :] = 1
         return torch.from_numpy(ids).to(self._device), torch.from_numpy(mask).to(self._device)
-
-
-def _top_k(logits_NV: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """Ids and logits of the K likeliest. Where tokens tie for the last place, torch.topk takes any: take the lowest ids."""
-    values_NK, ids_NK = logits_NV.topk(top_k, dim=-1)
-    tied_N = (logits_NV >= values_NK[:, -1:]).sum(-1) > top_k
-    for row in tied_N.nonzero()[:, 0].tolist():
-        ids_NK[row] = torch.sort(logits_NV[row], descending=True, stable=True).indices[:top_k]
-        values_NK[row] = logits_NV[row, ids_NK[row]]
-    return ids_NK, values_NK
 
 
 def _resolve_device(device: str) -> str:
