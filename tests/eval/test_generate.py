@@ -8,7 +8,7 @@ import pytest
 
 from eval.databases import Databases
 from eval.evaluate import evaluate
-from eval.exposure import measure, score
+from eval.exposure import measure, requests, score
 from eval.generate import extract_sql, generate
 from kidpipe import tokenizers
 from kidpipe.backends.base import Backend
@@ -74,5 +74,6 @@ def test_extract_sql(text: str, sql: str) -> None:
 
 def test_divergences_of_a_model_from_itself_are_nothing(backend: Backend) -> None:
     # No error a step on gold: the excess over it is undefined, and must not come out as a number.
-    scored = score(backend, [[5, 6, 7], [8, 9]], [[10, 11], [12]], [[13], [14, 15]], top_k=16)
-    assert math.isnan(measure(scored, scored))
+    prompts = [[5, 6, 7], [8, 9]]
+    golds, own = (score(backend, requests(prompts, answers), top_k=16) for answers in ([[10, 11], [12]], [[13], [14, 15]]))
+    assert math.isnan(measure(list(zip(golds, golds, strict=True)), list(zip(own, own, strict=True))))
