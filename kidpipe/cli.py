@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kidpipe import cli_compare, cli_eval
+from kidpipe import cli_compare, cli_eval, processes
 from kidpipe.cli_options import Backend, ConfigFile, Data, Json, Layout, Settings, Student, Teacher, Until, Verbose, open_command
 from kidpipe.errors import KidpipeError
 
@@ -244,11 +244,16 @@ def main() -> None:
     try:
         app()
     except KidpipeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if processes.is_first_to_fail():
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted: what is finished is kept; the same command continues", file=sys.stderr)
         sys.exit(130)
+    except Exception:
+        if processes.is_first_to_fail():
+            raise
+        sys.exit(1)
 
 
 if __name__ == "__main__":

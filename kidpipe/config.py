@@ -162,6 +162,9 @@ class TrainSettings(Section):
     lora_targets: Identity[str] = Field(
         "all-linear", description="layers that get adapters, names with commas between; all-linear = all but the LM head"
     )
+    loader_workers: Runtime[int] = Field(
+        -1, ge=-1, description="processes that read and pack ahead; -1 = two a training process where cores are to spare"
+    )
     gradient_checkpointing: Runtime[bool] = Field(False, description="recompute activations to save memory")
     seed: Identity[int] = Field(0, ge=0, description="seed of the order of examples and of dropout")
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from kidpipe.errors import KidpipeError
+from train.ranks import Ranks
 
 _KEPT = 2
 """Checkpoints kept: the newest, and one before it in case its disk blocks go bad."""
@@ -93,22 +94,31 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def clean_checkpoints(folder: Path) -> None:
+    """Remove what a kill left half-written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob(".step-*"):
+        shutil.rmtree(path)
+
+
 class Checkpoints:
-    """The checkpoints of one run, out/checkpoints/step-00000123."""
+    """The checkpoints of one run, out/checkpoints/step-00000123.
+
+    They do not know how many processes wrote them, and no random generator is in them: what dropout does follows from the
+    seed, the step and the pack.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.glob(".step-*"):
-            shutil.rmtree(path)
 
-    def save(self, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-        """Write a checkpoint, then drop the oldest."""
+    def save(self, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
+        """Write a checkpoint, then drop the oldest. All processes take part, and the first writes."""
+        if not ranks.is_first:
+            return
 
         def write(folder: Path) -> None:
             torch.save(_trained_state(model), folder / "model.pt")
             torch.save(optimizer.state_dict(), folder / "optimizer.pt")
-            torch.save(_random_state(device), folder / "random.pt")
             (folder / "progress.json").write_text(json.dumps(asdict(progress), indent=2) + "\n", encoding="utf-8")
 
         commit_folder(self._folder / f"step-{progress.step:08d}", write)
@@ -119,7 +129,7 @@ class Checkpoints:
             shutil.rmtree(doomed)
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Progress | None:
-        """Put the newest checkpoint into model, optimiser and random generators; None when there is none."""
+        """Put the newest checkpoint into model and optimiser; None when there is none."""
         found = self._all()
         if not found:
             return None
@@ -128,7 +138,6 @@ class Checkpoints:
             progress = Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
             _load_trained(model, torch.load(folder / "model.pt", map_location=device, weights_only=True))
             optimizer.load_state_dict(torch.load(folder / "optimizer.pt", map_location=device, weights_only=True))
-            _set_random_state(torch.load(folder / "random.pt", map_location="cpu", weights_only=True), device)
         except Exception as error:  # the unpickler raises nearly anything on damaged bytes
             raise KidpipeError(
                 f"a checkpoint cannot be read: {error}",
@@ -155,16 +164,3 @@ def _load_trained(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
     if state.keys() != _trained_state(model).keys():
         raise ValueError("it holds other weights than this student trains")
     model.load_state_dict(state, strict=False)
-
-
-def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def _set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)

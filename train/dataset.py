@@ -99,17 +99,18 @@ class Dataset:
             return self.settings.max_steps
         return max(1, -(-round(self.settings.epochs * self.num_examples) // self.settings.batch_size))
 
-    def steps(self, first: int = 0) -> Iterator[list[Example]]:
-        """The examples of step `first` and of all that follow, without end."""
+    def steps(self, first: int = 0, every: int = 1) -> Iterator[list[Example]]:
+        """The examples of step `first` and of each `every`-th step after it, without end."""
         position = first * self.settings.batch_size
         epoch, offset = divmod(position, self.num_examples)
-        batch: list[Example] = []
+        number, batch = 0, []
         while True:
-            for example in self._epoch(epoch, offset):
-                batch.append(example)
+            for row in self._epoch(epoch, offset):
+                batch.append(row)
                 if len(batch) == self.settings.batch_size:
-                    yield batch
-                    batch = []
+                    if number % every == 0:
+                        yield [part.example(example_id) for part, example_id in batch]
+                    number, batch = number + 1, []
             epoch, offset = epoch + 1, 0
 
     def held_out(self) -> Iterator[list[Example]]:
@@ -120,7 +121,8 @@ class Dataset:
                 part = _HeldOut(self.source, number, self.settings)
                 yield [part.example(example_id) for example_id in sorted(ids)]
 
-    def _epoch(self, epoch: int, offset: int) -> Iterator[Example]:
+    def _epoch(self, epoch: int, offset: int) -> Iterator[tuple["_Part", str]]:
+        """The part and id of each example of an epoch, from the `offset`-th on."""
         views = self.views(epoch)
         windows = self._epoch_windows(epoch)
         start = bisect.bisect_right([window.first for window in windows], offset) - 1
@@ -130,7 +132,7 @@ class Dataset:
             pairs = [(x, part.db_id(x)) for x, part in home.items()]
             ordered = group_order(sorted(pairs), self.settings.group_size, self.settings.seed, epoch)
             for example_id in ordered[max(0, offset - window.first) :]:
-                yield home[example_id].example(example_id)
+                yield home[example_id], example_id
 
     def views(self, epoch: int) -> list[int]:
         """The views that the examples of an epoch show; consecutive epochs take turns through all of them."""

@@ -28,6 +28,7 @@ from kidpipe.tokenizers import Tokens
 from kidpipe.trees.trunk import causal_of
 from train.examples import Branch, Example, Int32, Teacher
 from train.order import hashed, is_drawn
+from train.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,18 @@ class Online:
                 yield
         finally:
             self._model.train(was_training)
+
+
+def prepare_together(online: Online, ranks: Ranks, step: int, examples: list[Example]) -> Prepared:
+    """What all processes prepare of a step, each its share of the examples, in the order of `examples`."""
+    mine = examples[ranks.rank :: ranks.world_size]
+    shares = ranks.gather(online.prepare(step, mine) if mine else Prepared([], {}))
+    figures: dict[str, float | int] = {}
+    for name in {name: None for share in shares for name in share.figures}:
+        values = [share.figures.get(name, 0) for share in shares]
+        # Tokens add up; the step takes as long as the slowest process.
+        figures[name] = sum(values) if name.endswith("_tokens") else max(values)
+    return Prepared([shares[i % len(shares)].examples[i // len(shares)] for i in range(len(examples))], figures)
 
 
 def _prompt(example: Example) -> Int32:

@@ -12,13 +12,15 @@ from train.checkpoint import not_written
 class RunLog:
     """An append-only log that can be cut back to what a checkpoint knew, so that no step is in it twice."""
 
-    def __init__(self, path: Path, size: int) -> None:
-        """Open `path` and drop everything behind its first `size` bytes."""
-        self._path = path
+    def __init__(self, path: Path | None, size: int) -> None:
+        """Open `path` and drop everything behind its first `size` bytes; None keeps no log."""
+        self._path = path or Path(os.devnull)
         # Unbuffered, or closing the file after a failed write would try it again.
-        self._file = path.open("ab", buffering=0)
-        self._file.truncate(size)
-        self._file.seek(0, os.SEEK_END)
+        self._file = self._path.open("ab", buffering=0)
+        self._is_kept = path is not None
+        if self._is_kept:
+            self._file.truncate(size)
+            self._file.seek(0, os.SEEK_END)
 
     def write(self, figures: Mapping[str, float | int | str]) -> None:
         """Append one line."""
@@ -29,6 +31,8 @@ class RunLog:
 
     def commit(self) -> int:
         """Make everything durable; returns the size in bytes, for the checkpoint."""
+        if not self._is_kept:
+            return 0
         os.fsync(self._file.fileno())
         return self._file.tell()
 

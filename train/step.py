@@ -11,10 +11,13 @@ from kidpipe.config import TrainSettings
 from kidpipe.errors import KidpipeError
 from kidpipe.methods import METHODS, gold_weight
 from kidpipe.trees.layout import Layout
-from train.examples import Counts, Example, count_supervised
+from train.examples import Counts, Example
 from train.head import Objective, head_loss
 from train.losses import Divergence, divergence
-from train.packing import Pack, make_packs
+from train.order import hashed
+from train.packing import Pack
+from train.ranks import ALONE, Ranks
+from train.share import Cutter, Share
 from train.trunk import head_of, hidden_states
 
 
@@ -60,56 +63,70 @@ class Figures:
 
 @dataclass(frozen=True)
 class Runner:
-    """A model, where it runs, and how its packs are laid out."""
+    """A model, where it runs, and how its packs are laid out and divided over processes."""
 
     model: nn.Module
     device: torch.device
     layout: Layout
     pack_tokens: int
     autocast_dtype: torch.dtype | None
+    ranks: Ranks = ALONE
+
+    @property
+    def cutter(self) -> Cutter:
+        """What makes this process's share of a step."""
+        return Cutter(self.layout, self.pack_tokens, self.ranks.rank, self.ranks.world_size)
 
     def accumulate(self, examples: list[Example], recipe: Recipe) -> Figures:
-        """Add the gradient of the step's loss to the parameters' .grad, one pack at a time.
+        """`accumulate_share` of examples that are not cut yet."""
+        return self.accumulate_share(self.cutter.cut(examples), recipe)
 
-        Each pack's sums are divided by the counts of the whole step, so the cut into packs does not matter.
+    def accumulate_share(self, share: Share, recipe: Recipe, seed: int | None = None) -> Figures:
+        """Put the gradient of the step's loss, over all processes, into the parameters' .grad, one pack at a time.
+
+        Each pack's sums are divided by the counts of the whole step, so the cut into packs does not matter. With a `seed`,
+        dropout is decided by it and the pack's number alone.
         """
-        return self._run(examples, recipe, train=True)
+        sums = self._run(share, recipe, train=True, seed=seed)
+        self.ranks.sum_gradients(self.model.parameters())
+        return self._figures(sums, share.counts, share.naive_tokens)
 
     def evaluate(self, batches: Iterable[list[Example]], recipe: Recipe) -> Figures:
         """The losses per token over all batches, without gradients or dropout."""
+        counts, naive_tokens, sums = Counts(0, 0), 0, torch.zeros(4, dtype=torch.float64)
         self.model.eval()
         try:
             with torch.no_grad():
-                parts = [self._run(batch, recipe, train=False) for batch in batches]
+                for batch in batches:
+                    share = self.cutter.cut(batch)
+                    sums += self._run(share, recipe, train=False)
+                    counts, naive_tokens = counts + share.counts, naive_tokens + share.naive_tokens
         finally:
             self.model.train()
-        counts = sum((part.counts for part in parts), Counts(0, 0))
-        return Figures(
-            mle=sum(part.mle * part.counts.mle for part in parts) / max(1, counts.mle),
-            kd=sum(part.kd * part.counts.kd for part in parts) / max(1, counts.kd),
-            counts=counts,
-            trunk_tokens=sum(part.trunk_tokens for part in parts),
-            naive_tokens=sum(part.naive_tokens for part in parts),
-            packs=sum(part.packs for part in parts),
-        )
+        return self._figures(sums, counts, naive_tokens)
 
-    def _run(self, examples: list[Example], recipe: Recipe, *, train: bool) -> Figures:
-        counts = count_supervised(examples)
-        objective = recipe.scaled(counts)
-        sums: list[Tensor] = []
-        trunk_tokens = 0
-        for pack in make_packs(examples, self.layout, self.pack_tokens):
-            trunk_tokens += pack.num_tokens
-            sums.append(self._run_pack(pack.to(self.device), objective, train))
-        mle, kd = (float(x) for x in torch.stack(sums).sum(0))
+    def _figures(self, sums: Tensor, counts: Counts, naive_tokens: int) -> Figures:
+        mle, kd, trunk_tokens, packs = self.ranks.sum(sums).tolist()
         return Figures(
             mle=mle / max(1, counts.mle),
             kd=kd / max(1, counts.kd),
             counts=counts,
-            trunk_tokens=trunk_tokens,
-            naive_tokens=sum(len(branch.tokens) for example in examples for branch in example.branches),
-            packs=len(sums),
+            trunk_tokens=int(trunk_tokens),
+            naive_tokens=naive_tokens,
+            packs=int(packs),
         )
+
+    def _run(self, share: Share, recipe: Recipe, *, train: bool, seed: int | None = None) -> Tensor:
+        """NLL, divergence, tokens through the trunk and packs of this process's share."""
+        objective = recipe.scaled(share.counts)
+        losses = [torch.zeros(2, device=self.device)]
+        for number, pack in zip(share.numbers, share.packs, strict=True):
+            if seed is not None:
+                torch.manual_seed(hashed("dropout", seed, number))
+            losses.append(self._run_pack(pack.to(self.device), objective, train))
+        tokens = sum(pack.num_tokens for pack in share.packs)
+        mle, kd = torch.stack(losses).double().sum(0).tolist()
+        return torch.tensor([mle, kd, tokens, len(share.packs)], dtype=torch.float64)
 
     def _run_pack(self, pack: Pack, objective: Objective, train: bool) -> Tensor:
         with self._autocast():

@@ -8,30 +8,35 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 
 import torch
 
+from kidpipe import processes
 from kidpipe.config import TrainSettings
 from kidpipe.errors import KidpipeError
 from kidpipe.methods import METHODS
 from kidpipe.models import resolve
-from train.checkpoint import Checkpoints, Progress, commit_folder, recover_folder, write_json
+from train.checkpoint import Checkpoints, Progress, clean_checkpoints, commit_folder, recover_folder, write_json
 from train.dataset import Dataset, Source
 from train.display import Display
 from train.examples import Example
 from train.identity import claim_folder, run_identity
-from train.online import Online, OnlineSetup, Prepared
+from train.loader import Loader, choose_workers
+from train.online import Online, OnlineSetup, prepare_together
+from train.order import hashed
+from train.ranks import Ranks
 from train.runlog import RunLog
 from train.schedule import learning_rate, make_optimizer
+from train.share import Share
 from train.step import Figures, Recipe, Runner, autocast_dtype
 from train.student import load_student, save_student
 from train.trunk import check_head, choose_layout
 
+_Make = Callable[[list[Example]], Share | list[Example]]
 _LOG = logging.getLogger(__name__)
 
 
@@ -58,6 +63,7 @@ def run(
     out: Path,
     *,
     device: str | torch.device = "cpu",
+    ranks: Ranks | None = None,
     verbose: bool = False,
     progress: bool = True,
     online: OnlineSetup | None = None,
@@ -69,28 +75,48 @@ def run(
         source: the build to train on.
         student_path: folder of the model to start from.
         out: folder of the run; refused when it holds a run with another identity.
-        device: where to train.
+        device: where to train, when one process trains alone.
+        ranks: the processes that train together, from train.ranks.open_ranks.
         verbose: say more through logging.
         progress: show a progress bar on a terminal.
         online: the teacher of a method that asks one during training.
     """
     assert METHODS[settings.method].is_online == (online is not None), "online methods, and no others, need an OnlineSetup"
-    logging.getLogger("train").setLevel(logging.DEBUG if verbose else logging.INFO)
+    ranks = ranks or Ranks(device=torch.device(device))
+    heard = logging.DEBUG if verbose else logging.INFO
+    logging.getLogger("train").setLevel(heard if ranks.is_first else logging.CRITICAL)
+    workers = choose_workers(settings.loader_workers, processes.local_world_size())
+    with _claimed(out, settings, source, student_path, ranks, online):
+        checkpoints = Checkpoints(out / "checkpoints")
+        finished = _read_result(out)
+        if finished is None:
+            with Loader(workers) as loader:
+                finished = _Session(settings, source, student_path, out, ranks, checkpoints, loader, online).train(show=progress)
+        else:
+            _LOG.info("this run is finished; nothing to do: %s", out)
+        if ranks.is_first:
+            checkpoints.clear()
+        return finished
+
+
+@contextmanager
+def _claimed(
+    out: Path, settings: TrainSettings, source: Source, student_path: Path, ranks: Ranks, online: OnlineSetup | None
+) -> Iterator[None]:
+    """Make the folder this run's, and mend what a kill left half-done; the first process does it for all."""
+    if not ranks.is_first:
+        ranks.wait()
+        yield
+        return
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
         asked = online.identity(settings) if online else None
         claim_folder(out, run_identity(settings, source.digest, resolve(str(student_path)).identity, asked))
         for name in ("best", "last"):
             recover_folder(out / name)
-        checkpoints = Checkpoints(out / "checkpoints")
-        finished = _read_result(out)
-        if finished is None:
-            session = _Session(settings, source, student_path, out, torch.device(device), checkpoints, online)
-            finished = session.train(show=progress)
-        else:
-            _LOG.info("this run is finished; nothing to do: %s", out)
-        checkpoints.clear()
-        return finished
+        clean_checkpoints(out / "checkpoints")
+        ranks.wait()
+        yield
 
 
 @contextmanager
@@ -115,6 +141,11 @@ def _read_result(out: Path) -> TrainResult | None:
     return TrainResult(**figures, best=out / "best", last=out / "last", was_finished=True)
 
 
+def _as_they_are(examples: list[Example]) -> list[Example]:
+    """Examples that an online method turns into something else before they are packed."""
+    return examples
+
+
 class _Session:
     """One process's share of a run: from the newest checkpoint to the end."""
 
@@ -124,29 +155,30 @@ class _Session:
         source: Source,
         origin: Path,
         out: Path,
-        device: torch.device,
+        ranks: Ranks,
         checkpoints: Checkpoints,
+        loader: Loader,
         online: OnlineSetup | None,
     ) -> None:
         torch.manual_seed(settings.seed)
-        self._settings, self._origin, self._out, self._device = settings, origin, out, device
-        self._checkpoints = checkpoints
+        self._settings, self._origin, self._out, self._ranks = settings, origin, out, ranks
+        self._checkpoints, self._loader = checkpoints, loader
         self._data = Dataset(source, settings)
-        self._model = load_student(origin, device, settings)
+        self._model = load_student(origin, ranks.device, settings)
         check_head(self._model)
-        dtype = autocast_dtype(settings, device)
+        dtype = autocast_dtype(settings, ranks.device)
         layout = choose_layout(self._model, settings.packing, dtype)
-        self._runner = Runner(self._model, device, layout, settings.pack_tokens, dtype)
+        self._runner = Runner(self._model, ranks.device, layout, settings.pack_tokens, dtype, ranks)
         self._recipe = Recipe.of(settings)
         self._optimizer = make_optimizer(self._model, settings)
         self._num_steps = self._data.num_steps
         self._online = None
         if online is not None:
-            self._online = Online(settings, online, self._model, self._num_steps, device=device, autocast_dtype=dtype)
+            self._online = Online(settings, online, self._model, self._num_steps, device=ranks.device, autocast_dtype=dtype)
         self._eval_every = settings.eval_every or self._data.steps_per_epoch
         self._save_every = settings.save_every or self._eval_every
         fresh = Progress(step=0, best_step=0, best_nll=math.inf, log_bytes=0, seconds=0.0)
-        self._progress = checkpoints.load(self._model, self._optimizer, device) or fresh
+        self._progress = checkpoints.load(self._model, self._optimizer, ranks.device) or fresh
 
     def train(self, *, show: bool) -> TrainResult:
         """Run all steps that are left, and write the result."""
@@ -155,16 +187,22 @@ class _Session:
             _LOG.info("continuing from step %d of %d", done.step, self._num_steps)
         seconds, nll = done.seconds, math.nan
         best_step, best_nll = done.best_step, done.best_nll
-        display = Display(self._num_steps, done.step, show=show)
-        with RunLog(self._out / "log.jsonl", done.log_bytes) as log, display:
-            stream = islice(self._data.steps(done.step), self._num_steps - done.step)
+        is_first = self._ranks.is_first
+        display = Display(self._num_steps, done.step, show=show and is_first)
+        with RunLog(self._out / "log.jsonl" if is_first else None, done.log_bytes) as log, display:
+            make: _Make = self._runner.cutter.cut if self._online is None else _as_they_are
+            stream = self._loader.steps(self._data, done.step, self._num_steps, make)
             began = time.perf_counter()
-            for step, examples in enumerate(stream, start=done.step + 1):
+            for step, item in enumerate(stream, start=done.step + 1):
                 loaded = time.perf_counter()
-                line = self._step(step, examples)
+                line = self._step(step, item)
                 ended = time.perf_counter()
                 spent, seconds = ended - began, seconds + ended - began
-                line |= {"loader_seconds": loaded - began, "seconds": spent, "examples_per_second": len(examples) / spent}
+                line |= {
+                    "loader_seconds": loaded - began,
+                    "seconds": spent,
+                    "examples_per_second": self._settings.batch_size / spent,
+                }
                 log.write(line)
                 display.step(step, float(line["loss"]))
                 if step % self._eval_every == 0 or step == self._num_steps:
@@ -175,20 +213,20 @@ class _Session:
                         self._save("best")
                 if step % self._save_every == 0 and step < self._num_steps:
                     self._progress = Progress(step, best_step, best_nll, log.commit(), seconds)
-                    self._checkpoints.save(self._progress, self._model, self._optimizer, self._device)
+                    self._checkpoints.save(self._progress, self._model, self._optimizer, self._ranks)
                 began = time.perf_counter()
             log.commit()
         self._save("last")
         return self._finish(best_step, best_nll, nll, seconds)
 
-    def _step(self, step: int, examples: list[Example]) -> dict[str, float | int | str]:
+    def _step(self, step: int, item: Share | list[Example]) -> dict[str, float | int | str]:
         """One optimiser step; `step` counts from 1."""
         rate = learning_rate(self._settings, step - 1, self._num_steps)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
-        prepared = self._online.prepare(step, examples) if self._online else Prepared(examples, {})
-        figures = self._runner.accumulate(prepared.examples, self._recipe)
+        share, extra = self._share(step, item)
+        figures = self._runner.accumulate_share(share, self._recipe, seed=hashed(self._settings.seed, step))
         norm = float(torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._settings.clip))
         if not math.isfinite(norm):
             raise KidpipeError(
@@ -198,15 +236,16 @@ class _Session:
             )
         self._optimizer.step()
         epoch = step * self._settings.batch_size / self._data.num_examples
-        return {
-            "kind": "step",
-            "step": step,
-            "epoch": epoch,
-            **self._figures(figures),
-            **prepared.figures,
-            "lr": rate,
-            "grad_norm": norm,
-        }
+        named: dict[str, float | int | str] = {"kind": "step", "step": step, "epoch": epoch, "examples": share.digest}
+        return {**named, **self._figures(figures), **extra, "lr": rate, "grad_norm": norm}
+
+    def _share(self, step: int, item: Share | list[Example]) -> tuple[Share, Mapping[str, float | int]]:
+        """What this process does of a step, and what it took to make."""
+        if isinstance(item, Share):
+            return item, {}
+        assert self._online is not None
+        prepared = prepare_together(self._online, self._ranks, step, item)
+        return self._runner.cutter.cut(prepared.examples), prepared.figures
 
     def _evaluate(self, step: int, log: RunLog) -> float:
         """Gold NLL per token on the holdout; nan without one."""
@@ -230,16 +269,16 @@ class _Session:
         }
 
     def _save(self, name: str) -> None:
-        commit_folder(self._out / name, lambda folder: save_student(self._model, self._origin, folder))
+        if self._ranks.is_first:
+            commit_folder(self._out / name, lambda folder: save_student(self._model, self._origin, folder))
 
     def _finish(self, best_step: int, best_nll: float, final_nll: float, seconds: float) -> TrainResult:
         figures = {"steps": self._num_steps, "best_step": best_step, "best_nll": best_nll, "final_nll": final_nll}
         best, last = self._out / "best", self._out / "last"
         result = TrainResult(self._num_steps, best_step, best_nll, final_nll, seconds, best, last, was_finished=False)
         stored = {name: asdict(result)[name] for name in (*figures, "seconds")}
-        # JSON has no nan; null stands for it.
-        write_json(
-            self._out / "result.json",
-            {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in stored.items()},
-        )
+        if self._ranks.is_first:
+            # JSON has no nan; null stands for it.
+            plain = {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in stored.items()}
+            write_json(self._out / "result.json", plain)
         return result

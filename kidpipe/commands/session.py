@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kidpipe import processes
 from kidpipe.config import Config
 from kidpipe.config_load import Loaded, load
 from kidpipe.errors import KidpipeError
@@ -80,12 +81,13 @@ def open_session(
 
 
 def quieten(verbose: bool) -> None:
-    """Keep the libraries' chatter off unless asked for; our own messages go to stderr."""
+    """Keep the libraries' chatter off unless asked for; our own messages go to stderr, from the first process only."""
     handler = logging.StreamHandler()
     for package in ("kidpipe", "pipeline", "train", "eval"):
         log = logging.getLogger(package)
         log.handlers = [handler]
-        log.setLevel(logging.DEBUG if verbose else logging.INFO)
+        heard = logging.DEBUG if verbose else logging.INFO
+        log.setLevel(heard if processes.rank() == 0 else logging.CRITICAL)
         log.propagate = False
     if verbose:
         return

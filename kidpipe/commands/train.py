@@ -2,8 +2,10 @@
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kidpipe import processes
 from kidpipe.commands.online import online_setup
 from kidpipe.commands.session import Session, show_seconds
 from kidpipe.errors import KidpipeError
@@ -58,26 +60,32 @@ def prepare(session: Session, digest: str = "") -> Prepared:
 
 
 def train(session: Session, *, name: str, as_json: bool, digest: str = "") -> dict[str, Any]:
-    """Train a student on the manifest `digest`, or the latest; sft on data not yet ingested ingests it first."""
+    """Train a student on the manifest `digest`, or the latest; sft on data not yet ingested ingests it first.
+
+    Under torchrun every process comes here. The first one makes and writes what is not there, and speaks.
+    """
+    from train.ranks import open_ranks
     from train.trainer import run
 
     settings = session.config.train
-    prepared = prepare(session, digest)
-    manifest, student = prepared.manifest, prepared.student
-    out = session.store.root / "runs" / (name or prepared.name)
-    out.mkdir(parents=True, exist_ok=True)
-    session.store.write_json(f"manifests/{manifest['digest']}.json", manifest)
-    session.store.write_json(f"runs/{out.name}/manifest.json", {"digest": manifest["digest"]})
-    result = run(
-        settings,
-        _source(session, manifest),
-        student.path,
-        out,
-        device=_device(session),
-        verbose=session.verbose,
-        progress=not as_json,
-        online=prepared.online,
-    )
+    with open_ranks(_device(session)) as ranks:
+        with ranks.first_goes_ahead():
+            prepared = prepare(session, digest)
+            out = session.store.root / "runs" / (name or prepared.name)
+            if ranks.is_first:
+                out.mkdir(parents=True, exist_ok=True)
+                session.store.write_json(f"manifests/{prepared.manifest['digest']}.json", prepared.manifest)
+                session.store.write_json(f"runs/{out.name}/manifest.json", {"digest": prepared.manifest["digest"]})
+        result = run(
+            settings,
+            _source(session, prepared.manifest),
+            prepared.student.path,
+            out,
+            ranks=ranks,
+            verbose=session.verbose,
+            progress=not as_json,
+            online=prepared.online,
+        )
     summary = {
         "run": str(out),
         "method": settings.method,
@@ -88,17 +96,21 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "") -> di
         "seconds": round(result.seconds, 2),
         "was_finished": result.was_finished,
     }
+    if ranks.is_first:
+        _show(session, summary, as_json=as_json)
+    return summary
+
+
+def _show(session: Session, summary: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         session.print_json(summary)
-    else:
-        state = (
-            "finished before, nothing to do" if result.was_finished else f"{result.steps} steps in {show_seconds(result.seconds)}"
-        )
-        session.console.print(
-            f"{settings.method:<11} {state}; holdout NLL a token {result.best_nll:.4f} (best, step {result.best_step})"
-        )
-        session.console.print(f"student     {out / 'best'}")
-    return summary
+        return
+    done = f"{summary['steps']} steps in {show_seconds(summary['seconds'])}"
+    state = "finished before, nothing to do" if summary["was_finished"] else done
+    session.console.print(
+        f"{summary['method']:<11} {state}; holdout NLL a token {summary['best_nll']:.4f} (best, step {summary['best_step']})"
+    )
+    session.console.print(f"student     {Path(summary['run']) / 'best'}")
 
 
 def _device(session: Session) -> str:
@@ -120,6 +132,12 @@ def _manifest(session: Session, stage: str, digest: str) -> dict[str, Any]:
     if not digest and ((manifest is None and stage == "ingest") or (is_missing and stage == "generate")):
         from kidpipe.commands.build import build_imperfect
 
+        if stage == "generate" and processes.world_size() > 1:
+            raise KidpipeError(
+                "the teacher answers in one process, before several train",
+                where="no answers are stored for method seqkd",
+                fix="kidpipe build-imperfect --until generate, then the same torchrun command again",
+            )
         build_imperfect(session, until=stage, as_json=False)
         manifest = session.manifest()
     if manifest is None or stage not in manifest["stages"]:

@@ -1,0 +1,89 @@
+"""Several processes (gloo, on the CPU) compute what one does: the same examples, the same gradients, the same losses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.train.small import save_small_student, write_build
+from tests.train.together import config, finish, gradients
+from train.dataset import Source
+from train.ranks import ALONE
+from train.share import divide
+from train.trainer import run
+
+TIMES = ("seconds", "loader_seconds", "examples_per_second")
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, Path]:
+    folder = tmp_path_factory.mktemp("build")
+    source = write_build(folder, parts=4, rows=24, learnable=True)
+    save_small_student(folder / "student")
+    return source, folder
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    """The log without what depends on the clock."""
+    text = (out / "log.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in text]
+
+
+def assert_same_run(mine: list[dict[str, Any]], theirs: list[dict[str, Any]], rel: float = 1e-4) -> None:
+    """Counts and examples are equal; what was summed in another order agrees within rounding.
+
+    AdamW divides by the root of the second moment, which lifts rounding of small gradients up to full steps: 1e-7 at the
+    first step may be 1e-5 after twenty. The gradients themselves are compared far more strictly elsewhere.
+    """
+    assert len(mine) == len(theirs)
+    for left, right in zip(mine, theirs, strict=True):
+        for name in ("kind", "step", "examples", "gold_tokens", "teacher_tokens", "trunk_tokens", "naive_tokens", "packs", "lr"):
+            assert left.get(name) == right.get(name), name
+        for name in ("loss", "gold_nll", "divergence"):
+            assert left[name] == pytest.approx(right[name], rel=rel, abs=1e-6), (left["step"], name)
+
+
+@given(sizes=st.lists(st.integers(1, 5000), max_size=40), count=st.integers(1, 9))
+def test_packs_are_divided_evenly_and_each_goes_to_one_process(sizes: list[int], count: int) -> None:
+    lists = divide(sizes, count)
+    assert len(lists) == count
+    assert sorted(number for numbers in lists for number in numbers) == list(range(len(sizes)))
+    assert all(numbers == sorted(numbers) for numbers in lists)
+    sums = [sum(sizes[number] for number in numbers) for numbers in lists]
+    assert max(sums) - min(sums) <= max(sizes, default=0)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_two_processes_sum_to_the_gradients_of_one(build: tuple[Source, Path], tmp_path: Path, dtype: str) -> None:
+    """An odd number of packs, one pack for two processes, and one pack an example; bfloat16 sums in float32 too."""
+    finish(2, "gradients", build[1], tmp_path / "two.pt", dtype=dtype)
+    together = torch.load(tmp_path / "two.pt", weights_only=True)
+    alone = gradients(ALONE, {"dtype": dtype})
+    assert [packs for *_, packs, _ in alone] == [packs for *_, packs, _ in together]
+    assert [packs % 2 for *_, packs, _ in alone][:2] == [1, 1]
+    assert [packs for *_, packs, _ in alone][1] == 1
+    for (mle, kd, _, mine), (their_mle, their_kd, _, theirs) in zip(alone, together, strict=True):
+        assert (their_mle, their_kd) == pytest.approx((mle, kd), rel=1e-6)
+        assert mine.keys() == theirs.keys()
+        for name, grad in mine.items():
+            assert (theirs[name] - grad).norm() <= 1e-6 * grad.norm(), name
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("pack_tokens", [64, 4096])
+def test_ddp_trains_as_one_process_does(build: tuple[Source, Path], tmp_path: Path, pack_tokens: int) -> None:
+    """With 4096 tokens a pack, each step is one pack, and the second process has none."""
+    source, folder = build
+    alone = run(config(pack_tokens=pack_tokens), source, folder / "student", tmp_path / "one")
+    finish(2, "train", folder, tmp_path / "two", pack_tokens=pack_tokens)
+    assert_same_run(lines(tmp_path / "two"), lines(tmp_path / "one"))
+    packs = {line["packs"] for line in lines(tmp_path / "one") if line["kind"] == "step"}
+    assert packs == {1} if pack_tokens == 4096 else any(count % 2 for count in packs - {1})
+    assert json.loads((tmp_path / "two" / "result.json").read_text())["best_step"] == alone.best_step
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == names

@@ -1,0 +1,88 @@
+"""What one process of several does in the tests of train.ranks: `torchrun -m tests.train.together JOB FOLDER OUT [JSON]`."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kidpipe.config import TrainSettings
+from tests.train.small import EOS, make_examples, make_student
+from train.dataset import Source
+from train.ranks import Ranks, open_ranks
+from train.shards import PartFiles
+from train.step import Recipe, Runner
+from train.trainer import run
+
+ROOT = Path(__file__).parents[2]
+# Three packs for two processes, one pack (a process has none), and one that each example overflows.
+PACK_TOKENS = (110, 10_000, 64)
+
+
+def config(**changes: object) -> TrainSettings:
+    values: dict[str, object] = {"method": "kid", "batch_size": 8, "epochs": 2, "holdout": 0.1, "learning_rate": 1e-2}
+    return TrainSettings.model_validate(values | changes)
+
+
+def source_of(folder: Path) -> Source:
+    """The Source that `write_build(folder, parts=4)` returned."""
+    parts = [
+        PartFiles(
+            part,
+            folder / f"ingest-{part}.parquet",
+            folder / f"gold-{part}.parquet",
+            tuple(folder / f"score-{part}-{view}.parquet" for view in range(2)),
+        )
+        for part in range(4)
+    ]
+    return Source(parts, EOS, "digest-0")
+
+
+def gradients(ranks: Ranks, changes: dict[str, object]) -> list[tuple[float, float, int, dict[str, torch.Tensor]]]:
+    """Losses, packs and the gradient of every parameter after one step, by pack budget."""
+    found = []
+    examples = make_examples(np.random.default_rng(3), 3, 3, 2)
+    for pack_tokens in PACK_TOKENS:
+        model = make_student()
+        settings = config(**changes)
+        dtype = torch.bfloat16 if settings.dtype == "bfloat16" else None
+        runner = Runner(model, torch.device("cpu"), "tree", pack_tokens, dtype, ranks)
+        figures = runner.accumulate(examples, Recipe.of(settings))
+        grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        found.append((figures.mle, figures.kd, figures.packs, grads))
+    return found
+
+
+def launch(processes: int, job: str, folder: Path, out: Path, **changes: object) -> subprocess.Popen[str]:
+    """Start `processes` of this module under torchrun; one without it."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "tests.train.together"]
+    return subprocess.Popen(
+        [*command, job, str(folder), str(out), json.dumps(changes)], text=True, cwd=ROOT, stderr=subprocess.PIPE
+    )
+
+
+def finish(processes: int, job: str, folder: Path, out: Path, **changes: object) -> str:
+    """Run to the end; standard error."""
+    with launch(processes, job, folder, out, **changes) as child:
+        _, errors = child.communicate(timeout=300)
+        assert child.returncode == 0, errors
+        return errors
+
+
+def main() -> None:
+    job, folder, out, changes = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4])
+    torch.set_num_threads(1)
+    with open_ranks("cpu") as ranks:
+        if job == "train":
+            run(config(**changes), source_of(folder), folder / "student", out, ranks=ranks)
+        else:
+            found = gradients(ranks, changes)
+            if ranks.is_first:
+                torch.save(found, out)
+
+
+if __name__ == "__main__":
+    main()
