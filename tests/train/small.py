@@ -18,15 +18,15 @@ VOCAB_SIZE = 61
 EOS = 1
 
 
-def make_student(tied: bool = True, sliding_window: int = 0, seed: int = 0) -> Qwen2ForCausalLM:
+def make_student(tied: bool = True, sliding_window: int = 0, seed: int = 0, heads: int = 4) -> Qwen2ForCausalLM:
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=VOCAB_SIZE,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
         max_position_embeddings=512,
         tie_word_embeddings=tied,
         eos_token_id=EOS,
