@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kidpipe.config import DataSettings
 from kidpipe.demo.models import train_tokenizer
-from kidpipe.prompts import PromptEncoder
+from kidpipe.prompts import PromptEncoder, render_question
 from kidpipe.readers import read
 from kidpipe.schema_text import read_schema, render
 from train.examples import Branch, Example, Teacher
@@ -22,10 +22,11 @@ from train.order import group_order
 
 @dataclass(frozen=True)
 class Row:
-    """One question as token ids."""
+    """One question as token ids, and its prompt as text."""
 
     example_id: str
     db_id: str
+    prompt: str
     schema: list[int]
     question: list[int]
     gold: list[int]
@@ -42,6 +43,7 @@ def read_rows(folder: Path, vocab_size: int, limit: int = 0) -> tuple[list[Row],
         Row(
             e.example_id,
             e.db_id,
+            schemas[e.db_id] + render_question(e.question, e.evidence),
             encoder.schema_ids(schemas[e.db_id]),
             encoder.question_ids(e.question, e.evidence),
             encoder.sql_ids(e.gold_sql)[0],
@@ -52,25 +54,42 @@ def read_rows(folder: Path, vocab_size: int, limit: int = 0) -> tuple[list[Row],
 
 
 def make_steps(
-    rows: list[Row], *, batch_size: int, group_size: int, views: int, rewritten: float, vocab_size: int, gold: bool = True
+    rows: list[Row],
+    *,
+    batch_size: int,
+    group_size: int,
+    views: int,
+    rewritten: float,
+    vocab_size: int,
+    score_gold: bool = False,
+    score_views: bool = True,
+    num_steps: int = 0,
 ) -> list[list[Example]]:
-    """The steps of one epoch, in the trainer's own order."""
+    """The first steps of an epoch in the trainer's own order, or all that are full.
+
+    Imperfect branches have the teacher's distributions unless `score_views` is false, gold ones with `score_gold`.
+    """
     rng = np.random.default_rng(0)
     by_id = {row.example_id: row for row in rows}
     order = group_order(sorted((row.example_id, row.db_id) for row in rows), group_size, seed=0, epoch=0)
-    examples = [_example(by_id[x], rng, views, rewritten, vocab_size, gold) for x in order]
+    order = order[: num_steps * batch_size or len(order)]
+    examples = [_example(by_id[x], rng, views, rewritten, vocab_size, score_gold, score_views) for x in order]
     return [examples[start : start + batch_size] for start in range(0, len(examples) - batch_size + 1, batch_size)]
 
 
-def _example(row: Row, rng: np.random.Generator, views: int, rewritten: float, vocab_size: int, gold: bool) -> Example:
+def _example(
+    row: Row, rng: np.random.Generator, views: int, rewritten: float, vocab_size: int, score_gold: bool, score_views: bool
+) -> Example:
     prompt = [*row.schema, *row.question]
-    branches = [Branch(np.array(prompt + row.gold, np.int32), len(prompt), 1, True, None)] if gold else []
+    teacher = _teacher(rng, len(row.gold) + 1, vocab_size) if score_gold else None
+    branches = [Branch(np.array(prompt + row.gold, np.int32), len(prompt), 1, True, teacher)]
     for _ in range(views):
         sql = np.array(row.gold, np.int32)
         changed = rng.random(len(sql)) < rewritten
         sql[changed] = rng.integers(4, vocab_size, size=int(changed.sum()))
         tokens = np.concatenate([np.array(prompt, np.int32), sql])
-        branches.append(Branch(tokens, len(prompt), 1, False, _teacher(rng, len(sql) + 1, vocab_size)))
+        teacher = _teacher(rng, len(sql) + 1, vocab_size) if score_views else None
+        branches.append(Branch(tokens, len(prompt), 1, False, teacher))
     return Example(row.example_id, row.db_id, tuple(branches))
 
 
