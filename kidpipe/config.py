@@ -14,6 +14,7 @@ DivergenceName = Literal[
     "auto", "forward_kl", "reverse_kl", "jensen_shannon", "total_variation", "skew_forward_kl", "skew_reverse_kl"
 ]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Parallel = Literal["auto", "ddp", "fsdp"]
 BackendName = Literal["auto", "vllm", "transformers"]
 
 
@@ -161,6 +162,9 @@ class TrainSettings(Section):
     lora_alpha: Identity[float] = Field(32.0, gt=0, description="LoRA scale; adapters are multiplied by alpha / rank")
     lora_targets: Identity[str] = Field(
         "all-linear", description="layers that get adapters, names with commas between; all-linear = all but the LM head"
+    )
+    parallel: Runtime[Parallel] = Field(
+        "auto", description="under torchrun: ddp = whole models, fsdp = divided ones; auto = ddp where it fits on a GPU"
     )
     loader_workers: Runtime[int] = Field(
         -1, ge=-1, description="processes that read and pack ahead; -1 = two a training process where cores are to spare"

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +18,7 @@ from torch import nn
 
 from kidpipe.errors import KidpipeError
 from train.ranks import Ranks
+from train.sharding import divided, gather
 
 _KEPT = 2
 """Checkpoints kept: the newest, and one before it in case its disk blocks go bad."""
@@ -113,12 +115,14 @@ class Checkpoints:
 
     def save(self, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
         """Write a checkpoint, then drop the oldest. All processes take part, and the first writes."""
+        trained = gather(_trained_state(model), keep=ranks.is_first)
+        moments = gather(optimizer.state_dict(), keep=ranks.is_first)
         if not ranks.is_first:
             return
 
         def write(folder: Path) -> None:
-            torch.save(_trained_state(model), folder / "model.pt")
-            torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+            torch.save(trained, folder / "model.pt")
+            torch.save(moments, folder / "optimizer.pt")
             (folder / "progress.json").write_text(json.dumps(asdict(progress), indent=2) + "\n", encoding="utf-8")
 
         commit_folder(self._folder / f"step-{progress.step:08d}", write)
@@ -137,7 +141,7 @@ class Checkpoints:
         try:
             progress = Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
             _load_trained(model, torch.load(folder / "model.pt", map_location=device, weights_only=True))
-            optimizer.load_state_dict(torch.load(folder / "optimizer.pt", map_location=device, weights_only=True))
+            _load_moments(optimizer, torch.load(folder / "optimizer.pt", map_location=device, weights_only=True))
         except Exception as error:  # the unpickler raises nearly anything on damaged bytes
             raise KidpipeError(
                 f"a checkpoint cannot be read: {error}",
@@ -161,6 +165,16 @@ def _trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _load_trained(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
-    if state.keys() != _trained_state(model).keys():
+    own = _trained_state(model)
+    if state.keys() != own.keys():
         raise ValueError("it holds other weights than this student trains")
-    model.load_state_dict(state, strict=False)
+    model.load_state_dict({name: divided(tensor, own[name]) for name, tensor in state.items()}, strict=False)
+
+
+def _load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, values in state["state"].items():
+        like = parameters[number]
+        # AdamW keeps a plain count of steps beside the moments.
+        state["state"][number] = {name: divided(x, like) if x.shape == like.shape else x for name, x in values.items()}
+    optimizer.load_state_dict(state)

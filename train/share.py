@@ -8,8 +8,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from kidpipe.trees.layout import Layout
-from train.examples import Counts, Example, count_supervised
+from train.examples import Branch, Counts, Example, count_supervised
 from train.packing import Pack, build_pack, plan_packs
 
 
@@ -55,6 +57,12 @@ class Cutter:
             numbers=mine,
             rounds=max(map(len, shares)),
         )
+
+
+def idle_pack(layout: Layout) -> Pack:
+    """One token and its successor: what a process runs, at a weight of zero, when others have a pack more."""
+    branch = Branch(np.zeros(1, np.int32), 1, 0, learn_gold=True, teacher=None)
+    return build_pack([Example("", "", (branch,))], layout)
 
 
 def divide(sizes: Sequence[int], count: int) -> list[list[int]]:

@@ -17,7 +17,8 @@ from train.losses import Divergence, divergence
 from train.order import hashed
 from train.packing import Pack
 from train.ranks import ALONE, Ranks
-from train.share import Cutter, Share
+from train.sharding import Sharded
+from train.share import Cutter, Share, idle_pack
 from train.trunk import head_of, hidden_states
 
 
@@ -71,6 +72,8 @@ class Runner:
     pack_tokens: int
     autocast_dtype: torch.dtype | None
     ranks: Ranks = ALONE
+    sharded: Sharded | None = None
+    """The model divided over processes; each has to run as many packs as the others then."""
 
     @property
     def cutter(self) -> Cutter:
@@ -88,7 +91,8 @@ class Runner:
         dropout is decided by it and the pack's number alone.
         """
         sums = self._run(share, recipe, train=True, seed=seed)
-        self.ranks.sum_gradients(self.model.parameters())
+        if self.sharded is None:
+            self.ranks.sum_gradients(self.model.parameters())
         return self._figures(sums, share.counts, share.naive_tokens)
 
     def evaluate(self, batches: Iterable[list[Example]], recipe: Recipe) -> Figures:
@@ -120,6 +124,9 @@ class Runner:
         """NLL, divergence, tokens through the trunk and packs of this process's share."""
         objective = recipe.scaled(share.counts)
         losses = [torch.zeros(2, device=self.device)]
+        if self.sharded is not None:
+            for _ in range(share.rounds - len(share.packs)):
+                self._run_pack(idle_pack(self.layout).to(self.device), Objective(0.0, 0.0, objective.divergence), train)
         for number, pack in zip(share.numbers, share.packs, strict=True):
             if seed is not None:
                 torch.manual_seed(hashed("dropout", seed, number))
@@ -129,11 +136,15 @@ class Runner:
         return torch.tensor([mle, kd, tokens, len(share.packs)], dtype=torch.float64)
 
     def _run_pack(self, pack: Pack, objective: Objective, train: bool) -> Tensor:
+        def work(model: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+            result = head_loss(hidden_states(model, pack), *head_of(model), pack.targets, objective)
+            return result.loss, result.mle_sum, result.kd_sum
+
         with self._autocast():
-            result = head_loss(hidden_states(self.model, pack), *head_of(self.model), pack.targets, objective)
+            loss, mle_sum, kd_sum = work(self.model) if self.sharded is None else self.sharded(work)
         if train:
-            result.loss.backward()  # type: ignore[no-untyped-call]
-        return torch.stack([result.mle_sum, result.kd_sum])
+            loss.backward()
+        return torch.stack([mle_sum, kd_sum])
 
     def _autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None)

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kidpipe.config import TrainSettings
 from kidpipe.errors import KidpipeError
 from kidpipe.trees.trunk import causal_of
 from train.adapters import add_adapters, merged_state
+from train.sharding import gather
 
 _TOKENIZER_FILES = (
     "tokenizer*",
@@ -45,15 +46,22 @@ def load_student(path: Path, device: torch.device, settings: TrainSettings) -> n
     return model.to(device).train()
 
 
-def save_student(model: nn.Module, origin: Path, folder: Path) -> None:
-    """Write weights and configuration in the precision that the student was stored in, and copy its tokenizer files.
+@torch.no_grad()
+def student_state(model: nn.Module, origin: Path, *, keep: bool = True) -> dict[str, Tensor]:
+    """All weights, whole, in the precision that the student was stored in; every process of a sharded run has to ask.
 
     Adapters are merged into the weights they stand beside: what comes out is an ordinary model.
     """
+    stored = _stored_dtype(origin)
+    pairs = merged_state(causal_of(model))
+    return {name: gather(x.to(stored) if x.is_floating_point() else x, keep=keep) for name, x in pairs}
+
+
+def save_student(model: nn.Module, state: dict[str, Tensor], origin: Path, folder: Path) -> None:
+    """Write the weights of `student_state` and the configuration, and copy the tokenizer files."""
     causal: Any = causal_of(model)
     config = causal.config
     stored, trained = _stored_dtype(origin), config.dtype
-    state = {name: x.to(stored) if x.is_floating_point() else x for name, x in merged_state(causal)}
     config.dtype = stored
     try:
         causal.save_pretrained(folder, state_dict=state)

@@ -14,12 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from kidpipe import processes
 from kidpipe.config import TrainSettings
 from kidpipe.errors import KidpipeError
 from kidpipe.methods import METHODS
 from kidpipe.models import resolve
+from kidpipe.trees.layout import Layout
 from train.checkpoint import Checkpoints, Progress, clean_checkpoints, commit_folder, recover_folder, write_json
 from train.dataset import Dataset, Source
 from train.display import Display
@@ -31,9 +33,10 @@ from train.order import hashed
 from train.ranks import Ranks
 from train.runlog import RunLog
 from train.schedule import learning_rate, make_optimizer
+from train.sharding import place, whole
 from train.share import Share
 from train.step import Figures, Recipe, Runner, autocast_dtype
-from train.student import load_student, save_student
+from train.student import load_student, save_student, student_state
 from train.trunk import check_head, choose_layout
 
 _Make = Callable[[list[Example]], Share | list[Example]]
@@ -164,11 +167,15 @@ class _Session:
         self._settings, self._origin, self._out, self._ranks = settings, origin, out, ranks
         self._checkpoints, self._loader = checkpoints, loader
         self._data = Dataset(source, settings)
-        self._model = load_student(origin, ranks.device, settings)
-        check_head(self._model)
+        self._model, sharded = place(load_student(origin, torch.device("cpu"), settings), settings, ranks)
         dtype = autocast_dtype(settings, ranks.device)
-        layout = choose_layout(self._model, settings.packing, dtype)
-        self._runner = Runner(self._model, ranks.device, layout, settings.pack_tokens, dtype, ranks)
+
+        def choose(model: nn.Module) -> Layout:
+            check_head(model)
+            return choose_layout(model, settings.packing, dtype)
+
+        layout = choose(self._model) if sharded is None else sharded.inspect(choose)
+        self._runner = Runner(self._model, ranks.device, layout, settings.pack_tokens, dtype, ranks, sharded)
         self._recipe = Recipe.of(settings)
         self._optimizer = make_optimizer(self._model, settings)
         self._num_steps = self._data.num_steps
@@ -227,7 +234,7 @@ class _Session:
         self._optimizer.zero_grad(set_to_none=True)
         share, extra = self._share(step, item)
         figures = self._runner.accumulate_share(share, self._recipe, seed=hashed(self._settings.seed, step))
-        norm = float(torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._settings.clip))
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._settings.clip)))
         if not math.isfinite(norm):
             raise KidpipeError(
                 f"the gradient is not finite at step {step}",
@@ -269,8 +276,9 @@ class _Session:
         }
 
     def _save(self, name: str) -> None:
+        state = student_state(self._model, self._origin, keep=self._ranks.is_first)
         if self._ranks.is_first:
-            commit_folder(self._out / name, lambda folder: save_student(self._model, self._origin, folder))
+            commit_folder(self._out / name, lambda folder: save_student(self._model, state, self._origin, folder))
 
     def _finish(self, best_step: int, best_nll: float, final_nll: float, seconds: float) -> TrainResult:
         figures = {"steps": self._num_steps, "best_step": best_step, "best_nll": best_nll, "final_nll": final_nll}

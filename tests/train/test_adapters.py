@@ -15,7 +15,7 @@ from kidpipe.trees.attention import has_tree_attention
 from tests.train.small import make_examples, make_student, save_small_student, write_build
 from tests.train.test_tree_gradients import assert_same, gradients
 from train.adapters import add_adapters
-from train.student import save_student
+from train.student import save_student, student_state
 from train.trainer import run
 from train.trunk import choose_layout
 
@@ -49,7 +49,7 @@ def test_trees_teach_adapters_what_rows_teach() -> None:
 def test_merged_export_computes_what_the_adapted_model_computes(tmp_path: Path) -> None:
     origin = save_small_student(tmp_path / "origin")
     model = adapted_student()
-    save_student(model, origin, tmp_path / "out")
+    save_student(model, student_state(model, origin), origin, tmp_path / "out")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     ids = torch.tensor([[3, 4, 5, 6, 7]])
     with torch.no_grad():

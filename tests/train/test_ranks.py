@@ -59,9 +59,10 @@ def test_packs_are_divided_evenly_and_each_goes_to_one_process(sizes: list[int],
 
 @pytest.mark.engine
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_two_processes_sum_to_the_gradients_of_one(build: tuple[Source, Path], tmp_path: Path, dtype: str) -> None:
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_sum_to_the_gradients_of_one(build: tuple[Source, Path], tmp_path: Path, dtype: str, parallel: str) -> None:
     """An odd number of packs, one pack for two processes, and one pack an example; bfloat16 sums in float32 too."""
-    finish(2, "gradients", build[1], tmp_path / "two.pt", dtype=dtype)
+    finish(2, "gradients", build[1], tmp_path / "two.pt", dtype=dtype, parallel=parallel)
     together = torch.load(tmp_path / "two.pt", weights_only=True)
     alone = gradients(ALONE, {"dtype": dtype})
     assert [packs for *_, packs, _ in alone] == [packs for *_, packs, _ in together]
@@ -76,11 +77,12 @@ def test_two_processes_sum_to_the_gradients_of_one(build: tuple[Source, Path], t
 
 @pytest.mark.engine
 @pytest.mark.parametrize("pack_tokens", [64, 4096])
-def test_ddp_trains_as_one_process_does(build: tuple[Source, Path], tmp_path: Path, pack_tokens: int) -> None:
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_train_as_one_does(build: tuple[Source, Path], tmp_path: Path, pack_tokens: int, parallel: str) -> None:
     """With 4096 tokens a pack, each step is one pack, and the second process has none."""
     source, folder = build
     alone = run(config(pack_tokens=pack_tokens), source, folder / "student", tmp_path / "one")
-    finish(2, "train", folder, tmp_path / "two", pack_tokens=pack_tokens)
+    finish(2, "train", folder, tmp_path / "two", pack_tokens=pack_tokens, parallel=parallel)
     assert_same_run(lines(tmp_path / "two"), lines(tmp_path / "one"))
     packs = {line["packs"] for line in lines(tmp_path / "one") if line["kind"] == "step"}
     assert packs == {1} if pack_tokens == 4096 else any(count % 2 for count in packs - {1})

@@ -12,6 +12,7 @@ from kidpipe.config import TrainSettings
 from tests.train.small import EOS, make_examples, make_student
 from train.dataset import Source
 from train.ranks import Ranks, open_ranks
+from train.sharding import place, whole
 from train.shards import PartFiles
 from train.step import Recipe, Runner
 from train.trainer import run
@@ -45,12 +46,14 @@ def gradients(ranks: Ranks, changes: dict[str, object]) -> list[tuple[float, flo
     found = []
     examples = make_examples(np.random.default_rng(3), 3, 3, 2)
     for pack_tokens in PACK_TOKENS:
-        model = make_student()
         settings = config(**changes)
+        # Where it trains is decided as the trainer decides it.
+        model, sharded = place(make_student(tied=bool(pack_tokens % 4)), settings, ranks)
         dtype = torch.bfloat16 if settings.dtype == "bfloat16" else None
-        runner = Runner(model, torch.device("cpu"), "tree", pack_tokens, dtype, ranks)
+        runner = Runner(model, torch.device("cpu"), "tree", pack_tokens, dtype, ranks, sharded)
+        assert (sharded is not None) == (ranks.world_size > 1 and settings.parallel == "fsdp")
         figures = runner.accumulate(examples, Recipe.of(settings))
-        grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        grads = {name: whole(p.grad).clone() for name, p in model.named_parameters() if p.grad is not None}
         found.append((figures.mle, figures.kd, figures.packs, grads))
     return found
 
