@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from kidpipe.schemas import GOLD_SCORE, INGEST, SCORE
+from kidpipe.schemas import GENERATE, GOLD_SCORE, INGEST, SCORE
 from train.dataset import Source
 from train.examples import Branch, Example, Teacher
 from train.shards import PartFiles
@@ -18,15 +18,15 @@ VOCAB_SIZE = 61
 EOS = 1
 
 
-def make_student(tied: bool = True, sliding_window: int = 0, seed: int = 0) -> Qwen2ForCausalLM:
+def make_student(tied: bool = True, sliding_window: int = 0, seed: int = 0, heads: int = 4) -> Qwen2ForCausalLM:
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=VOCAB_SIZE,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
         max_position_embeddings=512,
         tie_word_embeddings=tied,
         eos_token_id=EOS,
@@ -77,8 +77,8 @@ def write_build(
 ) -> Source:
     """Shards of a small build in the schemas of kidpipe.schemas, and the Source that names them.
 
-    Every seventh ingest row is set aside. In a `learnable` build the gold is decided by the database, and the teacher
-    knows it.
+    Every seventh ingest row is set aside, and so is one answer a part. In a `learnable` build the gold is decided by the
+    database, and the teacher knows it.
     """
     rng = np.random.default_rng(seed)
     schemas = [rng.integers(2, VOCAB_SIZE, size=20) for _ in range(databases)]
@@ -92,12 +92,15 @@ def write_build(
             folder / f"ingest-{part}.parquet",
             folder / f"gold-{part}.parquet",
             tuple(folder / f"score-{part}-{view}.parquet" for view in range(views)),
+            tuple(folder / f"generate-{part}-{sample}.parquet" for sample in range(2)),
         )
         assert paths.gold_score is not None
         _write(paths.ingest, INGEST, [x.ingest(set_aside=i % 7 == 6) for i, x in enumerate(examples)])
         _write(paths.gold_score, GOLD_SCORE, [x.key() | x.tokens() | topk(x.teacher(rng, x.gold)) for x in usable])
         for view, path in enumerate(paths.score):
             _write(path, SCORE, [x.score(rng, view) for x in usable])
+        for sample, path in enumerate(paths.generate):
+            _write(path, GENERATE, [x.answer(sample, set_aside=i == 3) for i, x in enumerate(usable)])
         files.append(paths)
     return Source(files, EOS, f"digest-{seed}")
 
@@ -137,6 +140,11 @@ class _Row:
         extra = {"view": view, "imperfect_ids": imperfect, "masked": np.flatnonzero(wrong)}
         extra["gold_logprob"] = np.full(len(self.gold) + 1, np.nan, np.float32)
         return self.key() | self.tokens() | extra | topk(self.teacher(rng, imperfect))
+
+    def answer(self, sample: int, set_aside: bool) -> dict[str, Any]:
+        answer = np.roll(self.gold, 0 if self._learnable else 1 + sample)
+        answered = {"generated_ids": answer, "generated_sql": "s", "reason": "generation cut off" if set_aside else None}
+        return self.key() | answered | {"view": sample, "prompt_ids": self.prompt}
 
 
 def topk(teacher: Teacher) -> dict[str, Any]:

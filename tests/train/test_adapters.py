@@ -24,8 +24,8 @@ def lora(**changes: object) -> TrainSettings:
     return TrainSettings.model_validate({"lora_rank": 4, "method": "sft", "learning_rate": 1e-2, "batch_size": 8} | changes)
 
 
-def adapted_student() -> torch.nn.Module:
-    model = add_adapters(make_student(), lora())
+def adapted_student(heads: int = 4) -> torch.nn.Module:
+    model = add_adapters(make_student(heads=heads), lora())
     # Fresh adapters add nothing: their second matrix is 0, and the first gets no gradient.
     torch.manual_seed(1)
     with torch.no_grad():

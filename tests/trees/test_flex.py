@@ -93,10 +93,10 @@ def test_output_and_gradients_are_the_dense_ones(
     device: torch.device, heads: tuple[int, int], seed: int, sequences: int, alphabet: int, longest: int
 ) -> None:
     plan = flex.make_flex_plan(draw_tree(seed, sequences, alphabet, longest).tout, device)
-    assert dense_difference(plan, heads, 16, torch.float32, device, seed) < 1e-5
+    assert dense_difference(plan, heads, 16, torch.float32, device, seed) < 2e-5
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 2e-2)])
 def test_whole_blocks_and_precisions(device: torch.device, dtype: torch.dtype, tolerance: float) -> None:
     """Schemas longer than a block, so that some blocks are seen whole."""
     plan = flex.make_flex_plan(draw_schema_tree(1, 2, 8, 600, 90).tout, device)
@@ -112,7 +112,7 @@ def test_new_lengths_do_not_compile_again(device: torch.device) -> None:
         tree = draw_schema_tree(number, int(rng.integers(1, 4)), int(rng.integers(1, 10)), 300, 60)
         plan = flex.make_flex_plan(tree.tout, device)
         lengths.add(plan.num_rows)
-        inputs = [torch.randn(1, plan.num_rows, n, 8, device=device).transpose(1, 2).requires_grad_() for n in (2, 1, 1)]
+        inputs = [torch.randn(1, plan.num_rows, n, 16, device=device).transpose(1, 2).requires_grad_() for n in (2, 1, 1)]
         with torch.compiler.set_stance("fail_on_recompile" if number else "default"):
             flex.attend(*inputs, plan, 0.25).sum().backward()
     assert len(lengths) > 8
@@ -121,7 +121,7 @@ def test_new_lengths_do_not_compile_again(device: torch.device) -> None:
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_model_gives_what_dense_masks_give(device: torch.device, checkpointing: bool) -> None:
-    model = make_student().to(device).train()
+    model = make_student(heads=2).to(device).train()
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     tree = draw_schema_tree(5, 2, 6, 150, 20)

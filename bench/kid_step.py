@@ -1,0 +1,158 @@
+"""A Spider folder and the sizes of a model in; seconds and peak memory of optimiser steps by layout and attention, out.
+
+    python -m bench.kid_step --data ../shared/data/spider --device cuda --json kid_step.json
+
+One KID step (gold and imperfect views) as a tree with the device's tree attention, as a tree under a dense mask, and as one
+padded row a sequence; beside it plain SFT on the same examples, one padded row each. Random weights of the Qwen2
+architecture; forward, backward and AdamW; the ways take turns, and medians are shown. `floor` is the time that the
+matrix products alone take at the rate measured for a large one.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from bench.mix import make_steps, read_rows
+from kidpipe.trees.attention import has_tree_attention, install, uninstall
+from kidpipe.trees.layout import Layout
+from train.examples import Example
+from train.losses import divergence
+from train.step import Recipe, Runner
+from train.trunk import choose_layout
+
+# Hidden size, layers, heads, key-value heads, inner size, vocabulary.
+SIZES = {
+    "tiny": (256, 4, 4, 2, 768, 4_000),
+    "0.5b": (896, 24, 14, 2, 4864, 151_936),
+    "1.5b": (1536, 28, 12, 2, 8960, 151_936),
+}
+KID = Recipe(1.0, 1.0, divergence("reverse_kl"))
+SFT = Recipe(1.0, 0.0, None)
+
+
+def main() -> None:
+    """Print one line a way, and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder in the Spider layout")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--size", default="tiny", choices=sorted(SIZES))
+    parser.add_argument("--batch", type=int, default=32, help="examples a step")
+    parser.add_argument("--views", type=int, default=4, help="imperfect views an example")
+    parser.add_argument("--pack-tokens", type=int, default=4096)
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of each way, each on other examples")
+    options = parser.parse_args()
+    bench = _Bench(options)
+    cases = bench.measure()
+    for case in cases:
+        print(
+            f"{case['way']:>22} {case['seconds'] * 1e3:9.1f} ms ({case['best'] * 1e3:.1f} to {case['worst'] * 1e3:.1f})"
+            f"  floor {case['floor'] * 1e3:7.1f} ms  {case['trunk_tokens']:8.0f} tokens  {case['peak_mib']:8.0f} MiB"
+        )
+    by_way = {case["way"]: case for case in cases}
+    ratios = {f"{way}_over_tree": case["seconds"] / by_way["kid tree"]["seconds"] for way, case in by_way.items()}
+    print(json.dumps(ratios, indent=2))
+    if options.json:
+        figures = {"options": {k: str(v) for k, v in vars(options).items()}, "flops_s": bench.rate, "torch": torch.__version__}
+        options.json.write_text(json.dumps(figures | {"cases": cases, "ratios": ratios}, indent=2) + "\n", encoding="utf-8")
+
+
+class _Bench:
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.device = torch.device(options.device)
+        self.dtype = torch.bfloat16 if options.device == "cuda" else None
+        hidden, layers, heads, groups, inner, vocab = SIZES[options.size]
+        torch.manual_seed(0)
+        with self.device:
+            self.model = Qwen2ForCausalLM(
+                Qwen2Config(
+                    vocab_size=vocab,
+                    hidden_size=hidden,
+                    intermediate_size=inner,
+                    num_hidden_layers=layers,
+                    num_attention_heads=heads,
+                    num_key_value_heads=groups,
+                    tie_word_embeddings=True,
+                )
+            ).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6, fused=options.device == "cuda")
+        rows, _ = read_rows(options.data, 2000, limit=2000)
+        mix = {"batch_size": options.batch, "group_size": 4, "rewritten": 0.2, "vocab_size": vocab}
+        self.kid = make_steps(rows, views=options.views, **mix)
+        self.sft = make_steps(rows, views=0, **mix)
+        self.repeats, self.pack_tokens = options.repeats, options.pack_tokens
+        self.head_size, self.trunk_size = vocab * hidden, sum(p.numel() for p in self.model.model.layers.parameters())
+        self.rate = _matrix_rate(self.device)
+        assert choose_layout(self.model, "auto", self.dtype) == "tree"
+        self.has_tree = has_tree_attention(self.model)
+
+    def measure(self) -> list[dict[str, Any]]:
+        ways: dict[str, tuple[Layout, bool, Recipe, list[list[Example]]]] = {
+            "kid tree": ("tree", True, KID, self.kid),
+            "kid tree, dense mask": ("tree", False, KID, self.kid),
+            "kid padded rows": ("none", False, KID, self.kid),
+            "sft padded rows": ("none", False, SFT, self.sft),
+        }
+        if not self.has_tree:
+            del ways["kid tree, dense mask"]
+        found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+        for number in range(self.repeats + 1):
+            for way, (layout, uses_tree, recipe, steps) in ways.items():
+                (install if uses_tree and self.has_tree else uninstall)(self.model)
+                figures = self._step(steps[number], layout, recipe)
+                # The first round compiles kernels and fills allocators.
+                found[way] += [figures] if number else []
+        return [self._summary(way, runs) for way, runs in found.items()]
+
+    def _step(self, examples: list[Example], layout: Layout, recipe: Recipe) -> dict[str, float]:
+        runner = Runner(self.model, self.device, layout, self.pack_tokens, self.dtype)
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        seconds, figures = _timed(self.device, lambda: (runner.accumulate(examples, recipe), self.optimizer.step())[0])
+        peak = torch.cuda.max_memory_allocated() / 2**20 if self.device.type == "cuda" else float("nan")
+        supervised = figures.counts.mle + figures.counts.kd
+        floor = 6 * (figures.trunk_tokens * self.trunk_size + supervised * self.head_size) / self.rate
+        return {
+            "seconds": seconds,
+            "peak_mib": peak,
+            "trunk_tokens": figures.trunk_tokens,
+            "floor": floor,
+            "packs": figures.packs,
+        }
+
+    def _summary(self, way: str, runs: list[dict[str, float]]) -> dict[str, Any]:
+        times = [run["seconds"] for run in runs]
+        medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+        return {"way": way, "best": min(times), "worst": max(times), **medians}
+
+
+def _timed(device: torch.device, work: Callable[[], Any]) -> tuple[float, Any]:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    result = work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began, result
+
+
+def _matrix_rate(device: torch.device) -> float:
+    """Floating-point operations a second of one large matrix product, in the precision of training."""
+    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    nn.functional.linear(left, right)
+    seconds = statistics.median(_timed(device, lambda: nn.functional.linear(left, right))[0] for _ in range(7))
+    return 2 * size**3 / seconds
+
+
+if __name__ == "__main__":
+    main()
