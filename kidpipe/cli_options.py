@@ -14,7 +14,7 @@ Layout = Annotated[str | None, typer.Option("--layout", help="spider, spider-syn
 Teacher = Annotated[str | None, typer.Option("--teacher", help="Hugging Face name or local folder.")]
 Student = Annotated[str | None, typer.Option("--student", help="Hugging Face name or local folder.")]
 Backend = Annotated[str | None, typer.Option("--backend", help="auto, vllm or transformers.")]
-Until = Annotated[str, typer.Option("--until", help="Last stage to run.")]
+Until = Annotated[str, typer.Option("--until", help="Last stage to run: score, one before it, or generate (for method seqkd).")]
 
 
 def open_command(config: Path | None, settings: list[str] | None, verbose: bool = False, **flags: Any) -> Any:

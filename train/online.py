@@ -5,7 +5,7 @@ are those of the build, so that the same sequence gets the same numbers here and
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -92,6 +92,7 @@ class Online:
         self._device, self._autocast_dtype = device, autocast_dtype
         limits = {"batch_tokens": setup.batch_tokens, "max_length": setup.max_length}
         self._teacher = TransformersBackend(setup.teacher.path, dtype=setup.dtype, device=str(device), verbose=False, **limits)
+        self._held_out: list[list[Example]] | None = None
         self._student = TransformersBackend.around(causal_of(student), **limits)
 
     def prepare(self, step: int, examples: list[Example]) -> Prepared:
@@ -109,6 +110,13 @@ class Online:
             "generated_tokens": sum(len(sql) for sequences in made for sql in sequences),
         }
         return Prepared(prepared, figures)
+
+    def held_out(self, batches: Iterable[list[Example]]) -> list[list[Example]]:
+        """Held-out gold with the teacher's distributions on it, which are asked for once."""
+        if self._held_out is None:
+            gold = [(batch, [[_Lesson(_sql(example), True, True)] for example in batch]) for batch in batches]
+            self._held_out = [self._score(*pair) for pair in gold]
+        return self._held_out
 
     def rollouts(self, step: int, examples: Sequence[Example]) -> list[list[Int32]]:
         """The student's own answer to each prompt drawn for it, without EOS; none for the others.

@@ -259,7 +259,8 @@ class _Session:
         if not self._data.num_held_out:
             return math.nan
         began = time.perf_counter()
-        figures = self._runner.evaluate(self._data.held_out(), self._recipe)
+        gold = self._data.held_out()
+        figures = self._runner.evaluate(self._online.held_out(gold) if self._online else gold, self._recipe)
         log.write({"kind": "eval", "step": step, **self._figures(figures), "seconds": time.perf_counter() - began})
         return figures.mle
 

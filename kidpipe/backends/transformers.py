@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor
 from transformers.utils import logging as transformers_logging
 
 from kidpipe.backends.base import Sampling, ScoreRequest, TopK, check_prompts, check_score
-from kidpipe.backends.gumbel import Noise
+from kidpipe.backends.gumbel import Draw, Noise
 from kidpipe.backends.packed import can_share, plan_packs, rank, score_pack, split
 from kidpipe.errors import KidpipeError
 
@@ -34,6 +34,7 @@ class TransformersBackend:
     """A causal language model in this process, on one device."""
 
     name = "transformers"
+    _sampler: type[Noise] | type[Draw] = Noise
 
     def __init__(
         self, model_path: str | Path, *, dtype: str, device: str, batch_tokens: int, max_length: int, verbose: bool
@@ -50,6 +51,7 @@ class TransformersBackend:
         """A backend that runs `model` where it is and as it is at each call: the student of a run, while it trains."""
         backend = cls.__new__(cls)
         backend._device, backend._model, backend._batch_tokens = model.device, model, batch_tokens
+        backend._sampler = Draw
         backend.vocab_size, backend.max_length = int(model.get_output_embeddings().weight.shape[0]), max_length
         return backend
 
@@ -107,7 +109,7 @@ class TransformersBackend:
             window = prompts[begin : begin + _WINDOW]
             answers: dict[int, list[int]] = {}
             for batch in self._batches([len(prompt) for prompt in window], [1] * len(window)):
-                noise = Noise([seeds[begin + index] for index in batch], temperature) if seeds else None
+                noise = self._sampler([seeds[begin + index] for index in batch], temperature) if seeds else None
                 rows = self._generate_batch([window[index] for index in batch], max_new_tokens, stop_ids, noise)
                 answers.update(zip(batch, rows, strict=True))
             yield from (answers[index] for index in range(len(window)))
@@ -153,7 +155,7 @@ class TransformersBackend:
 
     @torch.inference_mode()
     def _generate_batch(
-        self, prompts: list[Sequence[int]], max_new_tokens: int, stop_ids: Sequence[int], noise: Noise | None
+        self, prompts: list[Sequence[int]], max_new_tokens: int, stop_ids: Sequence[int], noise: Noise | Draw | None
     ) -> list[list[int]]:
         ids_BL, mask_BL = self._pad_left([np.asarray(prompt, dtype=np.int32) for prompt in prompts])
         width = ids_BL.shape[1]

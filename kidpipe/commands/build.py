@@ -11,8 +11,8 @@ from kidpipe.manifest import STAGES, rates, read_manifest
 from kidpipe.plan import StagePlan, make_plan
 
 
-def build_imperfect(session: Session, *, until: str, as_json: bool) -> dict[str, Any]:
-    """Run what is stale and say what came of it."""
+def build_imperfect(session: Session, *, until: str, as_json: bool, quiet: bool = False) -> dict[str, Any]:
+    """Run what is stale and, unless `quiet`, say what came of it."""
     from pipeline.build import build
     from pipeline.context import open_context
 
@@ -21,7 +21,7 @@ def build_imperfect(session: Session, *, until: str, as_json: bool) -> dict[str,
     read_manifest(session.store)  # a manifest of a newer kidpipe is refused before any work
     context = open_context(session.config, need_teacher=until != "ingest", verbose=session.verbose)
     try:
-        result = build(context, session.store, until=until, progress=not as_json)
+        result = build(context, session.store, until=until, progress=not (as_json or quiet))
     finally:
         context.close()
     summary = {
@@ -34,7 +34,7 @@ def build_imperfect(session: Session, *, until: str, as_json: bool) -> dict[str,
     }
     if as_json:
         session.print_json(summary)
-    else:
+    elif not quiet:
         _print_result(session, summary)
     return summary
 

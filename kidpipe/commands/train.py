@@ -30,7 +30,7 @@ class Prepared:
     """What the run is called unless it is given a name: the same for the same run."""
 
 
-def prepare(session: Session, digest: str = "") -> Prepared:
+def prepare(session: Session, digest: str = "", *, quiet: bool = False) -> Prepared:
     """Find the manifest (the latest, or the one whose digest begins so), the student and an online method's teacher.
 
     Raises:
@@ -45,7 +45,7 @@ def prepare(session: Session, digest: str = "") -> Prepared:
         raise KidpipeError("no student is named", where="train.student", fix="kidpipe train --student MODEL")
     student = resolve(settings.student)
     traits = METHODS[settings.method]
-    manifest = restricted(_manifest(session, traits.stage, digest), settings.method)
+    manifest = restricted(_manifest(session, traits.stage, digest, quiet), settings.method)
     tokenizer = load_tokenizer(session.store.root / "tokenizers" / manifest["tokenizer"])
     require_same(tokenizer, load_tokenizer(student.path))
     if student.max_length < manifest["max_tokens"]:
@@ -70,7 +70,7 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "") -> di
     settings = session.config.train
     with open_ranks(_device(session)) as ranks:
         with ranks.first_goes_ahead():
-            prepared = prepare(session, digest)
+            prepared = prepare(session, digest, quiet=as_json)
             out = session.store.root / "runs" / (name or prepared.name)
             if ranks.is_first:
                 out.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def _device(session: Session) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _manifest(session: Session, stage: str, digest: str) -> dict[str, Any]:
+def _manifest(session: Session, stage: str, digest: str, quiet: bool) -> dict[str, Any]:
     """The manifest `digest`, or the latest, once it has `stage`.
 
     What only one method reads is made here when it is missing: ingest where nothing was built, the teacher's answers for
@@ -138,7 +138,7 @@ def _manifest(session: Session, stage: str, digest: str) -> dict[str, Any]:
                 where="no answers are stored for method seqkd",
                 fix="kidpipe build-imperfect --until generate, then the same torchrun command again",
             )
-        build_imperfect(session, until=stage, as_json=False)
+        build_imperfect(session, until=stage, as_json=False, quiet=quiet)
         manifest = session.manifest()
     if manifest is None or stage not in manifest["stages"]:
         raise KidpipeError(

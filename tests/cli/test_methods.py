@@ -21,9 +21,9 @@ SMALL: dict[str, object] = {
 
 @pytest.mark.parametrize("method", ["imitkd", "gkd", "kid-online"])
 def test_an_online_method_needs_prompts_and_a_teacher_only(cli: Cli, tmp_path: Path, method: str) -> None:
-    done = cli("train", "--method", method, "--name", "run", train__oracle_end=0.01, **SMALL)
+    done = cli("train", "--method", method, "--name", "run", "--json", train__oracle_end=0.01, **SMALL)
     assert done.code == 0, done.err
-    assert "2 steps" in done.out
+    assert json.loads(done.out)["steps"] == 2
     log = [json.loads(line) for line in (tmp_path / "artifacts" / "runs" / "run" / "log.jsonl").read_text().splitlines()]
     steps = [line for line in log if line["kind"] == "step"]
     assert all(line["teacher_seconds"] > 0 and line["generate_seconds"] > 0 and line["teacher_tokens"] > 0 for line in steps)
@@ -66,7 +66,7 @@ def test_seqkd_has_the_teacher_answer_first_and_once(cli: Cli, tmp_path: Path) -
     assert cli("plan", "--check", "--until", "generate", **drawn).code == 0
     kept = json.loads(cli("query", "select count(*) n from generate where reason is null", "--json").out)[0]["n"]
     assert 0 < kept <= 16
-    again = cli("train", "--method", "seqkd", "--name", "second", "--teacher", "", train__seed=1, **SMALL, **drawn)
+    again = cli("train", "--method", "seqkd", "--name", "second", "--json", train__seed=1, **SMALL, **drawn)
     assert again.code == 0, again.err
-    assert "of the teacher's own" not in again.out
+    assert json.loads(again.out)["steps"] == 2
     assert json.loads(cli("gc", "--json", **drawn).out)["groups"] == []

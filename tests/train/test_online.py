@@ -175,6 +175,15 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert (resumed.last / "model.safetensors").read_bytes() == (whole.last / "model.safetensors").read_bytes()
 
 
+def test_the_holdout_is_gold_with_the_teachers_distributions(build: tuple[Source, Path], tmp_path: Path) -> None:
+    source, student = build
+    settings = config("gkd", max_steps=3, imperfect_share=0.0, divergence="reverse_kl")
+    run(settings, source, student, tmp_path / "run", online=online_setup(student))
+    (line,) = [x for x in map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines()) if x["kind"] == "eval"]
+    assert line["teacher_tokens"] == line["gold_tokens"] > 0
+    assert line["loss"] == line["divergence"] > 0
+
+
 def _losses(out: Path) -> list[tuple[float, ...]]:
     records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return [tuple(line[name] for name in ("loss", "divergence", "teacher_tokens")) for line in records if line["kind"] == "step"]
