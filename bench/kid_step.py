@@ -11,6 +11,7 @@ matrix products alone take at the rate measured for a large one.
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,19 +48,23 @@ def main() -> None:
     parser.add_argument("--size", default="tiny", choices=sorted(SIZES))
     parser.add_argument("--batch", type=int, default=32, help="examples a step")
     parser.add_argument("--views", type=int, default=4, help="imperfect views an example")
-    parser.add_argument("--pack-tokens", type=int, default=4096)
+    parser.add_argument("--pack-tokens", type=int, nargs="+", default=[4096], help="budgets, each measured")
+    parser.add_argument("--profile", type=Path, help="where to write the kernels of one tree step, slowest first")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each way, each on other examples")
     options = parser.parse_args()
     bench = _Bench(options)
-    cases = bench.measure()
+    cases = [case for pack_tokens in options.pack_tokens for case in bench.measure(pack_tokens)]
     for case in cases:
         print(
-            f"{case['way']:>22} {case['seconds'] * 1e3:9.1f} ms ({case['best'] * 1e3:.1f} to {case['worst'] * 1e3:.1f})"
+            f"{case['pack_tokens']:6} {case['way']:>22} {case['seconds'] * 1e3:9.1f} ms"
+            f" ({case['best'] * 1e3:.1f} to {case['worst'] * 1e3:.1f})"
             f"  floor {case['floor'] * 1e3:7.1f} ms  {case['trunk_tokens']:8.0f} tokens  {case['peak_mib']:8.0f} MiB"
         )
-    by_way = {case["way"]: case for case in cases}
-    ratios = {f"{way}_over_tree": case["seconds"] / by_way["kid tree"]["seconds"] for way, case in by_way.items()}
+    trees = {case["pack_tokens"]: case["seconds"] for case in cases if case["way"] == "kid tree"}
+    ratios = {f"tree_over_{x['way']}_{x['pack_tokens']}": trees[x["pack_tokens"]] / x["seconds"] for x in cases}
     print(json.dumps(ratios, indent=2))
+    if options.profile:
+        options.profile.write_text(bench.profile(options.pack_tokens[-1]), encoding="utf-8")
     if options.json:
         figures = {"options": {k: str(v) for k, v in vars(options).items()}, "flops_s": bench.rate, "torch": torch.__version__}
         options.json.write_text(json.dumps(figures | {"cases": cases, "ratios": ratios}, indent=2) + "\n", encoding="utf-8")
@@ -85,16 +90,17 @@ class _Bench:
             ).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6, fused=options.device == "cuda")
         rows, _ = read_rows(options.data, 2000, limit=2000)
+        rows = rows[:: max(1, len(rows) // (options.batch * (options.repeats + 2)))]
         mix = {"batch_size": options.batch, "group_size": 4, "rewritten": 0.2, "vocab_size": vocab}
         self.kid = make_steps(rows, views=options.views, **mix)
         self.sft = make_steps(rows, views=0, **mix)
-        self.repeats, self.pack_tokens = options.repeats, options.pack_tokens
+        self.repeats = options.repeats
         self.head_size, self.trunk_size = vocab * hidden, sum(p.numel() for p in self.model.model.layers.parameters())
         self.rate = _matrix_rate(self.device)
         assert choose_layout(self.model, "auto", self.dtype) == "tree"
         self.has_tree = has_tree_attention(self.model)
 
-    def measure(self) -> list[dict[str, Any]]:
+    def measure(self, pack_tokens: int) -> list[dict[str, Any]]:
         ways: dict[str, tuple[Layout, bool, Recipe, list[list[Example]]]] = {
             "kid tree": ("tree", True, KID, self.kid),
             "kid tree, dense mask": ("tree", False, KID, self.kid),
@@ -107,13 +113,23 @@ class _Bench:
         for number in range(self.repeats + 1):
             for way, (layout, uses_tree, recipe, steps) in ways.items():
                 (install if uses_tree and self.has_tree else uninstall)(self.model)
-                figures = self._step(steps[number], layout, recipe)
+                figures = self._step(steps[number], layout, recipe, pack_tokens)
                 # The first round compiles kernels and fills allocators.
                 found[way] += [figures] if number else []
-        return [self._summary(way, runs) for way, runs in found.items()]
+                print(f"round {number}: {way}, {figures['seconds']:.3f} s", file=sys.stderr, flush=True)
+        return [{"pack_tokens": pack_tokens, **self._summary(way, runs)} for way, runs in found.items()]
 
-    def _step(self, examples: list[Example], layout: Layout, recipe: Recipe) -> dict[str, float]:
-        runner = Runner(self.model, self.device, layout, self.pack_tokens, self.dtype)
+    def profile(self, pack_tokens: int) -> str:
+        """The kernels of one KID step as a tree."""
+        if self.has_tree:
+            install(self.model)
+        with torch.profiler.profile() as profile:
+            self._step(self.kid[0], "tree", KID, pack_tokens)
+        order = "self_cuda_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
+        return str(profile.key_averages().table(sort_by=order, row_limit=40, max_name_column_width=90))
+
+    def _step(self, examples: list[Example], layout: Layout, recipe: Recipe, pack_tokens: int) -> dict[str, float]:
+        runner = Runner(self.model, self.device, layout, pack_tokens, self.dtype)
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()

@@ -75,7 +75,7 @@ def test_a_gpu_gives_what_the_cpu_gives(name: str, dtype: torch.dtype | None, to
         values = (torch.randn(50, 64), torch.randn(1000, 64) / 8, torch.randn(1000))
         results = []
         for place in ("cpu", "cuda"):
-            inputs = [x.to(place).requires_grad_() for x in values]
+            inputs = [x.clone().to(place).requires_grad_() for x in values]
             with torch.autocast(place, dtype=dtype, enabled=dtype is not None and place == "cuda"):
                 result = head_loss(*inputs, targets.to(torch.device(place)), objective)
             result.loss.backward()
