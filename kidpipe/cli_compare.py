@@ -23,6 +23,7 @@ def compare(
     grid: Annotated[Path | None, typer.Option("--grid", help="TOML file of further axes: section.field = [values].")] = None,
     seed_masks: Annotated[bool, typer.Option("--seed-masks", help="Let each seed draw its own masks and fills too.")] = False,
     checkpoint: Annotated[str, typer.Option("--checkpoint", help="Judge each run's best or last model.")] = "best",
+    finished: Annotated[bool, typer.Option("--finished", help="Train nothing: report the runs that are finished.")] = False,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at a time; they share the cores.")] = 1,
     name: Annotated[str, typer.Option("--name", help="Name of the comparison.")] = "comparison",
     student: Student = None,
@@ -61,4 +62,5 @@ def compare(
         return open_command(config, settings, verbose, **{**flags, **changes})
 
     body: dict[str, Any] = {"name": name, "jobs": jobs, "checkpoint": checkpoint, "seed_masks": seed_masks, "as_json": json}
+    body["only_finished"] = finished
     compare_grid(open_with, axes | further | seed_axis, **body)

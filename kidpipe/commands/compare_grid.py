@@ -41,7 +41,7 @@ _LOOKED_AT: dict[str, frozenset[Method]] = {
     "rollout_tokens": _ON_POLICY,
     "rollout_temperature": _ON_POLICY,
 }
-_MASK_SEEDS = ("mask.seed", "predict.seed")
+_DATA_SEEDS = ("mask.seed", "predict.seed", "generate.seed")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def make_cells(
         chosen = dict(zip(axes, values, strict=True))
         method: Method = resolve({METHOD: chosen[METHOD]}).train.method
         if seed_masks:
-            chosen |= dict.fromkeys(_MASK_SEEDS, chosen[SEED])
+            chosen |= dict.fromkeys(_DATA_SEEDS, chosen[SEED])
         counted = {name: value for name, value in chosen.items() if _matters(name, method)}
         config = _with_defaults_elsewhere(resolve(counted), method)
         shown = {name: counted.get(name) for name in axes}

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kidpipe.commands.compare_cell import RESULT
 from kidpipe.commands.compare_grid import Cell, make_cells
 from kidpipe.commands.compare_runs import Run, cores, run_all
 from kidpipe.commands.compare_table import groups_of, rows_of, table_of
@@ -13,6 +14,7 @@ from kidpipe.config import Config
 from kidpipe.config_load import Loaded
 from kidpipe.digests import FileDigests
 from kidpipe.errors import KidpipeError
+from kidpipe.graph import Grid
 from kidpipe.models import resolve
 from kidpipe.parts import split_parts
 from kidpipe.readers import read
@@ -30,6 +32,7 @@ def compare_grid(
     jobs: int,
     checkpoint: str,
     seed_masks: bool,
+    only_finished: bool,
     as_json: bool,
 ) -> dict[str, Any]:
     """Run what is not finished, and write `compare/<name>/` in the store.
@@ -41,6 +44,7 @@ def compare_grid(
         jobs: runs at a time.
         checkpoint: which of a run's two models is judged, best or last.
         seed_masks: let the seed draw masks and fills too.
+        only_finished: train nothing; leave out what is not finished.
 
     Raises:
         KidpipeError: before anything runs, for what no run could go on with; after the table, where runs failed.
@@ -48,8 +52,10 @@ def compare_grid(
     session = open_with({})
     cells = make_cells(lambda changes: open_with(changes).config, axes, seed_masks=seed_masks)
     _check(cells)
-    manifests = _build_all(session, cells)
+    manifests = _build_all(session, cells, only_finished)
     runs = _runs(session.store, cells, manifests, checkpoint, jobs)
+    if only_finished:
+        runs = _finished(runs)
     run_all(runs, jobs, lambda line: session.errors.print(line, soft_wrap=True, markup=False))
     return _report(session, runs, session.store.root / "compare" / name, as_json)
 
@@ -68,16 +74,20 @@ def _check(cells: Sequence[Cell]) -> None:
     read(cells[0].config.data, "dev")
 
 
-def _build_all(session: Session, cells: Sequence[Cell]) -> dict[str, tuple[str, str]]:
+def _build_all(session: Session, cells: Sequence[Cell], only_finished: bool) -> dict[str, tuple[str, str]]:
     """By build: the digest of its manifest, or what went wrong. Builds share their stages through the store."""
     from pipeline.build import build
     from pipeline.context import open_context
+    from pipeline.stages import stages
 
     builds = {cell.build: cell for cell in cells}
     found: dict[str, tuple[str, str]] = {}
     for number, (key, cell) in enumerate(builds.items(), start=1):
         context = open_context(cell.config, need_teacher=cell.until != "ingest", verbose=session.verbose)
         try:
+            grid = Grid(stages(context, cell.until), context.parts, session.store)
+            if only_finished and not all(map(grid.is_finished, grid.stages)):
+                raise KidpipeError("not finished")
             result = build(context, session.store, until=cell.until, progress=False, is_latest=False)
             found[key] = (str(result.manifest["digest"]), "")
             made, reused = sum(result.ran.values()), sum(result.reused.values())
@@ -113,10 +123,20 @@ def _runs(store: Store, cells: Sequence[Cell], manifests: Mapping[str, tuple[str
     return runs
 
 
+def _finished(runs: Sequence[Run]) -> list[Run]:
+    found = [run for run in runs if (run.folder / RESULT).is_file()]
+    if not found:
+        raise KidpipeError(f"none of these {len(runs)} runs is finished", where="--finished", fix="leave --finished out")
+    return found
+
+
 def _with_shared_cores(config: Config, jobs: int) -> Config:
-    """As many SQL processes for each run as fit beside the other runs."""
-    workers = config.eval.workers or max(1, cores() // jobs)
-    return config.model_copy(update={"eval": config.eval.model_copy(update={"workers": workers})})
+    """Processes for each run's SQL, and loader workers, only as many as fit beside the other runs."""
+    share = max(1, cores() // jobs)
+    sql = {"workers": config.eval.workers or share}
+    loader = {"loader_workers": 0} if config.train.loader_workers < 0 and share < 4 else {}
+    update = {"eval": config.eval.model_copy(update=sql), "train": config.train.model_copy(update=loader)}
+    return config.model_copy(update=update)
 
 
 def _report(session: Session, runs: list[Run], out: Path, as_json: bool) -> dict[str, Any]:

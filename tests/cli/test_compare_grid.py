@@ -102,6 +102,8 @@ def test_a_failing_run_is_a_row_and_the_others_go_on(compare: Cli, tmp_path: Pat
     assert "not finite" in bad["error"]
     assert good["error"] is None
     assert good["ex_bag"] is not None
+    assert compare(*command, "--finished").code == 0
+    assert [row["error"] for row in rows(tmp_path)] == [None]
     again = compare(*command)
     assert "1 of 2 runs were finished before" in again.err
     assert "2/2  sft" in again.err
@@ -160,6 +162,7 @@ def test_mistakes_are_told_before_anything_runs(compare: Cli, tmp_path: Path) ->
     assert_said(compare("compare", teacher__model='""'), "no teacher is named", "--teacher")
     assert_said(compare("compare", data__path="./none"), "no such data folder")
     assert_said(compare("compare", "--grid", "none.toml"), "no such grid file")
+    assert_said(compare("compare", "--methods", "sft", "--finished"), "none of these 3 runs is finished")
     for text, said in {
         "mask.ration = [0.1]": "not an axis: mask.ration",
         "mask.ratio = 0.1": "write section.field = [value, value]",
@@ -169,7 +172,7 @@ def test_mistakes_are_told_before_anything_runs(compare: Cli, tmp_path: Path) ->
     }.items():
         (tmp_path / "grid.toml").write_text(text)
         assert_said(compare("compare", "--grid", "grid.toml"), said, "grid.toml")
-    assert not (tmp_path / "artifacts" / "ingest").exists()
+    assert not (tmp_path / "artifacts" / "runs").exists()
 
 
 def test_a_manifest_that_is_not_there(compare: Cli) -> None:
