@@ -53,8 +53,15 @@ def student_state(model: nn.Module, origin: Path, *, keep: bool = True) -> dict[
     Adapters are merged into the weights they stand beside: what comes out is an ordinary model.
     """
     stored = _stored_dtype(origin)
-    pairs = merged_state(causal_of(model))
-    return {name: gather(x.to(stored) if x.is_floating_point() else x, keep=keep) for name, x in pairs}
+    causal: Any = causal_of(model)
+    tied: dict[str, str] = getattr(causal, "all_tied_weights_keys", None) or {}
+    state = {
+        name: gather(x.to(stored) if x.is_floating_point() else x, keep=keep)
+        for name, x in merged_state(causal)
+        if name not in tied
+    }
+    # The same tensor under both names: save_pretrained writes it once.
+    return state | {name: state[source] for name, source in tied.items()}
 
 
 def save_student(model: nn.Module, state: dict[str, Tensor], origin: Path, folder: Path) -> None:

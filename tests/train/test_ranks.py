@@ -1,6 +1,8 @@
 """Several processes (gloo, on the CPU) compute what one does: the same examples, the same gradients, the same losses."""
 
 import json
+import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from tests.train.small import save_small_student, write_build
-from tests.train.together import config, finish, gradients
+from tests.train.together import config, finish, gradients, launch
 from train.dataset import Source
 from train.ranks import ALONE
 from train.share import divide
@@ -89,3 +92,49 @@ def test_two_processes_train_as_one_does(build: tuple[Source, Path], tmp_path: P
     assert json.loads((tmp_path / "two" / "result.json").read_text())["best_step"] == alone.best_step
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == names
+
+
+def interrupted(processes: int, folder: Path, out: Path, lines_wanted: int, **changes: object) -> None:
+    """Run until the log has so many lines, then kill every process."""
+    with launch(processes, "train", folder, out, **changes) as child:
+        while child.poll() is None and lines_logged(out) < lines_wanted:
+            time.sleep(0.005)
+        # torchrun ends its processes when it is asked to end; alone, there is nobody to ask.
+        child.terminate() if processes > 1 else child.kill()
+        child.communicate(timeout=60)
+    assert not (out / "result.json").exists(), "the run was over before it could be interrupted"
+
+
+def lines_logged(out: Path) -> int:
+    return (out / "log.jsonl").read_bytes().count(b"\n") if (out / "log.jsonl").exists() else 0
+
+
+@pytest.mark.engine
+def test_killed_and_continued_with_other_processes_and_workers(build: tuple[Source, Path], tmp_path: Path) -> None:
+    """One process, two with whole models and two loader workers each, two with divided ones, one again with a worker."""
+    source, folder = build
+    fixed: dict[str, object] = {"save_every": 2, "eval_every": 4, "pack_tokens": 64, "epochs": 4}
+    run(config(**fixed), source, folder / "student", tmp_path / "whole")
+    whole, out = lines(tmp_path / "whole"), tmp_path / "killed"
+    marks = sorted(random.Random(1).sample(range(4, len(whole) - 6), 3))
+    interrupted(1, folder, out, marks[0], **fixed)
+    interrupted(2, folder, out, marks[1], **fixed, loader_workers=2, parallel="ddp")
+    interrupted(2, folder, out, marks[2], **fixed, parallel="fsdp")
+    finish(1, "train", folder, out, **fixed, loader_workers=1)
+    assert_same_run(lines(out), whole)
+    assert json.loads((out / "result.json").read_text())["best_step"] > 0
+    assert (out / "last" / "model.safetensors").exists()
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_adapters_and_checkpointing_in_two_processes(build: tuple[Source, Path], tmp_path: Path, parallel: str) -> None:
+    source, folder = build
+    options: dict[str, object] = {"pack_tokens": 64, "epochs": 1, "lora_rank": 4, "gradient_checkpointing": True}
+    run(config(**options | {"gradient_checkpointing": False}), source, folder / "student", tmp_path / "one")
+    finish(2, "train", folder, tmp_path / "two", **options, parallel=parallel)
+    assert_same_run(lines(tmp_path / "two"), lines(tmp_path / "one"))
+    mine, theirs = (load_file(tmp_path / name / "last" / "model.safetensors") for name in ("two", "one"))
+    assert mine.keys() == theirs.keys()
+    for name, weight in theirs.items():
+        assert (mine[name] - weight).norm() <= 1e-3 * weight.norm(), name

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from kidpipe.config import TrainSettings
@@ -234,6 +235,16 @@ def test_bfloat16_trains_and_keeps_float32_weights(build: tuple[Source, Path], t
     log = [line for line in lines(tmp_path / "run") if line["kind"] == "step"]
     assert log[-1]["loss"] < log[0]["loss"]
     assert AutoModelForCausalLM.from_pretrained(result.last).dtype == torch.float32
+
+
+def test_tied_weights_are_written_once(build: tuple[Source, Path], tmp_path: Path) -> None:
+    """In a precision other than the trained one too, where every weight is converted by itself."""
+    student = save_small_student(tmp_path / "student")
+    make_student().to(torch.bfloat16).save_pretrained(student)
+    result = run(config(epochs=1), build[0], student, tmp_path / "run")
+    names = load_file(result.last / "model.safetensors").keys()
+    assert names == load_file(student / "model.safetensors").keys()
+    assert "lm_head.weight" not in names
 
 
 def test_a_student_that_is_not_there(build: tuple[Source, Path], tmp_path: Path) -> None:
