@@ -1,5 +1,6 @@
 """The stream is a function of (seed, step), and the holdout never enters it."""
 
+from collections import Counter
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -35,9 +36,9 @@ def same(left: Example, right: Example) -> bool:
     )
 
 
-@pytest.mark.parametrize("method", ["sft", "fkd", "kid"])
+@pytest.mark.parametrize("method", ["sft", "seqkd", "fkd", "kid", "gkd"])
 def test_starting_at_a_step_equals_running_up_to_it(source: Source, method: str) -> None:
-    settings = config(method=method)
+    settings = config(method=method, imperfect_share=0.6, gold_share=0.5)
     whole = list(islice(Dataset(source, settings).steps(), 40))
     for first in (0, 1, 7, 8, 9, 17, 33):
         part = list(islice(Dataset(source, settings).steps(first), 40 - first))
@@ -81,6 +82,32 @@ def test_views_take_turns(source: Source) -> None:
     assert [len(example.branches) for example in step] == [3] * 8
     assert [b.learn_gold for b in step[0].branches] == [True, False, False]
     assert [b.teacher is None for b in step[0].branches] == [True, False, False]
+
+
+def test_a_mixture_shows_its_shares_and_always_something(source: Source) -> None:
+    dataset = Dataset(source, config(batch_size=1, views_per_step=2, imperfect_share=0.7, gold_share=0.4, mle_weight=0.0))
+    examples = [step[0] for step in islice(dataset.steps(), 10 * dataset.num_examples)]
+    kinds = Counter(tuple((b.learn_gold, b.teacher is not None) for b in example.branches) for example in examples)
+    scored = (False, True)
+    views, gold, both = kinds.pop((scored, scored)), kinds.pop((scored,)), kinds.pop((scored, scored, scored))
+    assert not kinds
+    for count, share in ((gold, 0.3), (views, 0.7 * 0.6), (both, 0.7 * 0.4)):
+        assert abs(count / len(examples) - share) < 4 * (share * (1 - share) / len(examples)) ** 0.5
+
+
+def test_seqkd_trains_on_answers_and_holds_out_gold(source: Source) -> None:
+    sft, seqkd = (Dataset(source, config(batch_size=1, method=method)) for method in ("sft", "seqkd"))
+    # One answer a part was set aside; all of its samples are.
+    assert 0 < sft.num_examples - seqkd.num_examples <= 5
+    golds = {step[0].example_id: step[0] for step in islice(sft.steps(), sft.num_examples)}
+    answers = {step[0].example_id: step[0] for step in islice(seqkd.steps(), seqkd.num_examples)}
+    assert answers.keys() <= golds.keys()
+    for example_id, example in answers.items():
+        (branch,), (gold,) = example.branches, golds[example_id].branches
+        assert branch.learn_gold
+        assert branch.tokens[branch.start :].tolist() == np.roll(gold.tokens[gold.start :], 1).tolist()
+    held = [[e.branches[0].tokens.tolist() for part in dataset.held_out() for e in part] for dataset in (sft, seqkd)]
+    assert held[0] == held[1]
 
 
 def test_without_mle_no_gold_is_learnt_but_the_holdout_still_has_it(source: Source) -> None:

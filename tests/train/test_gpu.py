@@ -14,7 +14,10 @@ from safetensors.torch import load_file
 from kidpipe.trees.attention import has_tree_attention
 from tests.train.small import make_examples, make_student, save_small_student, write_build
 from tests.train.test_adapters import adapted_student
+from tests.train.test_methods import online_setup
 from tests.train.test_trainer import config
+from train.dataset import Dataset
+from train.online import Online
 from train.step import Recipe, Runner
 from train.trainer import run
 from train.trunk import choose_layout
@@ -86,3 +89,32 @@ def test_runs_end_with_the_same_weights_packed_and_unpacked(tmp_path: Path) -> N
         weights[packing] = load_file(result.last / "model.safetensors")
     for name, value in weights["none"].items():
         assert (weights["tree"][name] - value).norm() <= 1e-4 * value.norm(), name
+
+
+@pytest.mark.parametrize("method", ["gkd", "kid-online"])
+def test_what_an_online_method_makes_is_what_a_cpu_makes(tmp_path: Path, method: str) -> None:
+    source, student = write_build(tmp_path), save_small_student(tmp_path / "student", heads=2)
+    save_small_student(tmp_path / "teacher", heads=2, seed=7)
+    settings = config(method=method, rollout_temperature=0.0, rollout_tokens=9, packing="tree", dtype="float32")
+    made = {}
+    for device in (torch.device("cpu"), CUDA):
+        model = make_student(heads=2).to(device)
+        choose_layout(model, "tree")
+        online = Online(settings, online_setup(student), model, 10, device=device, autocast_dtype=None)
+        made[device.type] = online.prepare(1, next(Dataset(source, settings).steps())).examples
+    for ours, theirs in zip(made["cuda"], made["cpu"], strict=True):
+        for mine, other in zip(ours.branches, theirs.branches, strict=True):
+            assert mine.tokens.tolist() == other.tokens.tolist()
+            assert (mine.teacher is None) == (other.teacher is None)
+            if mine.teacher is not None and other.teacher is not None:
+                np.testing.assert_allclose(mine.teacher.tail, other.teacher.tail, atol=1e-4)
+    result = run(
+        settings.model_copy(update={"dtype": "bfloat16", "max_steps": 6, "rollout_temperature": 1.0}),
+        source,
+        student,
+        tmp_path / "run",
+        device="cuda",
+        progress=False,
+        online=online_setup(student),
+    )
+    assert np.isfinite(result.final_nll)

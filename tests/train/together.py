@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from kidpipe.config import TrainSettings
+from kidpipe.methods import METHODS
 from tests.train.small import EOS, make_examples, make_student
+from tests.train.test_methods import online_setup
 from train.dataset import Source
 from train.ranks import Ranks, open_ranks
 from train.sharding import place, whole
@@ -80,7 +82,9 @@ def main() -> None:
     torch.set_num_threads(1)
     with open_ranks("cpu") as ranks:
         if job == "train":
-            run(config(**changes), source_of(folder), folder / "student", out, ranks=ranks)
+            settings = config(**changes)
+            online = online_setup(folder / "student") if METHODS[settings.method].is_online else None
+            run(settings, source_of(folder), folder / "student", out, ranks=ranks, online=online)
         else:
             found = gradients(ranks, changes)
             if ranks.is_first:
