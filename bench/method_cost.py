@@ -74,6 +74,7 @@ RATIOS: dict[str, Sides] = {
 }
 LIMITS = {"kid_over_sft": (0.5, 1.0), "kid_views4_over_sft": (0.5, 1.0)}
 """What is asked of a step on the same examples: half the time of plain fine-tuning, and at most its time."""
+COMPILED: dict[str, tuple[str, ...]] = {"cpu": (), "cuda": ("sft", "kid", "teacher scores gold")}
 LOADS = {
     "tiny": Load(batch_size=4, pack_tokens=1024, warmup=1, steps=1, device="cpu"),
     "quick": Load(batch_size=16, pack_tokens=4096, warmup=1, steps=2, device="cpu"),
@@ -100,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
             ways = list(turns)
             # The smaller size gets less of the time.
             budget_s = session.left_s * (0.3 if number < len(sizes) - 1 else 1.0)
-            measured[shape.name] = interleave(turns, rounds=session.rounds, budget_s=budget_s)
+            measured[shape.name] = interleave(turns, rounds=session.rounds, budget_s=budget_s, warm=COMPILED[load.device])
         release()
         profiles[shape.name] = _profiles(shape, load, steps)
     notes = [_verdict(measured)]

@@ -58,11 +58,15 @@ class Spread:
         return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
 
 
-def interleave(turns: Mapping[str, Turn], *, rounds: int, budget_s: float) -> dict[str, list[Cost]]:
+def interleave(turns: Mapping[str, Turn], *, rounds: int, budget_s: float, warm: Sequence[str] = ()) -> dict[str, list[Cost]]:
     """Take every turn once a round, each round beginning one turn later, until the rounds or the seconds are used up.
 
-    The first round is always finished. A turn that runs out of the device's memory is left out from then on.
+    The first round is always finished. A turn that runs out of the device's memory is left out from then on. The turns in
+    `warm` are taken once before: what is compiled then would make the first round look too long to have a second.
     """
+    for name in warm:
+        turns[name](False)
+        release()
     costs: dict[str, list[Cost]] = {name: [] for name in turns}
     names = list(turns)
     began, longest_s = time.perf_counter(), 0.0

@@ -28,11 +28,13 @@ def require_trl() -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            import datasets
             import trl  # noqa: F401
     except ImportError as error:
         raise KidpipeError(
             f"TRL cannot be imported: {error}", where="bench.against_trl", fix="pip install -e '.[bench]'"
         ) from error
+    datasets.disable_progress_bars()
 
 
 def sft_turn(shape: Shape, load: Load, steps: list[list[Example]], tokenizer: Any, *, packing: bool) -> Turn:
@@ -51,7 +53,7 @@ def sft_turn(shape: Shape, load: Load, steps: list[list[Example]], tokenizer: An
         arguments = SFTConfig(max_length=row_tokens if packing else None, packing=packing, **shared, **batch)
         return SFTTrainer(student, args=arguments, train_dataset=dataset, processing_class=tokenizer)
 
-    return partial(_take_turn, shape, load, make, len(examples))
+    return partial(_take_turn, shape, load, make)
 
 
 def distillation_turn(
@@ -79,7 +81,7 @@ def distillation_turn(
             student, teacher_model=make_teacher(), args=arguments, train_dataset=dataset, processing_class=tokenizer
         )
 
-    return partial(_take_turn, shape, load, make, len(examples))
+    return partial(_take_turn, shape, load, make)
 
 
 def gkd_turn(
@@ -105,7 +107,7 @@ def gkd_turn(
             data_collator=partial(collate, pad_id=tokenizer.pad_token_id),
         )
 
-    return partial(_take_turn, shape, load, make, len(examples))
+    return partial(_take_turn, shape, load, make)
 
 
 def _used(steps: list[list[Example]], load: Load) -> list[Example]:
@@ -176,7 +178,7 @@ def _shared(load: Load, folder: str) -> dict[str, Any]:
     }
 
 
-def _take_turn(shape: Shape, load: Load, make: Make, num_examples: int, measure_memory: bool) -> Cost:
+def _take_turn(shape: Shape, load: Load, make: Make, measure_memory: bool) -> Cost:
     watch, peak = Stopwatch(load.device), PeakMemory(load.device, wanted=measure_memory)
     if load.device == "cuda":
         peak.start()
@@ -189,16 +191,22 @@ def _take_turn(shape: Shape, load: Load, make: Make, num_examples: int, measure_
     if load.device == "cuda":
         peak.stop()
     first = next(line["loss"] for line in trainer.state.log_history if "loss" in line)
-    return Cost(num_examples * _share_measured(trainer, load), watch.wall_s, watch.cpu_s, peak.mib, first_loss=float(first))
+    return Cost(_examples_measured(trainer, load), watch.wall_s, watch.cpu_s, peak.mib, first_loss=float(first))
 
 
-def _share_measured(trainer: Any, load: Load) -> float:
-    """Rows of the measured steps over the rows of the data set; an epoch's last step takes what is left of it."""
-    arguments, rows = trainer.args, len(trainer.train_dataset)
+def _examples_measured(trainer: Any, load: Load) -> int:
+    """Rows are taken in order, an epoch's last step takes what is left of it, and packed rows hold several examples."""
+    arguments, dataset = trainer.args, trainer.train_dataset
+    packed = "seq_lengths" in dataset.column_names
+    sizes = [len(lengths) for lengths in dataset["seq_lengths"]] if packed else [1] * len(dataset)
     step = int(arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps)
-    epoch = [min(step, rows - start) for start in range(0, rows, step)]
-    measured: int = sum(epoch[number % len(epoch)] for number in range(load.warmup, load.warmup + load.steps))
-    return measured / rows
+    return examples_of_steps(sizes, step, range(load.warmup, load.warmup + load.steps))
+
+
+def examples_of_steps(sizes: Sequence[int], rows_a_step: int, steps: range) -> int:
+    """Examples in `steps`, counted from 0 over any number of epochs; row i holds sizes[i] of them."""
+    epoch = [sum(sizes[start : start + rows_a_step]) for start in range(0, len(sizes), rows_a_step)]
+    return sum(epoch[step % len(epoch)] for step in steps)
 
 
 def _quiet(trainer: Any) -> None:

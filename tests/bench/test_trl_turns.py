@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from bench.students import Load
-from bench.trl_turns import collate, micro_batch, row_of
+from bench.trl_turns import collate, examples_of_steps, micro_batch, row_of
 from train.examples import Branch, Example
 
 
@@ -34,3 +34,10 @@ def test_a_micro_batch_divides_the_batch_and_fits_the_pack() -> None:
     assert micro_batch([example(5000, 20)] * 32, load)["per_device_train_batch_size"] == 1
     assert micro_batch([example(5, 5)] * 32, load) == {"per_device_train_batch_size": 32, "gradient_accumulation_steps": 1}
     assert micro_batch([example(5, 5)] * 32, load, 4)["per_device_train_batch_size"] == 4
+
+
+def test_examples_of_packed_rows_are_counted_as_they_are_taken() -> None:
+    sizes = [6, 5, 5, 2, 1]
+    assert examples_of_steps(sizes, 2, range(1, 3)) == 5 + 2 + 1
+    assert examples_of_steps(sizes, 2, range(2, 4)) == 1 + 6 + 5
+    assert examples_of_steps([1] * 8, 4, range(1, 2)) == 4
