@@ -51,7 +51,7 @@ def compare_grid(
     """
     session = open_with({})
     cells = make_cells(lambda changes: open_with(changes).config, axes, seed_masks=seed_masks)
-    _check(cells)
+    _check(session.store, cells)
     manifests = _build_all(session, cells, only_finished)
     runs = _runs(session.store, cells, manifests, checkpoint, jobs)
     if only_finished:
@@ -60,7 +60,7 @@ def compare_grid(
     return _report(session, runs, session.store.root / "compare" / name, as_json)
 
 
-def _check(cells: Sequence[Cell]) -> None:
+def _check(store: Store, cells: Sequence[Cell]) -> None:
     """Open what each distinct build and run starts from, before the first expensive second."""
     from pipeline.context import open_context
 
@@ -72,6 +72,8 @@ def _check(cells: Sequence[Cell]) -> None:
     for cell in {cell.build: cell for cell in cells}.values():
         open_context(cell.config, need_teacher=cell.until != "ingest").close()
     read(cells[0].config.data, "dev")
+    with store.lock():  # another build would fail every run of this comparison
+        pass
 
 
 def _build_all(session: Session, cells: Sequence[Cell], only_finished: bool) -> dict[str, tuple[str, str]]:

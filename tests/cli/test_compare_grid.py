@@ -16,6 +16,7 @@ from kidpipe.commands.compare_grid import make_cells
 from kidpipe.commands.compare_intervals import mean_interval, t_quantile
 from kidpipe.config import Config
 from kidpipe.methods import METHODS
+from kidpipe.store import Store
 from tests.cli.running import Cli, Done
 from tests.conftest import configure
 
@@ -172,6 +173,8 @@ def test_mistakes_are_told_before_anything_runs(compare: Cli, tmp_path: Path) ->
     }.items():
         (tmp_path / "grid.toml").write_text(text)
         assert_said(compare("compare", "--grid", "grid.toml"), said, "grid.toml")
+    with Store(tmp_path / "artifacts").lock():
+        assert_said(compare("compare"), "another build holds this store")
     assert not (tmp_path / "artifacts" / "runs").exists()
 
 
