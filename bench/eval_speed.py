@@ -1,6 +1,6 @@
 """Stored predictions in; verdicts a second of kidpipe and of plain loops on the same rows, and the share spent in SQLite, out.
 
-    python -m bench.eval_speed ../shared/data [--rows 6060] [--out bench/RESULTS.md]
+    python -m bench.eval_speed ../shared/data [--rows 6060] [--out bench/RESULTS.md] [--json FILE]
 
 The plain loops are what an evaluator without much thought does, one process, gold and prediction run for every row:
 `bare loop` has no protection at all, `process a row` starts a killable process for each row.
@@ -32,46 +32,71 @@ Cost = tuple[float, float]
 OFFICIAL = {"test suite, one database": (10.9, 7.2), "BIRD": (12.7, 3.1)}
 """(wall seconds, CPU seconds) of the official evaluators on 6,076 of these pairs, as noted with the stored verdicts."""
 _OFFICIAL_ROWS = 6076
+_BARE, _PROCESSES = "bare loop, one process", "a process a row"
+_NOTED = {name: f"official: {name} (noted, not run here)" for name in OFFICIAL}
+_BOTH = "official: both verdicts, as kidpipe gives both"
+_SHORT = dict(zip((_BARE, _PROCESSES, *_NOTED.values(), _BOTH), ("bare", "process", "test_suite", "bird", "both"), strict=True))
+"""Names of the ratios in JSON."""
 _PROCESS_ROWS = 20
 """Rows of the slowest loop: it is timed on a part."""
 
 
-def main(data: Path, num_rows: int, out: Path | None) -> None:
-    """Print the table; put it into `out` under a heading of its own."""
+def main(data: Path, num_rows: int, out: Path | None, json_file: Path | None) -> None:
+    """Print the table; put it into `out` under a heading of its own, and cases and ratios into `json_file`."""
     rows = _read(data)[:num_rows]
-    lines = [
+    head = (
         f"{len(rows):,} stored predictions on 20 Spider databases, ex_bag and ex_set of each. Python "
         f"{platform.python_version()}, SQLite {sqlite3.sqlite_version}, {os.cpu_count()} cores, load "
         f"average {os.getloadavg()[0]:.1f} at the start: on a busy "
-        "machine compare the CPU columns. The better of two runs.",
-        "",
-        "| how | rows | isolated | verdicts/s | ms a verdict | CPU ms a verdict |",
-        "|---|---|---|---|---|---|",
-    ]
-    bare = _timed(lambda: _bare_loop(rows))
-    lines.append(_line("bare loop, one process", len(rows), bare, "no"))
-    part = rows[:: max(1, len(rows) // _PROCESS_ROWS)][:_PROCESS_ROWS]
-    lines.append(_line("a process a row", len(part), _timed(lambda: _process_loop(part), runs=1), "yes"))
-    pairs = [Pair(row["gold"], row["pred"], row["database"]) for row in rows]
-    ours = {}
-    for workers in (1, 2, 8):
-        settings = EvalSettings(workers=workers, check_ties=False)
-        ours[workers] = _timed(partial(_compare_afresh, pairs, settings))
-        lines.append(_line(f"kidpipe, {workers} worker{'s' * (workers > 1)}", len(rows), ours[workers], "yes"))
-    lines.append(_line("kidpipe, with exact set match, hardness, tie flags", len(rows), _timed(lambda: _everything(rows)), "yes"))
-    for name, cost in OFFICIAL.items():
-        lines.append(_line(f"official: {name} (noted, not run here)", _OFFICIAL_ROWS, cost, "no"))
+        "machine compare the CPU columns. The better of two runs."
+    )
+    cases = _measured(rows)
     share, inside_ms = _inside(rows)
+    ratios = _ratios(cases)
+    lines = [head, "", "| how | rows | isolated | verdicts/s | ms a verdict | CPU ms a verdict |", "|---|---|---|---|---|---|"]
+    lines += [_line(case) for case in cases]
     lines += ["", f"Inside SQLite (connecting, running, fetching): {share:.0%} of the bare loop, {inside_ms:.3f} ms a row."]
-    best = [min(cost[part] for cost in ours.values()) / len(rows) for part in (0, 1)]
-    both = (sum(wall for wall, _ in OFFICIAL.values()), sum(cpu for _, cpu in OFFICIAL.values()))
-    for name, cost in {**OFFICIAL, "both, as kidpipe gives both": both}.items():
-        ratios = [cost[part] / _OFFICIAL_ROWS / best[part] for part in (0, 1)]
-        lines.append(f"Official ({name}) over kidpipe: {ratios[0]:.1f} times the wall time, {ratios[1]:.1f} times the CPU time.")
+    lines += ["", "How many times as long as kidpipe's best of 1, 2 and 8 workers, isolation included, a verdict:", ""]
+    lines += ["| against | wall time | CPU time |", "|---|---|---|"]
+    lines += [f"| {name} | {1 / pair['wall']:,.1f} | {1 / pair['cpu']:,.1f} |" for name, pair in ratios.items()]
     text = "\n".join(lines)
     print(text)
     if out is not None:
         _put_section(out, "Evaluation", text)
+    if json_file is not None:
+        flat = {f"kidpipe_over_{_SHORT[name]}_{unit}": value for name, pair in ratios.items() for unit, value in pair.items()}
+        json_file.write_text(json.dumps({"cases": cases, "ratios": flat}, indent=2) + "\n", encoding="utf-8")
+
+
+def _measured(rows: list[Row]) -> list[Row]:
+    """Every way of judging with its time; the official ones as noted."""
+    part = rows[:: max(1, len(rows) // _PROCESS_ROWS)][:_PROCESS_ROWS]
+    pairs = [Pair(row["gold"], row["pred"], row["database"]) for row in rows]
+    cases = [
+        _case(_BARE, len(rows), _timed(lambda: _bare_loop(rows)), "no"),
+        _case(_PROCESSES, len(part), _timed(lambda: _process_loop(part), runs=1), "yes"),
+    ]
+    for workers in (1, 2, 8):
+        settings = EvalSettings(workers=workers, check_ties=False)
+        cost = _timed(partial(_compare_afresh, pairs, settings))
+        cases.append(_case(f"kidpipe, {workers} worker{'s' * (workers > 1)}", len(rows), cost, "yes"))
+    cases.append(_case("kidpipe, with exact set match, hardness, tie flags", len(rows), _timed(lambda: _everything(rows)), "yes"))
+    return cases + [_case(_NOTED[name], _OFFICIAL_ROWS, cost, "no") for name, cost in OFFICIAL.items()]
+
+
+def _ratios(cases: list[Row]) -> dict[str, dict[str, float]]:
+    """kidpipe's cost a verdict over that of the others; below 0.1 is ten times cheaper. kidpipe gives both official verdicts."""
+    ours = [case for case in cases if case["how"].startswith("kidpipe,") and "worker" in case["how"]]
+    theirs = [case for case in cases if not case["how"].startswith("kidpipe")]
+    official = [case for case in theirs if case["how"].startswith("official")]
+    names = {case["how"]: [case] for case in theirs} | {_BOTH: official}
+    return {
+        name: {
+            unit: min(case[f"{unit}_ms"] for case in ours) / sum(case[f"{unit}_ms"] for case in against)
+            for unit in ("wall", "cpu")
+        }
+        for name, against in names.items()
+    }
 
 
 def _read(data: Path) -> list[Row]:
@@ -156,9 +181,16 @@ def _cpu_s() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def _line(name: str, count: int, cost: Cost, isolated: str) -> str:
+def _case(how: str, count: int, cost: Cost, isolated: str) -> Row:
     wall, cpu = cost
-    return f"| {name} | {count:,} | {isolated} | {count / wall:,.0f} | {wall / count * 1e3:.3f} | {cpu / count * 1e3:.3f} |"
+    return {"how": how, "rows": count, "isolated": isolated, "wall_ms": wall / count * 1e3, "cpu_ms": cpu / count * 1e3}
+
+
+def _line(case: Row) -> str:
+    rate = 1e3 / case["wall_ms"]
+    return (
+        f"| {case['how']} | {case['rows']:,} | {case['isolated']} | {rate:,.0f} | {case['wall_ms']:.3f} | {case['cpu_ms']:.3f} |"
+    )
 
 
 def _put_section(path: Path, heading: str, text: str) -> None:
@@ -174,5 +206,6 @@ if __name__ == "__main__":
     parser.add_argument("data", type=Path, nargs="?", default=Path("../shared/data"))
     parser.add_argument("--rows", type=int, default=6060)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    main(given.data, given.rows, given.out)
+    main(given.data, given.rows, given.out, given.json)

@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,18 @@ _NEAR_SHARE = 0.15
 _DELETED_SHARE = 0.3
 
 
-def make_variant(source: Path, target: Path, literals: Mapping[str, set[Any]], seed: str) -> None:
+@dataclass(frozen=True)
+class Aim:
+    """What a variant is to bring out."""
+
+    literal_share: float = _LITERAL_SHARE
+    """How many values of a column come from the literals it is compared with."""
+    few: bool = False
+    """Whether about half of the columns hold one to three values only, shared with columns of the same name in other tables:
+    repeats, ties, averages and maxima that are met exactly."""
+
+
+def make_variant(source: Path, target: Path, literals: Mapping[str, set[Any]], seed: str, aim: Aim = Aim()) -> None:
     """Write `target`: rows of `source` with their values resampled, some rows of unreferenced tables left out.
 
     Keys stay as they are and foreign keys point at rows that exist. `literals` are values by column name (`mutants.literals`);
@@ -31,7 +43,7 @@ def make_variant(source: Path, target: Path, literals: Mapping[str, set[Any]], s
         connection.text_factory = lambda data: data.decode("utf-8", "replace")
         connection.execute("PRAGMA foreign_keys = OFF")
         for table in tables:
-            _resample(connection, table, tables, literals, generator, table.name.lower() in referenced)
+            _resample(connection, table, tables, literals, generator, table.name.lower() in referenced, aim)
         connection.commit()
         connection.execute("VACUUM")
 
@@ -43,6 +55,7 @@ def _resample(
     literals: Mapping[str, set[Any]],
     generator: random.Random,
     is_referenced: bool,
+    aim: Aim,
 ) -> None:
     name = _quoted(table.name)
     try:
@@ -67,8 +80,10 @@ def _resample(
             values = [None if generator.random() < missing else generator.choice(pool) for _ in rowids] if pool else []
         else:
             pool = _part(generator, _values(connection, table.name, column.name))
+            if aim.few and generator.random() < 0.5:
+                pool = _few(generator, connection, tables, low)
             wanted = sorted(literals.get(low, ()), key=repr)
-            values = [_draw(generator, pool, wanted, low in strict) for _ in rowids] if pool or wanted else []
+            values = [_draw(generator, pool, wanted, low in strict, aim) for _ in rowids] if pool or wanted else []
         # A check or a unique index that the schema text doesn't show: such a row keeps its value.
         updates = zip(values, rowids, strict=False)
         connection.executemany(f"UPDATE OR IGNORE {name} SET {quoted} = ? WHERE rowid = ?", updates)
@@ -82,13 +97,20 @@ def _part(generator: random.Random, pool: list[Any]) -> list[Any]:
     return generator.sample(pool, generator.randint(max(1, len(pool) // 8), len(pool))) if pool else []
 
 
-def _draw(generator: random.Random, pool: list[Any], wanted: list[Any], is_strict: bool) -> Any:
+def _few(generator: random.Random, connection: sqlite3.Connection, tables: tuple[Table, ...], column: str) -> list[Any]:
+    """One to three values of the columns of that name, in whichever tables."""
+    names = [(table.name, other.name) for table in tables for other in table.columns if other.name.lower() == column]
+    pool = sorted({value for name in names for value in _values(connection, *name)}, key=repr)
+    return generator.sample(pool, min(len(pool), generator.choice((1, 1, 2, 3))))
+
+
+def _draw(generator: random.Random, pool: list[Any], wanted: list[Any], is_strict: bool, aim: Aim) -> Any:
     chance = generator.random()
     if chance < _NULL_SHARE and not is_strict:
         return None
-    if wanted and (chance < _NULL_SHARE + _LITERAL_SHARE or not pool):
+    if wanted and (chance < _NULL_SHARE + aim.literal_share or not pool):
         return _near(generator, generator.choice(wanted), generator.random() < 0.5)
-    return _near(generator, generator.choice(pool), generator.random() < _NEAR_SHARE)
+    return _near(generator, generator.choice(pool), not aim.few and generator.random() < _NEAR_SHARE)
 
 
 def _near(generator: random.Random, value: Any, moved: bool) -> Any:

@@ -14,7 +14,7 @@ from kidpipe.config import EvalSettings
 from kidpipe.readers import Example
 from kidpipe.sandbox.job import Job, Kind, Limits
 from kidpipe.sandbox.pool import SandboxPool
-from tests.eval.attacks import within_a_second
+from tests.eval.attacks import peaks_mib, within_a_second
 
 LIMITS = Limits(timeout_s=1.0, memory_mib=512)
 GOLD = "SELECT name FROM singer WHERE country = 'France'"
@@ -117,6 +117,13 @@ def test_attack_harms_nobody(name: str, world: Path, pool: SandboxPool) -> None:
     assert [path.name for path in world.parent.iterdir()] == [world.name]
     after = pool.execute(Job(str(world), GOLD))
     assert (after.kind, after.rows, len(after.rows)) == (Kind.OK, gold.rows, 20)
+
+
+def test_memory_stays_bounded(world: Path) -> None:
+    hogs = [name for name in ATTACKS if name in ("endless", "sorted", "repeat bomb", "list bomb", "cross join returned")]
+    peaks = peaks_mib(LIMITS, [Job(str(world), attack(name, world)) for name in hogs])
+    # DuckDB itself takes about 100 MiB.
+    assert 60 < max(peaks) < LIMITS.memory_mib + 100
 
 
 def test_values_compare_by_content(world: Path, pool: SandboxPool) -> None:

@@ -23,13 +23,14 @@ def fuzz_suite(session: Session, out: Path, *, variants: int, seed: int, as_json
     if as_json:
         session.print_json({name: asdict(report) for name, report in rows.items()} | {"folder": str(out)})
     else:
-        columns = ("golds", "mutants", "killed at first", "killed", "variants")
+        columns = ("golds", "mutants", "killed at first", "killed", "variants", "equal by keys")
         table = make_table("", {"database": "left"} | dict.fromkeys(columns, "right"))
         for name, report in rows.items():
             rates = (_percent(report.killed_by_original, report.mutants), _percent(report.killed, report.mutants))
-            table.add_row(name, str(report.golds), str(report.mutants), *rates, str(report.variants))
+            table.add_row(name, str(report.golds), str(report.mutants), *rates, str(report.variants), str(report.equal))
         session.console.print(table)
         session.console.print("killed: mutants of golds refuted, in percent, by the original database and by the whole suite")
+        session.console.print("equal by keys: mutants left out because primary and foreign keys prove them equal to their gold")
         session.console.print(f"use it      kidpipe eval MODEL --suite {out}")
     return {name: asdict(report) for name, report in rows.items()}
 

@@ -170,8 +170,11 @@ class _Run:
         worker.last_sign = time.monotonic()
         worker.received += data
         for frame in worker.frames():
-            if not worker.is_ready:
-                worker.is_ready = True
+            if not frame:
+                if not worker.turns_left:
+                    self._bury(worker)
+                    return
+                worker.turn()
                 continue
             kind, payload, num_rows, num_columns, message, seconds, cpu_s = load_plain(frame)
             if self._is_doubtful(worker, Kind(kind), cpu_s):

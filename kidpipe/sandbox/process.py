@@ -19,6 +19,8 @@ _LARGEST_BATCH = 64
 _QUICK_BATCH_S = 0.05
 """A batch done sooner than this is followed by one twice as large, one that took longer by one half as large."""
 _START_LIMIT_S = 60.0
+_TURNS = 3
+"""How often a worker may turn between loading and ready: started, loading DuckDB, ready again. It can't put off its end so."""
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -43,6 +45,7 @@ class WorkerProcess:
         self.served = 0
         self.cpu_s = 0.0
         self.is_ready = False
+        self.turns_left = _TURNS
         self.last_sign = self.sent_at = time.monotonic()
         self.batch_size = 1
         self.received = bytearray()
@@ -83,6 +86,11 @@ class WorkerProcess:
             yield bytes(memoryview(self.received)[position + HEADER.size : end])
             position = end
         del self.received[:position]
+
+    def turn(self) -> None:
+        """It has said that it is ready, or, having been so, that it is loading an engine."""
+        self.is_ready = not self.is_ready
+        self.turns_left -= 1
 
     def is_overdue(self, limit_s: float) -> bool:
         """Whether it has been silent for longer than any statement may take. Starting up may take long on a busy machine."""

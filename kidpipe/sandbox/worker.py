@@ -57,9 +57,11 @@ def main() -> None:
 
 def _serve(job: Job, limits: Limits, engines: dict[str, Engine], out: Any) -> Kind:
     started, cpu_started = time.perf_counter(), time.process_time()
-    signal.setitimer(signal.ITIMER_REAL, limits.timeout_s + ALARM_GRACE_S)
     try:
-        kind, rows, num_columns, message = _engine(job.database, limits, engines).execute(job)
+        engine = _engine(job.database, limits, engines, out)
+        started, cpu_started = time.perf_counter(), time.process_time()
+        signal.setitimer(signal.ITIMER_REAL, limits.timeout_s + ALARM_GRACE_S)
+        kind, rows, num_columns, message = engine.execute(job)
         payload = dump_plain(rows) if kind is Kind.OK else b""
         num_rows = len(rows)
         del rows
@@ -81,13 +83,15 @@ def _send(out: Any, frame: bytes) -> None:
     out.flush()
 
 
-def _engine(database: str, limits: Limits, engines: dict[str, Engine]) -> Engine:
+def _engine(database: str, limits: Limits, engines: dict[str, Engine], out: Any) -> Engine:
     name = engine_name(database)
     if name not in engines:
         if name == "duckdb":
+            _send(out, b"")  # loading: not on the statement's clock
             from kidpipe.sandbox.duckdb import DuckdbEngine
 
             engines[name] = DuckdbEngine(limits)
+            _send(out, b"")  # ready again
         else:
             engines[name] = SqliteEngine(limits)
         _bound_memory(limits.memory_mib + _RESERVED_MIB[name])

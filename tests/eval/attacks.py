@@ -1,8 +1,12 @@
 """Hostile predictions, by name. `{folder}` is a folder the test watches, `{database}` the database under attack."""
 
+import contextlib
+import re
+import threading
 import time
+from pathlib import Path
 
-from kidpipe.sandbox.job import Job, Result
+from kidpipe.sandbox.job import Job, Limits, Result
 from kidpipe.sandbox.pool import SandboxPool
 
 _DEEP = 3_000
@@ -161,3 +165,24 @@ def within_a_second(pool: SandboxPool, job: Job) -> Result:
             assert late < 0, f"{late:.2f} s too late in {result.runs} runs: {job.sql[:60]}"
             break
     return result
+
+
+def peaks_mib(limits: Limits, jobs: list[Job]) -> list[int]:
+    """The resident memory, MiB, that the workers were seen to reach while they ran `jobs`."""
+    peaks: list[int] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.005):
+            for worker in list(pool._workers):
+                with contextlib.suppress(OSError):
+                    status = Path(f"/proc/{worker.process.pid}/status").read_text()
+                    peaks.extend(int(kib) // 1024 for kib in re.findall(r"VmHWM:\s+(\d+)", status))
+
+    with SandboxPool(limits, workers=2) as pool:
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        assert len(list(pool.run(jobs))) == len(jobs)
+        stop.set()
+        watcher.join()
+    return peaks

@@ -1,8 +1,5 @@
 """Hostile predictions against a real database: nothing changes, nothing hangs, nobody else is harmed."""
 
-import contextlib
-import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +12,7 @@ from kidpipe.config import EvalSettings
 from kidpipe.readers import Example
 from kidpipe.sandbox.job import Job, Kind, Limits
 from kidpipe.sandbox.pool import SandboxPool
-from tests.eval.attacks import ATTACKS, MUST_BE_REFUSED, within_a_second
+from tests.eval.attacks import ATTACKS, MUST_BE_REFUSED, peaks_mib, within_a_second
 from tests.eval.worlds import GOLDS, make_world
 
 TIMEOUT_S = 0.5
@@ -80,21 +77,5 @@ def test_every_attack_is_judged_and_none_is_correct(world: Path) -> None:
 
 def test_memory_stays_bounded(world: Path) -> None:
     hogs = [name for name in ATTACKS if "bomb" in name or "cross join" in name or "endless" in name]
-    peaks: list[int] = []
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.005):
-            for worker in list(pool._workers):
-                with contextlib.suppress(OSError):
-                    status = Path(f"/proc/{worker.process.pid}/status").read_text()
-                    peaks.extend(int(kib) // 1024 for kib in re.findall(r"VmHWM:\s+(\d+)", status))
-
-    with SandboxPool(LIMITS, workers=2) as pool:
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        results = list(pool.run([Job(str(world), attack(name, world)) for name in hogs]))
-        stop.set()
-        watcher.join()
-    assert len(results) == len(hogs)
+    peaks = peaks_mib(LIMITS, [Job(str(world), attack(name, world)) for name in hogs])
     assert 30 < max(peaks) < MEMORY_MIB + 50

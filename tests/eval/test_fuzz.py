@@ -8,16 +8,18 @@ import duckdb
 import pytest
 
 from eval.databases import Databases
+from eval.equivalence import Keys, is_equal_by_keys, read_keys
 from eval.execution import GoldCache
 from eval.fuzz import REPORT_FILE, fuzz_suite
 from eval.mutants import literals, mutants
-from eval.variants import make_variant
+from eval.variants import Aim, make_variant
 from eval.verdicts import judge
 from kidpipe.config import EvalSettings
 from kidpipe.errors import KidpipeError
 from kidpipe.readers import Example
 from tests.eval.worlds import GOLDS, make_examples, make_world
 
+ON = "c.singer_id = s.id"
 SETTINGS = EvalSettings(max_steps=2_000_000, workers=2)
 
 
@@ -69,6 +71,72 @@ def test_a_variant_keeps_schema_keys_and_references(world: Path, tmp_path: Path)
     assert {row[1] for row in first["concert"]} <= keys
     assert any(row[2] == b"Spain" for row in first["singer"])
     assert len(first["concert"]) <= len(original["concert"])
+
+
+@pytest.fixture(scope="module")
+def keys(world: Path) -> Keys:
+    return read_keys(world)
+
+
+@pytest.mark.parametrize(
+    ("gold", "mutant", "is_equal"),
+    [
+        ("SELECT id, name FROM singer", "SELECT DISTINCT id, name FROM singer", True),
+        ("SELECT DISTINCT T1.id FROM singer AS T1", "SELECT T1.id FROM singer AS T1", True),
+        ("SELECT name FROM singer", "SELECT DISTINCT name FROM singer", False),
+        ("SELECT name FROM singer WHERE id = 3 AND age > 1", "SELECT DISTINCT name FROM singer WHERE id = 3 AND age > 1", True),
+        ("SELECT name FROM singer WHERE id = 3 OR age > 1", "SELECT DISTINCT name FROM singer WHERE id = 3 OR age > 1", False),
+        ("SELECT name FROM singer WHERE id > 3", "SELECT DISTINCT name FROM singer WHERE id > 3", False),
+        ("SELECT T1.id FROM singer T1, concert T2", "SELECT DISTINCT T1.id FROM singer T1, concert T2", False),
+        ("SELECT COUNT(id) FROM singer", "SELECT COUNT(DISTINCT id) FROM singer", True),
+        ("SELECT COUNT(age) FROM singer", "SELECT COUNT(DISTINCT age) FROM singer", False),
+        ("SELECT COUNT(id) FROM singer GROUP BY age", "SELECT COUNT(DISTINCT id) FROM singer GROUP BY age", False),
+        ("SELECT id FROM singer", "SELECT id FROM singer WHERE age > 3", False),
+        # concert.singer_id may be NULL, and a singer may have no concert.
+        (f"SELECT 1 FROM concert c JOIN singer s ON {ON}", f"SELECT 1 FROM concert c LEFT JOIN singer s ON {ON}", False),
+        (f"SELECT 1 FROM singer s JOIN concert c ON {ON}", f"SELECT 1 FROM singer s LEFT JOIN concert c ON {ON}", False),
+    ],
+)
+def test_what_the_keys_prove(keys: Keys, gold: str, mutant: str, is_equal: bool) -> None:
+    assert is_equal_by_keys(gold, mutant, keys) is is_equal
+
+
+def test_an_outer_join_to_a_referenced_key_is_an_inner_one(tmp_path: Path) -> None:
+    path = tmp_path / "keys.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            "CREATE TABLE a (id INTEGER PRIMARY KEY);"
+            "CREATE TABLE b (a_id INTEGER NOT NULL REFERENCES a, x INTEGER REFERENCES a (id));"
+        )
+    found = read_keys(path)
+    inner, outer = "SELECT * FROM b JOIN a ON b.{} = a.id", "SELECT * FROM b LEFT JOIN a ON b.{} = a.id"
+    assert is_equal_by_keys(inner.format("a_id"), outer.format("a_id"), found)
+    assert not is_equal_by_keys(inner.format("x"), outer.format("x"), found)
+    assert not is_equal_by_keys(inner.format("a_id"), outer.format("a_id") + " AND a.id > 3", found)
+    twice = "SELECT * FROM a AS o LEFT JOIN b ON b.x = o.id {} JOIN a ON b.a_id = a.id"
+    assert not is_equal_by_keys(twice.format(""), twice.format("LEFT"), found), "the first outer join may bring NULLs"
+
+
+def test_what_is_proved_equal_is_refuted_by_no_variant(world: Path, keys: Keys, tmp_path: Path) -> None:
+    golds = [*GOLDS, "SELECT id, name FROM singer", "SELECT name FROM singer WHERE id = 3", "SELECT COUNT(id) FROM singer"]
+    proved = [(gold, mutant) for gold in golds for mutant in mutants(gold) if is_equal_by_keys(gold, mutant, keys)]
+    assert len(proved) >= 3
+    for number in range(6):
+        path = tmp_path / f"{number}.sqlite"
+        make_variant(world, path, {}, str(number), Aim(few=bool(number % 2)))
+        for gold, mutant in proved:
+            with closing(sqlite3.connect(path)) as connection:
+                assert sorted(connection.execute(gold).fetchall()) == sorted(connection.execute(mutant).fetchall())
+
+
+def test_few_values_meet_averages_and_repeat(world: Path, tmp_path: Path) -> None:
+    met = []
+    for number in range(8):
+        path = tmp_path / f"{number}.sqlite"
+        make_variant(world, path, {}, str(number), Aim(few=True))
+        with closing(sqlite3.connect(path)) as connection:
+            met += connection.execute("SELECT COUNT(*) > 0 FROM singer WHERE age = (SELECT AVG(age) FROM singer)").fetchone()
+    assert any(met)
 
 
 def test_a_suite_refutes_more_mutants_than_the_original(world: Path, tmp_path: Path) -> None:
