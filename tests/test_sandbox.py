@@ -137,6 +137,10 @@ def test_a_killed_worker_harms_its_own_job_only(world: Path) -> None:
     with SandboxPool(Limits(timeout_s=30), workers=1) as pool, Killer(pool._workers):
         results = list(pool.run(Job(str(world), KILLED if n == 5 else f"SELECT {n}", n) for n in range(12)))
     assert [result.kind for result in results] == [Kind.CRASHED if n == 5 else Kind.OK for n in range(12)]
+    assert [result.runs for result in results] == [2 if n == 5 else 1 for n in range(12)], (
+        "the first may have been somebody else's"
+    )
+    assert all(result.seconds > 0 for result in results)
     assert [result.rows for result in results if result.is_ok] == [[(n,)] for n in range(12) if n != 5]
 
 

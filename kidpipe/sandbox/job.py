@@ -72,7 +72,7 @@ class Result:
     num_columns: int = 0
     message: str = ""
     seconds: float = 0.0
-    """Of the last run, on the worker's clock; 0 where its worker was killed."""
+    """Of the longer run: on the worker's clock, or, where the worker was killed, since its last sign of life."""
     runs: int = 1
     """2 where it was run again on a fresh worker because something else may have been to blame; each has the whole deadline."""
 

@@ -105,7 +105,8 @@ class _Run:
         self._paths: dict[str, str] = {}
         """Absolute paths of the databases met."""
         self._retry: deque[tuple[int, Job]] = deque()
-        self._retried: set[int] = set()
+        self._retried: dict[int, float] = {}
+        """Jobs that have had their second chance, and the seconds of the first."""
         self._finished: dict[int, Result] = {}
         self._finished_bytes = 0
         self._next = 0
@@ -159,7 +160,9 @@ class _Run:
         return batch
 
     def _finish(self, number: int, result: Result) -> None:
-        self._finished[number] = replace(result, runs=2) if number in self._retried else result
+        self._finished[number] = result
+        if number in self._retried:
+            self._finished[number] = replace(result, runs=2, seconds=max(result.seconds, self._retried[number]))
         self._finished_bytes += len(result.payload)
 
     def _receive(self, worker: WorkerProcess) -> None:
@@ -177,7 +180,7 @@ class _Run:
                 worker.turn()
                 continue
             kind, payload, num_rows, num_columns, message, seconds, cpu_s = load_plain(frame)
-            if self._is_doubtful(worker, Kind(kind), cpu_s):
+            if self._is_doubtful(worker, Kind(kind), cpu_s, seconds):
                 self._replace(worker)
                 return
             number, job = worker.held.popleft()
@@ -190,7 +193,7 @@ class _Run:
         if not worker.held:
             worker.adapt()
 
-    def _is_doubtful(self, worker: WorkerProcess, kind: Kind, cpu_s: float) -> bool:
+    def _is_doubtful(self, worker: WorkerProcess, kind: Kind, cpu_s: float, seconds: float) -> bool:
         """Whether the job in hand is to run once more on a fresh worker, because something else may be to blame.
 
         Memory and crashes may be the doing of the jobs before it, a deadline that of a machine too busy to run it.
@@ -200,7 +203,7 @@ class _Run:
         followed = kind in (Kind.MEMORY, Kind.CRASHED) and worker.served > 0
         if number in self._retried or not (starved or followed):
             return False
-        self._retried.add(number)
+        self._retried[number] = seconds
         return True
 
     def _replace(self, worker: WorkerProcess) -> None:
@@ -213,15 +216,16 @@ class _Run:
 
     def _bury(self, worker: WorkerProcess) -> None:
         """A worker has died or is silent; the job in hand did it, unless there is doubt."""
+        seconds = time.monotonic() - worker.last_sign if worker.is_ready else 0.0
         status, cpu_s = self._pool.discard(worker)
         if not worker.held:
             return
         late = status == -signal.SIGALRM or worker.is_overdue(self._pool.silence_s)
         kind = Kind.TIMEOUT if late else Kind.CRASHED
         message = f"more than {self._pool.limits.timeout_s:g} s" if late else f"its process died with status {status}"
-        if not self._is_doubtful(worker, kind, cpu_s):
+        if not self._is_doubtful(worker, kind, cpu_s, seconds):
             number, job = worker.held.popleft()
-            self._finish(number, Result(job.key, kind, message=message))
+            self._finish(number, Result(job.key, kind, message=message, seconds=seconds))
         self._give_back(worker)
 
     def _kill_overdue(self, heard: set[int]) -> None:
