@@ -92,10 +92,20 @@ def rank(logits_NV: Tensor, actual_N: Tensor, top_k: int) -> tuple[NDArray[np.in
 
 
 def _top_k(logits_NV: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """Ids and logits of the K likeliest. Where tokens tie for the last place, torch.topk takes any: take the lowest ids."""
+    """Ids and logits of the K likeliest. Where tokens tie for the last place, torch.topk takes any: take the lowest ids.
+
+    Logits that were computed in bfloat16 tie at almost every position.
+    """
     values_NK, ids_NK = logits_NV.topk(top_k, dim=-1)
-    tied_N = (logits_NV >= values_NK[:, -1:]).sum(-1) > top_k
-    for row in tied_N.nonzero()[:, 0].tolist():
-        ids_NK[row] = torch.sort(logits_NV[row], descending=True, stable=True).indices[:top_k]
-        values_NK[row] = logits_NV[row, ids_NK[row]]
+    last_N1 = values_NK[:, -1:]
+    tied_T = ((logits_NV >= last_N1).sum(-1) > top_k).nonzero()[:, 0]
+    if len(tied_T):
+        number_V = torch.arange(logits_NV.shape[-1], dtype=torch.int32, device=logits_NV.device)
+        # The lowest ids are the largest once negated; V stands behind them all.
+        negated_TV = torch.where(logits_NV[tied_T] == last_N1[tied_T], -number_V, -logits_NV.shape[-1])
+        lowest_TK = -negated_TV.topk(top_k, dim=-1).values.long()
+        rank_K = torch.arange(top_k, device=logits_NV.device)
+        above_T1 = (values_NK[tied_T] > last_N1[tied_T]).sum(-1, keepdim=True)
+        chosen_TK = lowest_TK.gather(1, (rank_K - above_T1).clamp_min(0))
+        ids_NK[tied_T] = torch.where(rank_K < above_T1, ids_NK[tied_T], chosen_TK)
     return ids_NK, values_NK

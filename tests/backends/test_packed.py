@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import GraniteConfig, GraniteForCausalLM, Qwen2ForCausalLM
 
 from kidpipe.backends.base import ScoreRequest, TopK
-from kidpipe.backends.packed import can_share, plan_packs, score_pack
+from kidpipe.backends.packed import can_share, plan_packs, rank, score_pack
 from kidpipe.backends.transformers import TransformersBackend
 from kidpipe.trees.attention import has_tree_attention
 from kidpipe.trees.tree import tree_tokens
@@ -116,3 +116,12 @@ def test_models_in_half_precision_share_too() -> None:
     requests = draw_requests(4, 9, 4, 40)
     for request, answer in zip(requests, score_pack(model, requests, 5), strict=True):
         assert_agree(answer, alone(model, request, 5), atol=0.1)
+
+
+@given(seed=st.integers(0, 2**31), kinds=st.sampled_from([1, 2, 5, 1000]), top_k=st.integers(1, 30))
+@settings(max_examples=40, deadline=None)
+def test_ties_for_the_last_place_go_to_the_lowest_ids(seed: int, kinds: int, top_k: int) -> None:
+    logits = torch.from_numpy(np.random.default_rng(seed).integers(kinds, size=(6, 30)).astype(np.float32))
+    ids, _, actual = rank(logits, torch.zeros(6, dtype=torch.int64), top_k)
+    np.testing.assert_array_equal(ids, torch.sort(logits, descending=True, stable=True).indices[:, :top_k].numpy())
+    np.testing.assert_allclose(actual, torch.log_softmax(logits, -1)[:, 0].numpy(), rtol=1e-6, atol=1e-5)
