@@ -5,17 +5,17 @@ arrays only, never a GPU, and end when the process that started them ends, howev
 """
 
 import io
-import multiprocessing
 import os
 import pickle
 import queue
 import signal
+import subprocess
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from itertools import islice
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import Connection, Pipe
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from train.dataset import Dataset
 from train.examples import Example
 
 T = TypeVar("T")
+_START = "import sys; sys.path[:] = sys.argv[2:]; from train.loader import work; work(int(sys.argv[1]))"
 _AHEAD = 2
 """Steps kept ready beside the one that each worker holds: more would only cost memory."""
 
@@ -36,18 +37,17 @@ class Loader:
     """Worker processes, started at once (they take seconds to start) and put to work by `steps`."""
 
     def __init__(self, num_workers: int) -> None:
-        self._workers: list[tuple[BaseProcess, Connection]] = []
+        self._workers: list[tuple[subprocess.Popen[bytes], Connection]] = []
         self._ready: queue.Queue[Any] = queue.Queue(_AHEAD)
         self._is_closed = threading.Event()
-        # A forked child would inherit CUDA's state and locks that other threads hold.
-        context = multiprocessing.get_context("spawn")
+        # A forked child would inherit CUDA's state and locks that other threads hold; multiprocessing's spawn would import
+        # the whole main program again. A session of its own keeps Ctrl-C, which the trainer answers, away from it.
         for _ in range(num_workers):
-            here, there = context.Pipe()
-            process = context.Process(target=_work, args=(there,), daemon=True)
-            process.start()
+            here, there = Pipe()
+            command = [sys.executable, "-c", _START, str(there.fileno()), *sys.path]
+            self._workers.append((subprocess.Popen(command, pass_fds=[there.fileno()], start_new_session=True), here))
             # Else this process would keep the pipe open when the worker is gone.
             there.close()
-            self._workers.append((process, here))
 
     def steps(self, dataset: Dataset, first: int, stop: int, make: Callable[[list[Example]], T]) -> Iterator[T]:
         """What `make` makes of the examples of each step from `first` (counted from 0) to before `stop`."""
@@ -70,10 +70,10 @@ class Loader:
             try:
                 item = pickle.loads(connection.recv_bytes())
             except (EOFError, OSError):
-                process.join(1)
+                code = process.wait()
                 item = KidpipeError(
-                    f"a loader worker died with exit code {process.exitcode}",
-                    where="the kernel ends processes where memory runs out" if process.exitcode == -signal.SIGKILL else "",
+                    f"a loader worker died with exit code {code}",
+                    where="the kernel ends processes where memory runs out" if code == -signal.SIGKILL else "",
                     fix="run the same command again with --set train.loader_workers=0: it continues from the newest checkpoint",
                 )
             while not self._is_closed.is_set():
@@ -93,7 +93,7 @@ class Loader:
         for process, _ in self._workers:
             process.terminate()
         for process, connection in self._workers:
-            process.join()
+            process.wait()
             connection.close()
 
 
@@ -107,9 +107,9 @@ def choose_workers(asked: int, processes: int) -> int:
     return 2 if len(os.sched_getaffinity(0)) // processes >= 4 else 0
 
 
-def _work(connection: Connection) -> None:
-    # Ctrl-C reaches every process of a terminal; the trainer answers it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def work(descriptor: int) -> None:
+    """What a worker does: take a job from the pipe `descriptor`, and send the steps that are its own."""
+    connection: Connection = Connection(descriptor)
     torch.set_num_threads(1)
     try:
         dataset, first, stop, every, make = connection.recv()

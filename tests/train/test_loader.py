@@ -91,14 +91,14 @@ def test_a_mistake_in_the_data_is_the_same_with_and_without_workers(tmp_path: Pa
 
 
 def children() -> list[int]:
-    """Processes that multiprocessing started for this one."""
+    """Loader workers of this process."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             text, line = (folder / "stat").read_text(), (folder / "cmdline").read_text()
         except OSError:
             continue
-        if int(text.rpartition(")")[2].split()[1]) == os.getpid() and "spawn_main" in line:
+        if int(text.rpartition(")")[2].split()[1]) == os.getpid() and "train.loader" in line:
             found.append(int(folder.name))
     return found
 
@@ -131,10 +131,8 @@ with Loader(2) as loader:
 """
 
 
-def test_workers_end_with_a_trainer_that_was_killed(source: Source, tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text("if __name__ == '__main__':\n" + "".join(f"    {line}\n" for line in ORPHANS.splitlines()))
-    command = [sys.executable, str(script), str(source.parts[0].ingest.parent)]
+def test_workers_end_with_a_trainer_that_was_killed(source: Source) -> None:
+    command = [sys.executable, "-c", ORPHANS, str(source.parts[0].ingest.parent)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as trainer:
         assert trainer.stdout is not None
