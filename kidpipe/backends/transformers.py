@@ -199,7 +199,7 @@ def _resolve_device(device: str) -> str:
 
 def _load(model_path: str, dtype: str, verbose: bool) -> Any:
     """The model with its weights complete: transformers fills missing ones with random numbers and only prints it."""
-    level = transformers_logging.get_verbosity()
+    level, has_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     if not verbose:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
@@ -214,7 +214,8 @@ def _load(model_path: str, dtype: str, verbose: bool) -> Any:
         ) from error
     finally:
         transformers_logging.set_verbosity(level)
-        transformers_logging.enable_progress_bar()
+        if has_bars:
+            transformers_logging.enable_progress_bar()
     if missing := sorted(info["missing_keys"]):
         raise KidpipeError(
             f"the weights of {len(missing)} parameters are missing, {missing[0]} first",

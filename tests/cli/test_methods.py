@@ -24,6 +24,7 @@ def test_an_online_method_needs_prompts_and_a_teacher_only(cli: Cli, tmp_path: P
     done = cli("train", "--method", method, "--name", "run", "--json", train__oracle_end=0.01, **SMALL)
     assert done.code == 0, done.err
     assert json.loads(done.out)["steps"] == 2
+    assert "%|" not in done.err, "no progress bar of another library"
     log = [json.loads(line) for line in (tmp_path / "artifacts" / "runs" / "run" / "log.jsonl").read_text().splitlines()]
     steps = [line for line in log if line["kind"] == "step"]
     assert all(line["teacher_seconds"] > 0 and line["generate_seconds"] > 0 and line["teacher_tokens"] > 0 for line in steps)
