@@ -77,7 +77,10 @@ def flip_lines(runs: ComparedRuns, first: str, second: str, limit: int = 20) -> 
     lines = []
     for one, other in ordered[:limit]:
         lines.append(f"{one.example_id} ({one.db_id}): {first} {one.kind}, {second} {other.kind}")
-        lines += [f"  gold    {one.gold_sql}", f"  {first:<7} {one.prediction}", f"  {second:<7} {other.prediction}"]
+        lines += [f"  asked   {one.question}"] if one.question else []
+        lines.append(f"  gold    {one.gold_sql}")
+        for name, verdict in ((first, one), (second, other)):
+            lines.append(f"  {name:<7} {verdict.prediction}" + (f"  -- {verdict.message}" if verdict.message else ""))
     if len(ordered) > limit:
         lines.append(f"... and {len(ordered) - limit} more")
     return lines

@@ -58,6 +58,7 @@ class Verdict:
     seconds: float
     ves_reward: float | None = None
     """BIRD's reward by speed, 0 where `ex_set` is not true; None where R-VES was not asked for."""
+    question: str = ""
 
     @property
     def r_ves(self) -> float | None:
@@ -139,6 +140,7 @@ def _verdict(example: Example, prediction: str, comparison: Comparison | None) -
         ties=bool(gold and gold.rests_on_ties),
         message=comparison.message if comparison else "",
         seconds=comparison.seconds if comparison else 0.0,
+        question=example.question,
     )
 
 

@@ -82,9 +82,10 @@ def _summary(runs: "ComparedRuns", folders: list[Path], changed: dict[str, tuple
         {
             "example_id": one.example_id,
             "db_id": one.db_id,
+            "question": one.question,
             "gold_sql": one.gold_sql,
-            "first": {"kind": one.kind.value, "prediction": one.prediction},
-            "second": {"kind": other.kind.value, "prediction": other.prediction},
+            "first": {"kind": one.kind.value, "prediction": one.prediction, "message": one.message},
+            "second": {"kind": other.kind.value, "prediction": other.prediction, "message": other.message},
         }
         for one, other in runs.flips
     ]

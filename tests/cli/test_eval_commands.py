@@ -146,14 +146,20 @@ def test_key_links_come_from_tables_json(cli: Cli, lines: Callable[..., Path], w
     assert cli("eval", "--predictions", "gold.sql", data__path=str(folder)).code == 0
 
 
-def test_compare_in_both_spellings(cli: Cli, lines: Callable[..., Path], tmp_path: Path) -> None:
+def test_compare_in_both_spellings(cli: Cli, lines: Callable[..., Path], dev: DataSet, tmp_path: Path) -> None:
     for name, changes in (("one.sql", {0: "SELECT 1 WHERE 0"}), ("two.sql", {1: "SELEC", 2: "SELECT 1 WHERE 0"})):
         assert cli("eval", "--predictions", str(lines(name, changes)), eval__workers=1).code == 0
     long = cli("eval-compare", "one", "two")
     assert long.code == 0, long.err
     assert cli("eval", "compare", "one", str(tmp_path / "artifacts" / "eval" / "two")).out == long.out
     assert "two loses 2 and wins 1" in long.out
-    assert "dev:1" in long.out
+    example = dev.examples[1]
+    flip = long.out[long.out.index("dev:1 ") :].splitlines()[:5]
+    assert flip[0] == f"dev:1 ({example.db_id}): one correct, two error"
+    assert [line.split(maxsplit=1)[0] for line in flip[1:]] == ["asked", "gold", "one", "two"]
+    assert example.question in flip[1]
+    assert " ".join(example.gold_sql.split()) in " ".join(flip[2].split())
+    assert 'SELEC  -- near "SELEC": syntax error' in flip[4]
     report = json.loads(cli("eval-compare", "one", "two", "--json").out)
     bag = next(item for item in report["differences"] if item["metric"] == "ex_bag")
     assert (bag["only_first"], bag["only_second"], bag["p_value"]) == (2, 1, 1.0)
