@@ -33,8 +33,9 @@ class Pack:
 
     def to(self, device: torch.device) -> "Pack":
         """The same on `device`."""
-        padding_BL = None if self.padding_BL is None else self.padding_BL.to(device)
-        input_ids_BL, position_ids_BL = self.input_ids_BL.to(device), self.position_ids_BL.to(device)
+        # A copy that waits would wait for the work of the packs before.
+        padding_BL = None if self.padding_BL is None else self.padding_BL.to(device, non_blocking=True)
+        input_ids_BL, position_ids_BL = (x.to(device, non_blocking=True) for x in (self.input_ids_BL, self.position_ids_BL))
         return Pack(self.layout, input_ids_BL, position_ids_BL, self.tout, padding_BL, self.targets.to(device))
 
     @property

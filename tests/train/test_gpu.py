@@ -118,3 +118,12 @@ def test_what_an_online_method_makes_is_what_a_cpu_makes(tmp_path: Path, method:
         online=online_setup(student),
     )
     assert np.isfinite(result.final_nll)
+
+
+def test_heads_too_small_for_the_kernels_get_dense_masks_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    model = make_student(heads=4).to(CUDA).train()
+    assert choose_layout(model, "auto") == "tree"
+    assert not has_tree_attention(model)
+    assert "attention: dense masks, because FlexAttention does not compile here" in caplog.text
+    examples = make_examples(np.random.default_rng(6), 2, 3, 2)
+    assert_close(accumulated(model, examples, "tree"), accumulated(model, examples, "none"), 2e-5)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_block_mask
 
-from kidpipe.trees import flex
+from kidpipe.trees import flex, layout
 from kidpipe.trees.attention import ancestor_mask, install, make_mask, uninstall
 from kidpipe.trees.trunk import run_trunk
 from tests.train.small import make_student
@@ -137,3 +137,9 @@ def test_a_model_gives_what_dense_masks_give(device: torch.device, checkpointing
         results.append([hidden.detach(), *torch.autograd.grad((hidden * weights).sum(), parameters)])
     for dense, flexible in zip(*results, strict=True):
         assert (dense - flexible).norm() <= 2e-5 * dense.norm() + 1e-6
+
+
+def test_where_it_does_not_run_the_reason_is_given() -> None:
+    """torch refuses the backward pass on a CPU, as the compiler refuses heads that are too small on a GPU."""
+    model = make_student(heads=2).train()
+    assert layout._try_flex(model, torch.device("cpu"), None).startswith("FlexAttention does not compile here (")
