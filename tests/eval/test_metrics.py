@@ -120,6 +120,9 @@ def test_soft_f1() -> None:
     assert soft_f1([], []) == 1.0
     assert soft_f1(gold, []) == soft_f1([], gold) == soft_f1(gold, [("x", 9)]) == 0.0
     assert soft_f1(gold, [(1, "a"), (2, "b"), (2, "b")]) == 1.0
+    # Whole rows too many or too few count once each, however wide they are.
+    assert soft_f1(gold, [*gold, ("c", 3)]) == pytest.approx(2 * 2 / (2 * 2 + 1))
+    assert soft_f1([*gold, ("c", 3)], gold) == pytest.approx(2 * 2 / (2 * 2 + 1))
     # Row 1: one of two right (half missed, half extra); row 2 is missing altogether: tp 0.5, fp 0.5, fn 0.5 + 1.
     assert soft_f1(gold, [("a", 7)]) == pytest.approx(2 * 0.5 / (2 * 0.5 + 0.5 + 1.5))
 

@@ -179,6 +179,27 @@ def test_rates_leave_failed_golds_out(world: Path) -> None:
     assert summary["kinds"]["gold_error"] == 1
 
 
+def test_valid_sql_is_what_executes(world: Path) -> None:
+    predictions = {
+        "right": FRANCE,
+        "wrong": "SELECT 1",
+        "broken": "SELECT FROM",
+        "refused": "DROP TABLE singer",
+        "failed": FRANCE,
+    }
+    examples = [Example(name, "world", "", "SELECT broken" if name == "failed" else FRANCE) for name in [*predictions, "missing"]]
+    summary = summarize(judge(examples, predictions, Databases(lambda _db_id: world), GoldCache(EvalSettings(workers=1))))
+    assert (summary["judged"], summary["valid_sql"]) == (5, 2 / 5)
+    assert {kind: count for kind, count in summary["kinds"].items() if count} == {
+        "correct": 1,
+        "wrong": 1,
+        "error": 1,
+        "refused": 1,
+        "gold_error": 1,
+        "missing": 1,
+    }
+
+
 def test_gold_against_gold_is_perfect(world: Path) -> None:
     examples = make_examples(len(GOLDS))
     predictions = {example.example_id: example.gold_sql for example in examples}
