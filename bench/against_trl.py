@@ -50,10 +50,10 @@ RATIOS: dict[str, Sides] = {
 }
 COMPILED: dict[str, tuple[str, ...]] = {"cpu": (), "cuda": ("ours kid, tree", "teacher, gold")}
 LOADS = {
-    "tiny": Load(batch_size=4, pack_tokens=1024, warmup=1, steps=1, device="cpu"),
-    "quick": Load(batch_size=16, pack_tokens=4096, warmup=1, steps=2, device="cpu"),
-    "full": Load(batch_size=32, pack_tokens=4096, warmup=1, steps=4, device="cpu"),
-    "cuda": Load(batch_size=32, pack_tokens=8192, warmup=2, steps=3, device="cuda"),
+    "tiny": Load(batch_size=4, pack_tokens=1024, steps=1, device="cpu"),
+    "quick": Load(batch_size=32, pack_tokens=4096, steps=1, device="cpu"),
+    "full": Load(batch_size=32, pack_tokens=4096, steps=4, device="cpu"),
+    "cuda": Load(batch_size=32, pack_tokens=8192, steps=2, device="cuda"),
 }
 
 
@@ -89,7 +89,7 @@ def make_turns(shape: Shape, load: Load, rows: list[Row], tokenizer: Any, teache
         group_size=GROUP_SIZE,
         rewritten=REWRITTEN,
         vocab_size=VOCAB_SIZE,
-        num_steps=load.warmup + load.steps,
+        num_steps=load.steps,
     )
     gold, scored, kid = make(views=0), make(views=0, score_gold=True), make(views=1)
     prompts = {row.example_id: row.prompt for row in rows}

@@ -76,10 +76,10 @@ LIMITS = {"kid_over_sft": (0.5, 1.0), "kid_views4_over_sft": (0.5, 1.0)}
 """What is asked of a step on the same examples: half the time of plain fine-tuning, and at most its time."""
 COMPILED: dict[str, tuple[str, ...]] = {"cpu": (), "cuda": ("sft", "kid", "teacher scores gold")}
 LOADS = {
-    "tiny": Load(batch_size=4, pack_tokens=1024, warmup=1, steps=1, device="cpu"),
-    "quick": Load(batch_size=16, pack_tokens=4096, warmup=1, steps=2, device="cpu"),
-    "full": Load(batch_size=32, pack_tokens=4096, warmup=1, steps=4, device="cpu"),
-    "cuda": Load(batch_size=32, pack_tokens=8192, warmup=2, steps=3, device="cuda"),
+    "tiny": Load(batch_size=4, pack_tokens=1024, steps=1, device="cpu"),
+    "quick": Load(batch_size=32, pack_tokens=4096, steps=1, device="cpu"),
+    "full": Load(batch_size=32, pack_tokens=4096, steps=4, device="cpu"),
+    "cuda": Load(batch_size=32, pack_tokens=8192, steps=2, device="cuda"),
 }
 
 
@@ -117,7 +117,7 @@ def make_mixes(rows: list[Row], load: Load) -> dict[str, list[list[Example]]]:
         batch_size=load.batch_size,
         group_size=GROUP_SIZE,
         vocab_size=VOCAB_SIZE,
-        num_steps=load.warmup + load.steps,
+        num_steps=load.steps,
     )
     return {
         "gold": make(views=0, rewritten=0.0),
@@ -162,9 +162,8 @@ def _profiles(shape: Shape, load: Load, steps: Mapping[str, list[list[Example]]]
         ("kid, 4 views", "4 views", {"method": "kid", "packing": "tree", "views_per_step": 4}),
     ):
         trainee = Trainee(shape, load, TrainSettings.model_validate(settings))
-        for step in steps[mix][: load.warmup]:
-            trainee.step(step)
-        found[way] = time_by_kind(trainee, steps[mix][load.warmup], shape.vocab_size)
+        trainee.step(steps[mix][0])
+        found[way] = time_by_kind(trainee, steps[mix][0], shape.vocab_size)
         del trainee
         release()
     return found

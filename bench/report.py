@@ -70,7 +70,7 @@ def report(
 def _describe_load(load: Load) -> str:
     precision = "bfloat16 with float32 weights" if load.device == "cuda" else "float32"
     return (
-        f"{load.batch_size} examples a step, {load.steps} steps measured a turn after {load.warmup} that are not, packs of"
+        f"{load.batch_size} examples a step, {load.steps} steps a turn, taken twice and timed the second time, packs of"
         f" {load.pack_tokens:,} tokens, {precision}. Medians over the rounds."
     )
 

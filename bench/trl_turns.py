@@ -1,7 +1,7 @@
 """The examples that our trainer gets in; turns of TRL's trainers over the same token ids out.
 
-Each runs as its documentation says, through `trainer.train()`, its data loader included; start-up, tokenising and the
-warm-up steps are not timed. Changed from the defaults, in TRL's favour or to compare like with like: no gradient
+Each runs as its documentation says, through `trainer.train()` for two epochs, its data loader included; the second is timed,
+start-up and tokenising are not. Changed from the defaults, in TRL's favour or to compare like with like: no gradient
 checkpointing (it costs a fifth of the time), examples in the given order (neighbours have like lengths, so there is less
 padding), no logging to services, no checkpoints, the optimiser and precision that ours has.
 """
@@ -41,7 +41,7 @@ def sft_turn(shape: Shape, load: Load, steps: list[list[Example]], tokenizer: An
     """SFTTrainer on tokenised examples whose labels mask the prompt; padded, or packed (best fit, padding-free)."""
     from datasets import Dataset
 
-    examples = _used(steps, load)
+    examples = [example for step in steps for example in step]
     rows = [row_of(example) for example in examples]
     dataset = Dataset.from_list([{"input_ids": row["input_ids"], "labels": row["labels"]} for row in rows])
     row_tokens = max(load.pack_tokens, max(len(row["input_ids"]) for row in rows))
@@ -53,7 +53,7 @@ def sft_turn(shape: Shape, load: Load, steps: list[list[Example]], tokenizer: An
         arguments = SFTConfig(max_length=row_tokens if packing else None, packing=packing, **shared, **batch)
         return SFTTrainer(student, args=arguments, train_dataset=dataset, processing_class=tokenizer)
 
-    return partial(_take_turn, shape, load, make)
+    return partial(_take_turn, shape, load, make, len(examples))
 
 
 def distillation_turn(
@@ -68,7 +68,7 @@ def distillation_turn(
     """DistillationTrainer: the student writes `new_tokens` tokens a prompt, the teacher judges them, reverse KL."""
     from datasets import Dataset
 
-    examples = _used(steps, load)
+    examples = [example for step in steps for example in step]
     dataset = Dataset.from_list([{"prompt": prompts[example.example_id]} for example in examples])
 
     def make(student: Any, shared: dict[str, Any]) -> Any:
@@ -81,7 +81,7 @@ def distillation_turn(
             student, teacher_model=make_teacher(), args=arguments, train_dataset=dataset, processing_class=tokenizer
         )
 
-    return partial(_take_turn, shape, load, make)
+    return partial(_take_turn, shape, load, make, len(examples))
 
 
 def gkd_turn(
@@ -90,7 +90,7 @@ def gkd_turn(
     """GKDTrainer with lmbda = 0: no generation; the teacher runs on the gold SQL in each step, reverse KL."""
     from datasets import Dataset
 
-    examples = _used(steps, load)
+    examples = [example for step in steps for example in step]
     dataset = Dataset.from_list([row_of(example) for example in examples])
     batch = micro_batch(examples, load, rows)
 
@@ -107,11 +107,7 @@ def gkd_turn(
             data_collator=partial(collate, pad_id=tokenizer.pad_token_id),
         )
 
-    return partial(_take_turn, shape, load, make)
-
-
-def _used(steps: list[list[Example]], load: Load) -> list[Example]:
-    return [example for step in steps[: load.warmup + load.steps] for example in step]
+    return partial(_take_turn, shape, load, make, len(examples))
 
 
 def row_of(example: Example) -> dict[str, list[int]]:
@@ -134,7 +130,7 @@ def _packed_batch(dataset: Any, row_tokens: int, load: Load) -> dict[str, int]:
     from trl import pack_dataset
 
     rows = len(pack_dataset(dataset, row_tokens, "bfd"))
-    return {"per_device_train_batch_size": 1, "gradient_accumulation_steps": max(1, round(rows / (load.warmup + load.steps)))}
+    return {"per_device_train_batch_size": 1, "gradient_accumulation_steps": max(1, round(rows / load.steps))}
 
 
 def collate(rows: list[dict[str, list[int]]], pad_id: int) -> dict[str, torch.Tensor]:
@@ -158,7 +154,7 @@ def _shared(load: Load, folder: str) -> dict[str, Any]:
     """Arguments that every trainer gets: what our trainer does, and nothing that only reports."""
     return {
         "output_dir": folder,
-        "max_steps": load.warmup + load.steps,
+        "num_train_epochs": 2,
         "train_sampling_strategy": "sequential",
         "learning_rate": 2e-4,
         "lr_scheduler_type": "constant",
@@ -178,7 +174,7 @@ def _shared(load: Load, folder: str) -> dict[str, Any]:
     }
 
 
-def _take_turn(shape: Shape, load: Load, make: Make, measure_memory: bool) -> Cost:
+def _take_turn(shape: Shape, load: Load, make: Make, num_examples: int, measure_memory: bool) -> Cost:
     watch, peak = Stopwatch(load.device), PeakMemory(load.device, wanted=measure_memory)
     if load.device == "cuda":
         peak.start()
@@ -191,22 +187,8 @@ def _take_turn(shape: Shape, load: Load, make: Make, measure_memory: bool) -> Co
     if load.device == "cuda":
         peak.stop()
     first = next(line["loss"] for line in trainer.state.log_history if "loss" in line)
-    return Cost(_examples_measured(trainer, load), watch.wall_s, watch.cpu_s, peak.mib, first_loss=float(first))
-
-
-def _examples_measured(trainer: Any, load: Load) -> int:
-    """Rows are taken in order, an epoch's last step takes what is left of it, and packed rows hold several examples."""
-    arguments, dataset = trainer.args, trainer.train_dataset
-    packed = "seq_lengths" in dataset.column_names
-    sizes = [len(lengths) for lengths in dataset["seq_lengths"]] if packed else [1] * len(dataset)
-    step = int(arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps)
-    return examples_of_steps(sizes, step, range(load.warmup, load.warmup + load.steps))
-
-
-def examples_of_steps(sizes: Sequence[int], rows_a_step: int, steps: range) -> int:
-    """Examples in `steps`, counted from 0 over any number of epochs; row i holds sizes[i] of them."""
-    epoch = [sum(sizes[start : start + rows_a_step]) for start in range(0, len(sizes), rows_a_step)]
-    return sum(epoch[step % len(epoch)] for step in steps)
+    assert watch.wall_s > 0, "the second epoch was not seen"
+    return Cost(num_examples, watch.wall_s, watch.cpu_s, peak.mib, first_loss=float(first))
 
 
 def _quiet(trainer: Any) -> None:
@@ -216,20 +198,20 @@ def _quiet(trainer: Any) -> None:
 
 
 def _callback(watch: Stopwatch, peak: PeakMemory, load: Load) -> Any:
-    """Starts and stops the clock at the ends of optimiser steps, where ours does."""
+    """Times the second epoch, from the end of one optimiser step to the end of another, as ours is."""
     from transformers import TrainerCallback
 
     class Timer(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, _arguments: Any, state: Any, _control: Any, **_: Any) -> None:
-            if state.global_step == load.warmup - 1 and load.device == "cpu":
+            if state.global_step == state.max_steps // 2 - 1 and load.device == "cpu":
                 peak.start()
 
         def on_step_end(self, _arguments: Any, state: Any, _control: Any, **_: Any) -> None:
-            if state.global_step == load.warmup:
+            if state.global_step == state.max_steps // 2:
                 if load.device == "cpu":
                     peak.stop()
                 watch.start()
-            if state.global_step == load.warmup + load.steps:
+            if state.global_step == state.max_steps:
                 watch.stop()
 
     return Timer()

@@ -30,7 +30,7 @@ def test_loss_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_way_of_method_cost_takes_its_turn(world: Path) -> None:
     rows, _ = read_rows(world, VOCAB_SIZE)
-    load = Load(batch_size=4, pack_tokens=1024, warmup=1, steps=1, device="cpu")
+    load = Load(batch_size=4, pack_tokens=1024, steps=1, device="cpu")
     steps = method_cost.make_mixes(rows, load)
     with open_teacher(TINY[0], "cpu") as teacher:
         turns = method_cost.make_turns(TINY[0], load, steps, teacher)
@@ -47,7 +47,7 @@ def test_every_way_of_method_cost_takes_its_turn(world: Path) -> None:
 
 def test_a_profile_accounts_for_every_kind_of_work(world: Path) -> None:
     rows, _ = read_rows(world, VOCAB_SIZE)
-    load = Load(batch_size=4, pack_tokens=1024, warmup=1, steps=1, device="cpu")
+    load = Load(batch_size=4, pack_tokens=1024, steps=1, device="cpu")
     trainee = Trainee(TINY[0], load, TrainSettings(method="kid", packing="tree"))
     seconds = method_cost.time_by_kind(trainee, method_cost.make_mixes(rows, load)["1 view"][0], VOCAB_SIZE)
     assert all(math.isfinite(value) and value > 0 for value in seconds.values()), seconds

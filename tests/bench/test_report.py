@@ -33,7 +33,7 @@ def test_a_report_names_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFi
     session = Session(Path(), tmp_path / "x.json", "quick", "cpu", 5, 60.0, 0.0)
     where = dict.fromkeys(("date", "device", "cores", "threads", "load_average", "python", "torch"), "-")
     where |= dict.fromkeys(("transformers", "trl", "liger-kernel"), "-")
-    load = Load(batch_size=4, pack_tokens=64, warmup=1, steps=1, device="cpu")
+    load = Load(batch_size=4, pack_tokens=64, steps=1, device="cpu")
     report(session, where, load, MEASURED, WANTED, ways=["kid", "sft", "gkd"], notes=["a note"], more={"ratios": {"x": 2.0}})
     text = capsys.readouterr().out
     assert "small, out of memory: gkd." in text

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from bench.students import Load
-from bench.trl_turns import collate, examples_of_steps, micro_batch, row_of
+from bench.trl_turns import collate, micro_batch, row_of
 from train.examples import Branch, Example
 
 
@@ -28,16 +28,9 @@ def test_a_batch_is_padded_as_gkd_wants_it() -> None:
 
 
 def test_a_micro_batch_divides_the_batch_and_fits_the_pack() -> None:
-    load = Load(batch_size=32, pack_tokens=1000, warmup=1, steps=1, device="cpu")
+    load = Load(batch_size=32, pack_tokens=1000, steps=1, device="cpu")
     found = micro_batch([example(180, 20)] * 32, load)
     assert found == {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 8}
     assert micro_batch([example(5000, 20)] * 32, load)["per_device_train_batch_size"] == 1
     assert micro_batch([example(5, 5)] * 32, load) == {"per_device_train_batch_size": 32, "gradient_accumulation_steps": 1}
     assert micro_batch([example(5, 5)] * 32, load, 4)["per_device_train_batch_size"] == 4
-
-
-def test_examples_of_packed_rows_are_counted_as_they_are_taken() -> None:
-    sizes = [6, 5, 5, 2, 1]
-    assert examples_of_steps(sizes, 2, range(1, 3)) == 5 + 2 + 1
-    assert examples_of_steps(sizes, 2, range(2, 4)) == 1 + 6 + 5
-    assert examples_of_steps([1] * 8, 4, range(1, 2)) == 4
