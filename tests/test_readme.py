@@ -1,8 +1,13 @@
 """Every command of the README is run, with small stand-ins for its models and data."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from tests.cli.conftest import cli  # noqa: F401
 from tests.cli.running import Cli
@@ -29,6 +34,25 @@ def test_every_kidpipe_command_of_the_readme_works(cli: Cli, world: Path, tiny_m
         done = cli(*given)
         assert done.code == 0, (given, done.err)
         assert done.out
+
+
+@pytest.mark.engine
+def test_every_torchrun_command_of_the_readme_works(cli: Cli) -> None:  # noqa: F811
+    cli.settings.update({"train.max_steps": 2, "train.batch_size": 8})
+    assert cli("build-imperfect").code == 0
+    for arguments in commands("torchrun"):
+        assert arguments[:2] == ["--nproc-per-node", "8"]
+        given = ["--nproc-per-node", "2", *arguments[2:]]
+        settings = [text for name, value in cli.settings.items() for text in ("--set", f"{name}={value}")]
+        done = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", *given, *settings, "--set", "engine.device=cpu"],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("2 steps") == 1
 
 
 def test_the_make_targets_of_the_readme_exist_and_ci_runs_them() -> None:

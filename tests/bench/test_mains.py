@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import loss_head, method_cost, trunk_tokens
+from bench import loader, loss_head, method_cost, trunk_tokens
 from bench.mix import read_rows
 from bench.students import TINY, VOCAB_SIZE, Load, Trainee
 from bench.teachers import open_teacher
@@ -26,6 +26,14 @@ def test_loss_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = json.loads((tmp_path / "x.json").read_text())
     assert {"ours_over_dense_seconds", "ours_over_dense_peak", "ours_over_supervised_sft_seconds"} <= set(figures["ratios"])
     assert "liger jsd: not run: needs CUDA" in capsys.readouterr().out
+
+
+@pytest.mark.engine
+def test_loader(world: Path, tmp_path: Path) -> None:
+    loader.main(["--tiny", "--data", str(world), "--json", str(tmp_path / "x.json")])
+    figures = json.loads((tmp_path / "x.json").read_text())
+    assert 0 < figures["ratios"]["loader_share"] < 1
+    assert all(set(by_workers) == {"0", "1", "2"} for by_workers in figures["cases"].values())
 
 
 def test_every_way_of_method_cost_takes_its_turn(world: Path) -> None:

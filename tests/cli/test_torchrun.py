@@ -12,7 +12,14 @@ import pytest
 from tests.cli.running import Cli
 
 ROOT = Path(__file__).parents[2]
-SMALL = {"train.max_steps": 4, "train.save_every": 2, "train.pack_tokens": 256, "train.batch_size": 8, "score.top_k": 8}
+SMALL = {
+    "engine.device": "cpu",
+    "train.max_steps": 4,
+    "train.save_every": 2,
+    "train.pack_tokens": 256,
+    "train.batch_size": 8,
+    "score.top_k": 8,
+}
 
 
 def torchrun(settings: dict[str, object], *arguments: str, second: str = "") -> subprocess.CompletedProcess[str]:

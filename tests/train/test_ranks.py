@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from tests.train.small import save_small_student, write_build
+from tests.train.small import make_student, save_small_student, write_build
 from tests.train.together import config, finish, gradients, launch
 from train.dataset import Source
 from train.ranks import ALONE
@@ -138,3 +138,19 @@ def test_adapters_and_checkpointing_in_two_processes(build: tuple[Source, Path],
     assert mine.keys() == theirs.keys()
     for name, weight in theirs.items():
         assert (mine[name] - weight).norm() <= 1e-3 * weight.norm(), name
+
+
+@pytest.mark.engine
+def test_dropout_is_decided_by_the_pack_and_not_by_who_runs_it(build: tuple[Source, Path], tmp_path: Path) -> None:
+    source = write_build(tmp_path / "build", parts=4, rows=24, learnable=True)
+    student = make_student()
+    student.config.attention_dropout = 0.3
+    student.save_pretrained(tmp_path / "build" / "student")
+    (tmp_path / "build" / "student" / "tokenizer.json").write_text("{}")
+    options: dict[str, object] = {"pack_tokens": 64, "epochs": 1, "save_every": 2, "eval_every": 4}
+    run(config(**options), source, tmp_path / "build" / "student", tmp_path / "one")
+    interrupted(1, tmp_path / "build", tmp_path / "two", 4, **options)
+    finish(2, "train", tmp_path / "build", tmp_path / "two", **options)
+    assert_same_run(lines(tmp_path / "two"), lines(tmp_path / "one"))
+    run(config(**options), source, build[1] / "student", tmp_path / "without")
+    assert lines(tmp_path / "without")[0]["loss"] != pytest.approx(lines(tmp_path / "one")[0]["loss"], rel=1e-3)
