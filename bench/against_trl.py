@@ -13,6 +13,8 @@ What each side computes, all over the same token ids of Spider's training questi
   epochs and students, through the transformers engine. `with_teacher` ratios charge it in full to one epoch.
 - TRL SFTTrainer, padded (its default) and packed (best fit, padding-free): the same loss as ours sft; first losses are
   printed beside each other. TRL 1.16 too runs the LM head in chunks, on a GPU at supervised positions only.
+  Attention is SDPA on both sides: without padding TRL's packs then run under a dense mask, which is slow for long packs; with
+  FlashAttention, which TRL recommends for packing and which needs a GPU, they would be faster. This is not measured.
 - TRL DistillationTrainer: the student writes SQL, the teacher judges it at full vocabulary, reverse KL. The student here is
   untrained and would never stop, so it writes as many tokens as the gold SQL has on average, fewer than a trained one's
   batch would need until its longest answer ends. Both sides generate with transformers. ours gkd is the same algorithm.
