@@ -158,7 +158,7 @@ def _liger_losses(
         return loss
 
     def judged() -> Tensor:
-        loss: Tensor = jsd(hidden_RD[targets.row_M].bfloat16(), weight_VD.bfloat16(), teacher_MD, teacher_VD)
+        loss: Tensor = jsd(hidden_RD[targets.row_M].bfloat16(), weight_VD.bfloat16(), teacher_MD, teacher_VD, None)
         return loss
 
     return {
