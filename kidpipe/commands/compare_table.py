@@ -10,7 +10,8 @@ from kidpipe.commands.compare_grid import METHOD, SEED
 from kidpipe.commands.compare_intervals import Interval, mean_interval
 from kidpipe.commands.compare_runs import Run
 from kidpipe.commands.session import make_table
-from kidpipe.manifest import STAGES
+from kidpipe.config import Method
+from kidpipe.manifest import STAGES, restricted
 from kidpipe.store import Store
 
 if TYPE_CHECKING:
@@ -33,43 +34,42 @@ _MODEL_STAGES = frozenset(STAGES) - {"ingest", "mask", "rewrite", "outcome"}
 
 def rows_of(runs: Sequence[Run], store: Store) -> list[dict[str, Any]]:
     """One row a run: its axes, its error if it failed, its figures if it did not."""
-    seconds = _build_seconds(runs, store)
     rows = []
-    for run in runs:
+    for run, seconds in zip(runs, _build_seconds(runs, store), strict=True):
         axes = {name.removeprefix("train."): value for name, value in run.cell.axes.items()}
         names = {name: run.request.get(name) for name in ("run", "manifest", "evaluation", "checkpoint")}
         online = {"online_seconds": sum(run.result.get(name, 0.0) for name in _ONLINE)} if run.result else {}
-        rows.append({**axes, "error": run.error or None, **names, **seconds.get(names["manifest"], {}), **run.result, **online})
+        rows.append({**axes, "error": run.error or None, **names, **seconds, **run.result, **online})
     columns = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name) for name in columns} for row in rows]
 
 
-def _build_seconds(runs: Sequence[Run], store: Store) -> dict[str | None, dict[str, float | None]]:
-    """By manifest: what the models took for its shards, and that divided among the runs here that train on each shard.
+def _build_seconds(runs: Sequence[Run], store: Store) -> list[dict[str, float | None]]:
+    """For each run, what the models took for the shards it reads, and that divided among the runs here that read each shard.
 
     None where a shard was made elsewhere and its time is not known.
     """
     log = store.root / "log" / "shards.jsonl"
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     known = {record["key"]: float(record["seconds"]) for record in map(json.loads, lines)}
-    used = Counter(run.request["manifest"] for run in runs if run.request)
-    shards = {digest: _model_shards(store, digest) for digest in used}
-    sharers = Counter({key: 0 for keys in shards.values() for key in keys})
-    for digest, number in used.items():
-        sharers.update(dict.fromkeys(shards[digest], number))
-    found: dict[str | None, dict[str, float | None]] = {}
-    for digest, keys in shards.items():
+    builds = {(run.request["manifest"], run.cell.config.train.method) for run in runs if run.request}
+    shards = {(digest, method): _model_shards(store, digest, method) for digest, method in builds}
+    read = [shards[run.request["manifest"], run.cell.config.train.method] if run.request else set() for run in runs]
+    sharers = Counter(key for keys in read for key in keys)
+    found: list[dict[str, float | None]] = []
+    for keys in read:
         whole = all(key in known for key in keys)
-        found[digest] = {
+        seconds = {
             "build_seconds": round(sum(known[key] for key in keys), 3) if whole else None,
             "build_seconds_shared": round(sum(known[key] / sharers[key] for key in keys), 3) if whole else None,
         }
+        found.append(seconds)
     return found
 
 
-def _model_shards(store: Store, digest: str) -> set[str]:
-    """Keys of the shards of a manifest that a model was run for."""
-    parts = store.read_json(f"manifests/{digest}.json")["parts"]
+def _model_shards(store: Store, digest: str, method: Method) -> set[str]:
+    """Keys of the shards of a manifest that a model was run for and that `method` reads, or that those were made from."""
+    parts = restricted(store.read_json(f"manifests/{digest}.json"), method)["parts"]
     files = [part.get(stage, []) for part in parts for stage in _MODEL_STAGES]
     names = [name for entry in files for name in ([entry] if isinstance(entry, str) else entry)]
     return {name.partition("/")[2].partition(".")[0] for name in names}

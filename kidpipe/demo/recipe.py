@@ -30,8 +30,9 @@ class Recipe:
     student: ModelSize = ModelSize(hidden_size=64, layers=3, heads=2, kv_heads=2, intermediate=192)
     start_steps: int = 1_000
     start_rate: float = 3e-3
-    student_steps: int = 1_000
+    student_steps: int = 1_200
     student_rate: float = 2e-3
+    views: int = 4
     batch_size: int = 16
     seed: int = 0
 
@@ -46,5 +47,6 @@ QUICK = Recipe(
     student=ModelSize(64, 1, 2, 1, 64),
     start_steps=3,
     student_steps=3,
+    views=2,
 )
 """Shows that every step of the demo works, in seconds; the scores mean nothing."""

@@ -87,6 +87,10 @@ def test_stages_run_once_and_every_run_is_told(compare: Cli, tmp_path: Path) -> 
     assert rows(tmp_path) == found
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")} == times
 
+    assert compare("build-imperfect", "--until", "generate", generate__max_new_tokens=4).code == 0
+    assert compare(*command, "--finished").code == 0
+    assert rows(tmp_path) == found, "answers that nothing here reads are no cost of these runs"
+
     digest = found[2]["manifest"]
     by_hand = compare("train", "--method", "kid", "--manifest", digest[:10], mask__ratio=0.5)
     assert "nothing to do" in by_hand.out, "the comparison's run is the one that this command names"
