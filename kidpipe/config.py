@@ -1,6 +1,6 @@
 """Every setting of kidpipe, with its kind, unit, range and default; loading them is config_load's."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -8,7 +8,7 @@ from kidpipe.settings import Identity, Input, Runtime, Section
 
 Layout = Literal["spider", "spider-syn", "bird", "jsonl"]
 Strategy = Literal["random", "uniform", "hard", "easy", "schema"]
-Fill = Literal["argmax", "sample", "argmax_wrong"]
+Fill = Literal["auto", "argmax", "sample", "argmax_wrong"]
 Method = Literal["sft", "seqkd", "fkd", "rkd", "f-distill", "imitkd", "gkd", "kid", "kid-online"]
 DivergenceName = Literal[
     "auto", "forward_kl", "reverse_kl", "jensen_shannon", "total_variation", "skew_forward_kl", "skew_reverse_kl"
@@ -76,7 +76,9 @@ class PredictSettings(Section):
 
     predictor: Identity[Literal["teacher", "student"]] = Field("teacher", description="the model that fills the holes")
     student: Input[str] = Field("", description="student checkpoint that fills, with predictor = student")
-    fill: Identity[Fill] = Field("argmax", description="which of the predictions is taken")
+    fill: Identity[Fill] = Field(
+        "auto", description="which of the predictions is taken; auto = a teacher's argmax_wrong, a student's argmax"
+    )
     temperature: Identity[float] = Field(1.0, gt=0, le=10, description="temperature of fill = sample")
     mask_token: Identity[str] = Field("auto", description="token put at masked positions; auto = mask, else pad, unk, eos")
     top_k: Identity[int] = Field(10, ge=2, le=64, description="predictions kept at each hole")
@@ -142,8 +144,9 @@ class TrainSettings(Section):
         le=1,
         description="share of examples whose imperfect SQL is taught (kid, kid-online; gkd: lambda), others: gold",
     )
-    gold_share: Identity[float] = Field(
-        0.0, ge=0, le=1, description="share of those examples whose gold SQL carries the divergence too; 1 adds rkd to kid"
+    gold_share: Identity[Literal["auto"] | Annotated[float, Field(ge=0, le=1)]] = Field(
+        "auto",
+        description="share of those examples whose gold SQL carries the divergence too, 0 to 1; auto = 1 for kid, else 0",
     )
     oracle_end: Identity[float] = Field(
         0.05, gt=0, le=1, description="share of examples taught on gold at the end of a run (imitkd), decaying from 1"

@@ -42,11 +42,15 @@ def fill(settings: PredictSettings, holes: TopK, gold: NDArray[np.int32], rng: n
     """The token for each hole; the gold token where no prediction is allowed.
 
     `argmax` takes the best, `argmax_wrong` the best that is not gold, `sample` draws from the kept top K at the
-    temperature (by the Gumbel trick, so that one draw a candidate decides).
+    temperature (by the Gumbel trick, so that one draw a candidate decides). `auto`: a strong teacher's best is nearly always
+    gold, which teaches nothing new (docs/results.md), so its best wrong token is taken; a student errs by itself.
     """
-    if settings.fill == "argmax":
+    rule = settings.fill
+    if rule == "auto":
+        rule = "argmax_wrong" if settings.predictor == "teacher" else "argmax"
+    if rule == "argmax":
         best = holes.ids[:, 0]
-    elif settings.fill == "argmax_wrong":
+    elif rule == "argmax_wrong":
         wrong = (holes.ids != gold[:, None]) & (holes.ids >= 0)
         best = np.where(wrong.any(axis=1), holes.ids[np.arange(len(gold)), wrong.argmax(axis=1)], gold)
     else:

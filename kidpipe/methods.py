@@ -15,9 +15,10 @@ imitkd      v * KL(p || q) on s, s = y with probability b_i, else drawn from q(.
             of I, r = `train.oracle_end`
 gkd         v * JSD_beta(p || q) on s, s from q(. | x) with probability lambda = `train.imperfect_share`, else y
             (Agarwal et al. 2024, arXiv 2306.13649; lambda is drawn for each example, there for each batch)
-kid         w * -log q(y | x) + v * KL(q || p) on y', y' = y with holes that a model filled, stored by the build
-            (Zhong et al. 2024, arXiv 2410.11371; there made afresh in each batch)
-kid-online  the same as in the paper: the student of the moment fills fresh holes in one forward pass, the teacher scores
+kid         w * -log q(y | x) + v * KL(q || p) on y and on y', y' = y with holes that a model filled, stored by the build
+            (Zhong et al. 2024, arXiv 2410.11371; there on y' alone, made afresh in each batch: `train.gold_share = 0`)
+kid-online  w * -log q(y | x) + v * KL(q || p) on y', as in the paper: the student of the moment fills fresh holes in one forward
+            pass, the teacher scores
 
 The papers of imitkd and gkd have no maximum-likelihood term; `train.on_policy_mle` adds one.
 """
@@ -60,3 +61,10 @@ def gold_weight(settings: TrainSettings) -> float:
     if traits.divergence is None:
         return 1.0
     return settings.on_policy_mle if traits.is_on_policy else settings.mle_weight
+
+
+def gold_share(settings: TrainSettings) -> float:
+    """The share of examples whose gold SQL carries the divergence beside their imperfect SQL."""
+    if settings.gold_share == "auto":
+        return 1.0 if settings.method == "kid" else 0.0
+    return settings.gold_share

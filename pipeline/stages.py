@@ -102,7 +102,7 @@ def _predict(context: Context, views: int) -> Stage:
         return predict(context.config.predict, context.tokens, context.engines.open(predictor), task)
 
     sections = {"predict": context.config.predict, "predictor": _model(context.config, predictor)}
-    return _stage("predict", 1, sections, run, inputs=("ingest", "mask"), views=views)
+    return _stage("predict", 2, sections, run, inputs=("ingest", "mask"), views=views)
 
 
 def _rewrite(context: Context, views: int) -> Stage:

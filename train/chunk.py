@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from kidpipe.trees.flex import allow_many_shapes
 from train.losses import Divergence, masses
 
 DensePart = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor | None]]
@@ -114,6 +115,7 @@ def _inner(logits_CV: Tensor) -> DensePart:
 @functools.cache
 def compiled_or_plain() -> DensePart:
     """`dense_part` compiled, until that fails."""
+    allow_many_shapes()
     plain: DensePart = dense_part
     chosen = compiled = torch.compile(plain, dynamic=True, fullgraph=True)
 

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from kidpipe.config import TrainSettings
 from kidpipe.errors import KidpipeError
-from kidpipe.methods import METHODS, gold_weight
+from kidpipe.methods import METHODS, gold_share, gold_weight
 from train.examples import Example
 from train.order import group_order, is_drawn, is_held_out, part_order
 from train.shards import (
@@ -180,7 +180,7 @@ class _Part:
             learn_gold = learn_gold or METHODS[self._settings.method].is_online
             return gold_example(self._gold, self._gold.row(example_id), self._eos_id, learn_gold=learn_gold)
         shows_views = is_drawn(self._settings.imperfect_share, *self._draw("imperfect", example_id))
-        shows_gold = not shows_views or is_drawn(self._settings.gold_share, *self._draw("gold", example_id))
+        shows_gold = not shows_views or is_drawn(gold_share(self._settings), *self._draw("gold", example_id))
         return mixed_example(
             self._views if shows_views else [],
             self._gold if shows_gold else None,
@@ -219,7 +219,7 @@ def _read_gold(files: PartFiles, settings: TrainSettings) -> Shard:
 
 def is_mixture(settings: TrainSettings) -> bool:
     """Whether method kid also teaches the divergence on gold."""
-    return settings.imperfect_share < 1 or settings.gold_share > 0
+    return settings.imperfect_share < 1 or gold_share(settings) > 0
 
 
 def _check(source: Source, settings: TrainSettings) -> None:

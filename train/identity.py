@@ -10,7 +10,7 @@ from kidpipe.errors import KidpipeError
 from train.checkpoint import write_json
 from train.order import ORDER_VERSION
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def run_identity(

@@ -21,7 +21,7 @@ from kidpipe.distributions import cut
 from kidpipe.graph import settings_of
 from kidpipe.holes import fill, predictions, put, request, wanted
 from kidpipe.masking import choose
-from kidpipe.methods import METHODS, gold_weight
+from kidpipe.methods import METHODS, gold_share, gold_weight
 from kidpipe.models import ModelSource
 from kidpipe.seeds import row_rng
 from kidpipe.tokenizers import Tokens
@@ -90,6 +90,8 @@ class Online:
     ) -> None:
         self._settings, self._setup, self._model, self._num_steps = settings, setup, student, num_steps
         self._device, self._autocast_dtype = device, autocast_dtype
+        # Whoever fills the holes of a build: here it is the student of the moment.
+        self._predict = setup.predict.model_copy(update={"predictor": "student"})
         limits = {"batch_tokens": setup.batch_tokens, "max_length": setup.max_length}
         self._teacher = TransformersBackend(setup.teacher.path, dtype=setup.dtype, device=str(device), verbose=False, **limits)
         self._held_out: list[list[Example]] | None = None
@@ -182,18 +184,18 @@ class Online:
             request(_prompt(example), _sql(example), masked, setup.tokens.mask_id)
             for example, masked in zip(examples, masks, strict=True)
         ]
-        top_k = wanted(setup.predict, setup.tokens, self._student.vocab_size)
+        top_k = wanted(self._predict, setup.tokens, self._student.vocab_size)
         for example, masked, answer in zip(examples, masks, self._student.score(requests, top_k), strict=True):
             gold = _sql(example)
-            holes = predictions(answer, masked, setup.predict.top_k, setup.tokens)
-            rng = row_rng(setup.predict.seed, "predict", example.example_id, view)
-            yield put(gold, masked, fill(setup.predict, holes, gold[masked], rng))
+            holes = predictions(answer, masked, self._predict.top_k, setup.tokens)
+            rng = row_rng(self._predict.seed, "predict", example.example_id, view)
+            yield put(gold, masked, fill(self._predict, holes, gold[masked], rng))
 
     def _lessons(self, step: int, example: Example, sequences: list[Int32]) -> list[_Lesson]:
         """Gold to imitate where the method does, imperfect sequences to be scored; without any of those, gold is scored."""
         settings = self._settings
         is_imitated = gold_weight(settings) > 0
-        is_scored = not sequences or is_drawn(settings.gold_share, "gold", settings.seed, step, example.example_id)
+        is_scored = not sequences or is_drawn(gold_share(settings), "gold", settings.seed, step, example.example_id)
         gold = [_Lesson(_sql(example), is_imitated, is_scored)] if is_imitated or is_scored else []
         return gold + [_Lesson(sql, False, True) for sql in sequences]
 

@@ -9,6 +9,7 @@ Shapes: H heads, G key-value heads, L rows, E size of a head, N = L / 128 blocks
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from kidpipe.trees.tree import Int64, build_tree
 
 BLOCK = 128
+# Several models in one process need one each for their heads, precision, and with and without gradients.
+_COMPILATIONS = 64
 # A dimension of 1 is compiled apart from all others, so the smallest pack has two blocks.
 _MIN_ROWS = 2 * BLOCK
 
@@ -70,9 +73,16 @@ def attend(query: Tensor, key: Tensor, value: Tensor, plan: FlexPlan, scale: flo
 
 
 @functools.cache
-def compiled() -> Callable[..., Tensor]:
+def compiled(backend: str = "inductor") -> Callable[..., Tensor]:
     """The compiled function. A graph break or too many compilations raise: uncompiled, all pairs would be computed."""
-    return torch.compile(flex, dynamic=True, fullgraph=True)
+    allow_many_shapes()
+    return torch.compile(flex, dynamic=True, fullgraph=True, backend=backend)
+
+
+def allow_many_shapes() -> None:
+    """Raise torch's limit of 8 compilations of one function."""
+    limits: Any = torch.compiler.config
+    limits.recompile_limit = max(limits.recompile_limit, _COMPILATIONS)
 
 
 def relative_error(heads: int, groups: int, size: int, dtype: torch.dtype, device: torch.device, *, backward: bool) -> float:

@@ -33,7 +33,7 @@ CHANGES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "mask.ratio": (0.4, ("mask", "predict", "rewrite", "outcome", "score")),
     "mask.seed": (1, ("mask", "predict", "rewrite", "outcome", "score")),
     "predict.predictor": (None, ()),
-    "predict.fill": ("argmax_wrong", ("predict", "rewrite", "outcome", "score")),
+    "predict.fill": ("argmax", ("predict", "rewrite", "outcome", "score")),
     "predict.temperature": (2.0, ("predict",)),
     "predict.mask_token": ("<unk>", ("predict", "rewrite", "outcome", "score")),
     "predict.top_k": (5, ("predict", "rewrite")),

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from kidpipe.config import TrainSettings
 from kidpipe.masking import choose
+from kidpipe.methods import gold_share
 from kidpipe.seeds import row_rng
 from tests.train.small import EOS
 from train.dataset import Dataset, Source
@@ -118,7 +119,7 @@ class SlowTrainer:
             on_gold = Sequence(gold, True, self.stored("gold_score", example_id))
             if not is_drawn(s.imperfect_share, "imperfect", s.seed, epoch, example_id):
                 return [on_gold]
-            if is_drawn(s.gold_share, "gold", s.seed, epoch, example_id):
+            if is_drawn(gold_share(s), "gold", s.seed, epoch, example_id):
                 return [on_gold, view]
             return [*gold_first, view]
         prompt = self.rows["ingest"][example_id]["prompt_ids"]

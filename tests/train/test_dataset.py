@@ -75,7 +75,7 @@ def test_groups_share_a_database_and_windows_mix_their_parts(source: Source) -> 
 
 
 def test_views_take_turns(source: Source) -> None:
-    one, two = Dataset(source, config()), Dataset(source, config(views_per_step=2))
+    one, two = Dataset(source, config()), Dataset(source, config(views_per_step=2, gold_share=0.0))
     assert [one.views(epoch) for epoch in range(4)] == [[0], [1], [2], [0]]
     assert [two.views(epoch) for epoch in range(3)] == [[0, 1], [2, 0], [1, 2]]
     (step,) = islice(two.steps(), 1)

@@ -298,7 +298,7 @@ def test_holes_filled_online_are_those_that_the_build_has_this_student_fill(proj
     made = online_of(project, settings).prepare(1, a_step(source, settings)).examples
     by_id = {example.example_id: example for example in made}
     # The second epoch of kid shows view 1.
-    views = list(islice(Dataset(source, config("kid", **shared)).steps(), 2))[1]
+    views = list(islice(Dataset(source, config("kid", gold_share=0.0, **shared)).steps(), 2))[1]
     assert len(views) == len(by_id) == 24
     for view in views:
         same_teachers(by_id[view.example_id], view)
