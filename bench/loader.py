@@ -92,7 +92,9 @@ def _measure(session: Session, shape: Shape, source: Source, folder: Path) -> di
 
 def _wait(session: Session, source: Source, student: Path, out: Path, workers: int) -> Waits:
     num_steps = 8 if session.size == "tiny" else 24
-    settings = TrainSettings(method="kid", views_per_step=4, max_steps=num_steps, eval_every=num_steps, loader_workers=workers)
+    settings = TrainSettings(
+        method="kid", gold_share=0.0, views_per_step=4, max_steps=num_steps, eval_every=num_steps, loader_workers=workers
+    )
     train(settings, source, student, out, device=session.device, progress=False)
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [line for line in lines if line["kind"] == "step"]
