@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -161,7 +162,11 @@ class Store:
     def remove_temporaries(self) -> None:
         """Delete what an interrupted writer left; the caller holds the lock."""
         for path in self.root.glob(f"*/{TEMPORARY}*"):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                # A tokenizer is saved as a folder.
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     @contextmanager
     def lock(self, name: str = "build") -> Iterator[None]:

@@ -42,8 +42,12 @@ def test_other_files_are_no_shards(store: Store) -> None:
     for name in (".tmp-1-k2", "README.md", "k.x.d.parquet", "k1.3.abc.parquet.broken"):
         (store.root / "mask" / name).write_text("x")
     assert list(store.scan("mask")) == ["k1"]
+    tokenizer = store.root / "tokenizers" / ".tmp-abc"
+    tokenizer.mkdir(parents=True)
+    (tokenizer / "tokenizer.json").write_text("{")
     store.remove_temporaries()
     assert not (store.root / "mask" / ".tmp-1-k2").exists()
+    assert not tokenizer.exists()
 
 
 def test_two_results_of_one_key_are_read_alike_by_all(store: Store) -> None:
