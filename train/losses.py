@@ -16,7 +16,7 @@ from torch import Tensor
 # A teacher tail below this is rounding noise of 1 - sum(p) in float32; it stands inside a logarithm, so it is clamped.
 MIN_TEACHER_TAIL = 1e-8
 # The student's tail is a sum of exponentials, exact down to here.
-_MIN_STUDENT_TAIL = 1e-30
+_MIN_STUDENT_TAIL = 1e-34
 # Stored log-probabilities of -inf (a vocabulary entry the teacher excludes) become this.
 _MIN_LOGPROB = -100.0
 
