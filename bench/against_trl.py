@@ -24,14 +24,13 @@ The plain keys of `ratios` are the worst over the sizes; sizes have keys of thei
 """
 
 import statistics
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from bench.mix import Row, make_steps, read_rows
 from bench.report import Sides, report
 from bench.session import environment, open_session, run
-from bench.students import VOCAB_SIZE, Load, Shape, our_turn, shapes
+from bench.students import VOCAB_SIZE, Load, Shape, load_of, our_turn, shapes
 from bench.teachers import BenchTeacher, open_teacher
 from bench.timing import Costs, Turn, interleave, release
 from bench.trl_turns import distillation_turn, gkd_turn, require_trl, sft_turn
@@ -51,12 +50,6 @@ RATIOS: dict[str, Sides] = {
     "ours_with_teacher_over_trl_gkd_offline": (("ours rkd, tree", "teacher, gold"), ("TRL GKD, lmbda 0",)),
 }
 COMPILED: dict[str, tuple[str, ...]] = {"cpu": (), "cuda": ("ours kid, tree", "teacher, gold")}
-LOADS = {
-    "tiny": Load(batch_size=4, pack_tokens=1024, steps=1, device="cpu"),
-    "quick": Load(batch_size=32, pack_tokens=4096, steps=1, device="cpu"),
-    "full": Load(batch_size=32, pack_tokens=4096, steps=4, device="cpu"),
-    "cuda": Load(batch_size=32, pack_tokens=8192, steps=2, device="cuda"),
-}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -64,8 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     session = open_session("bench.against_trl", __doc__, arguments, budget_s={"cpu": 420, "cuda": 120, "full": 3600})
     require_trl()
     where = environment(session.device)
-    load = LOADS["cuda" if session.device == "cuda" and session.size != "tiny" else session.size]
-    load = replace(load, device=session.device)
+    load = load_of(session.size, session.device)
     limit = 40 if session.size == "tiny" else 0
     rows, tokenizer = read_rows(session.data, VOCAB_SIZE, limit=limit)
     sizes = shapes(session.size, session.device)

@@ -19,7 +19,6 @@ The column of trunk tokens is exact: no machine can make the trunk's share of th
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,7 +26,7 @@ from bench.mix import Row, make_steps, read_rows
 from bench.profile_step import profile_table, time_by_kind
 from bench.report import Sides, all_ratios, report
 from bench.session import environment, open_session, run
-from bench.students import VOCAB_SIZE, Load, Shape, Trainee, our_turn, shapes
+from bench.students import VOCAB_SIZE, Load, Shape, Trainee, load_of, our_turn, shapes
 from bench.teachers import BenchTeacher, open_teacher
 from bench.timing import Costs, Turn, interleave, release
 from kidpipe.config import TrainSettings
@@ -75,20 +74,13 @@ RATIOS: dict[str, Sides] = {
 LIMITS = {"kid_over_sft": (0.5, 1.0), "kid_views4_over_sft": (0.5, 1.0)}
 """What is asked of a step on the same examples: half the time of plain fine-tuning, and at most its time."""
 COMPILED: dict[str, tuple[str, ...]] = {"cpu": (), "cuda": ("sft", "kid", "teacher scores gold")}
-LOADS = {
-    "tiny": Load(batch_size=4, pack_tokens=1024, steps=1, device="cpu"),
-    "quick": Load(batch_size=32, pack_tokens=4096, steps=1, device="cpu"),
-    "full": Load(batch_size=32, pack_tokens=4096, steps=4, device="cpu"),
-    "cuda": Load(batch_size=32, pack_tokens=8192, steps=2, device="cuda"),
-}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print the tables, write the JSON."""
     session = open_session("bench.method_cost", __doc__, arguments, budget_s={"cpu": 420, "cuda": 110, "full": 3600})
     where = environment(session.device)
-    load = LOADS["cuda" if session.device == "cuda" and session.size != "tiny" else session.size]
-    load = replace(load, device=session.device)
+    load = load_of(session.size, session.device)
     rows, _ = read_rows(session.data, VOCAB_SIZE, limit=40 if session.size == "tiny" else 0)
     sizes = shapes(session.size, session.device)
     measured: dict[str, Costs] = {}

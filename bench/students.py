@@ -63,6 +63,8 @@ TINY = [Shape("d64", 64, 1, 2, 1, 96, VOCAB_SIZE), Shape("d128", 128, 1, 2, 1, 1
 QUICK = [Shape("d128", 128, 2, 2, 1, 384, VOCAB_SIZE), Shape("d192", 192, 4, 3, 1, 576, VOCAB_SIZE)]
 FULL = [Shape("d256", 256, 6, 4, 2, 768, VOCAB_SIZE), Shape("d512", 512, 8, 8, 2, 1536, VOCAB_SIZE)]
 CUDA = [Shape("d512", 512, 12, 8, 2, 2048, 151_936), QWEN2_05B]
+_LOADS = {"tiny": (4, 1024, 1), "quick": (32, 4096, 1), "full": (32, 4096, 4), "cuda": (32, 8192, 2)}
+"""Examples a step, tokens a pack, steps."""
 
 
 def shapes(size: str, device: str) -> list[Shape]:
@@ -72,6 +74,11 @@ def shapes(size: str, device: str) -> list[Shape]:
     if device == "cuda":
         return CUDA
     return FULL if size == "full" else QUICK
+
+
+def load_of(size: str, device: str) -> Load:
+    """How much a benchmark of the trainer does at each size."""
+    return Load(*_LOADS["cuda" if device == "cuda" and size != "tiny" else size], device=device)
 
 
 def teacher_of(student: Shape) -> Shape:
