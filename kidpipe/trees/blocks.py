@@ -114,9 +114,11 @@ class _TreeAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, output, total = ctx.saved_tensors
-        inputs = (query, key, value)
+        groups = key.shape[1]
+        # Heads that share keys are worked through one after the other, unless each has a copy of them.
+        key, value = (x.repeat_interleave(query.shape[1] // groups, dim=1) for x in (key, value))
         # Laid out as [1, L, H, E], which is what the projections before them want.
-        grads = [torch.zeros_like(x.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2) for x in inputs]
+        grads = [torch.zeros_like(query.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2) for _ in range(3)]
         for block in (*ctx.plan.own, *ctx.plan.above):
             here, there = slice(block.start, block.stop), slice(block.key_start, block.key_stop)
             mask = None if block.mask is None else block.mask.to(query.dtype)
@@ -134,7 +136,13 @@ class _TreeAttention(torch.autograd.Function):
             )
             for grad, part, where in zip(grads, parts, (here, there, there), strict=True):
                 grad[:, :, where] += part
-        return (*grads, None, None)
+        to_query, to_key, to_value = grads
+        return to_query, _sum_groups(to_key, groups), _sum_groups(to_value, groups), None, None
+
+
+def _sum_groups(grad: Tensor, groups: int) -> Tensor:
+    """The gradients of all heads, [1, H, L, E], added up over those that share keys, [1, G, L, E]."""
+    return grad.view(1, groups, -1, *grad.shape[2:]).sum(2)
 
 
 def _attend(block: Block, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
