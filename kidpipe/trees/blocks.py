@@ -16,7 +16,7 @@ from torch import Tensor
 from kidpipe.trees.tree import Int64
 
 # Subtrees of up to so many rows are one masked block. Smaller ones cost calls, larger ones pairs.
-_LOCAL_ROWS = 128
+_LOCAL_ROWS = 192
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
