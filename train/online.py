@@ -5,7 +5,7 @@ are those of the build, so that the same sequence gets the same numbers here and
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -87,7 +87,10 @@ class Online:
         *,
         device: torch.device,
         autocast_dtype: torch.dtype | None,
+        refresh: Callable[[], None] = lambda: None,
     ) -> None:
+        """Load the teacher. `refresh` gives `student`, which makes the sequences, the weights of the moment."""
+        self.refresh = refresh
         self._settings, self._setup, self._model, self._num_steps = settings, setup, student, num_steps
         self._device, self._autocast_dtype = device, autocast_dtype
         # Whoever fills the holes of a build: here it is the student of the moment.
@@ -238,6 +241,7 @@ class Online:
 
 def prepare_together(online: Online, ranks: Ranks, step: int, examples: list[Example]) -> Prepared:
     """What all processes prepare of a step, each its share of the examples, in the order of `examples`."""
+    online.refresh()
     mine = examples[ranks.rank :: ranks.world_size]
     shares = ranks.gather(online.prepare(step, mine) if mine else Prepared([], {}))
     figures: dict[str, float | int] = {}

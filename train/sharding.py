@@ -13,9 +13,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from kidpipe.config import TrainSettings
-from kidpipe.errors import KidpipeError
-from kidpipe.methods import METHODS
 from kidpipe.trees.trunk import causal_of
 from train.ranks import Ranks
 
@@ -41,9 +38,13 @@ class Sharded(nn.Module):
         """The same where nothing is differentiated: the weights are divided again at once."""
         with torch.no_grad():
             result: T = self(work)
+        self.reshard()
+        return result
+
+    def reshard(self) -> None:
+        """Divide the weights that a forward pass without a backward one left whole."""
         for module in _shards(self):
             module.reshard()
-        return result
 
 
 def shard(model: nn.Module, ranks: Ranks) -> Sharded:
@@ -74,19 +75,6 @@ def choose_parallel(asked: Literal["auto", "ddp", "fsdp"], model: nn.Module, ran
     frozen = sum(parameter.nbytes for parameter in model.parameters() if not parameter.requires_grad)
     available = torch.cuda.get_device_properties(ranks.device).total_memory * _SHARE_OF_DEVICE
     return "ddp" if trained * _STATE_BYTES + frozen <= available else "fsdp"
-
-
-def place(model: nn.Module, settings: TrainSettings, ranks: Ranks) -> tuple[nn.Module, Sharded | None]:
-    """The student where it trains: whole, or divided over processes."""
-    if choose_parallel(settings.parallel, model, ranks) == "ddp":
-        return model.to(ranks.device), None
-    if METHODS[settings.method].is_online:
-        raise KidpipeError(
-            f"method {settings.method} generates with a whole student, and fsdp divides it",
-            where="train.parallel = fsdp" if settings.parallel == "fsdp" else "the student is too large for one GPU",
-            fix="set train.parallel = ddp (with train.lora_rank = 64 it takes far less memory)",
-        )
-    return model, shard(model, ranks)
 
 
 def whole(tensor: Tensor) -> Tensor:

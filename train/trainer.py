@@ -14,14 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from kidpipe import processes
 from kidpipe.config import TrainSettings
 from kidpipe.errors import KidpipeError
 from kidpipe.methods import METHODS
 from kidpipe.models import resolve
-from kidpipe.trees.layout import Layout
 from train.checkpoint import Checkpoints, Progress, clean_checkpoints, commit_folder, recover_folder, write_json
 from train.dataset import Dataset, Source
 from train.display import Display
@@ -30,14 +28,14 @@ from train.identity import claim_folder, run_identity
 from train.loader import Loader, choose_workers
 from train.online import Online, OnlineSetup, prepare_together
 from train.order import hashed
+from train.placement import place
 from train.ranks import Ranks
 from train.runlog import RunLog
 from train.schedule import learning_rate, make_optimizer
-from train.sharding import place, whole
+from train.sharding import whole
 from train.share import Share
-from train.step import Figures, Recipe, Runner, autocast_dtype
+from train.step import Figures, Recipe, Runner
 from train.student import load_student, save_student, student_state
-from train.trunk import check_head, choose_layout
 
 _Make = Callable[[list[Example]], Share | list[Example]]
 _LOG = logging.getLogger(__name__)
@@ -167,21 +165,23 @@ class _Session:
         self._settings, self._origin, self._out, self._ranks = settings, origin, out, ranks
         self._checkpoints, self._loader = checkpoints, loader
         self._data = Dataset(source, settings)
-        self._model, sharded = place(load_student(origin, torch.device("cpu"), settings), settings, ranks)
-        dtype = autocast_dtype(settings, ranks.device)
-
-        def choose(model: nn.Module) -> Layout:
-            check_head(model)
-            return choose_layout(model, settings.packing, dtype)
-
-        layout = choose(self._model) if sharded is None else sharded.inspect(choose)
-        self._runner = Runner(self._model, ranks.device, layout, settings.pack_tokens, dtype, ranks, sharded)
+        placed = place(load_student(origin, torch.device("cpu"), settings), settings, ranks)
+        self._model, dtype = placed.model, placed.autocast_dtype
+        self._runner = Runner(self._model, ranks.device, placed.layout, settings.pack_tokens, dtype, ranks, placed.sharded)
         self._recipe = Recipe.of(settings)
         self._optimizer = make_optimizer(self._model, settings)
         self._num_steps = self._data.num_steps
         self._online = None
         if online is not None:
-            self._online = Online(settings, online, self._model, self._num_steps, device=ranks.device, autocast_dtype=dtype)
+            self._online = Online(
+                settings,
+                online,
+                placed.generator,
+                self._num_steps,
+                device=ranks.device,
+                autocast_dtype=dtype,
+                refresh=placed.refresh,
+            )
         self._eval_every = settings.eval_every or self._data.steps_per_epoch
         self._save_every = settings.save_every or self._eval_every
         fresh = Progress(step=0, best_step=0, best_nll=math.inf, log_bytes=0, seconds=0.0)

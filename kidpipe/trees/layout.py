@@ -84,6 +84,8 @@ def _tolerance(dtype: torch.dtype) -> float:
 def _agrees_with_rows(model: nn.Module, layout: Layout, dtype: torch.dtype | None) -> bool:
     """Whether four short sequences in one row give the hidden states that they give alone."""
     device = next(model.parameters()).device
+    if dtype is None and torch.is_autocast_enabled(device.type):
+        dtype = torch.get_autocast_dtype(device.type)
     vocab_size = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
     sequences = [np.array(text, np.int32) % vocab_size for text in _TEXTS]
     tree = build_tree(sequences, share=layout == "tree")

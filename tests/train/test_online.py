@@ -20,7 +20,6 @@ from tests.pipeline.running import run_build
 from tests.pipeline.test_change_matrix import other_model
 from tests.train.small import make_student, save_small_student, write_build
 from tests.train.test_methods import STOPS, online_setup
-from tests.train.together import finish
 from train.dataset import Dataset, Source
 from train.examples import Example
 from train.online import Online, OnlineSetup
@@ -188,22 +187,6 @@ def test_the_holdout_is_gold_with_the_teachers_distributions(build: tuple[Source
 def _losses(out: Path) -> list[tuple[float, ...]]:
     records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return [tuple(line[name] for name in ("loss", "divergence", "teacher_tokens")) for line in records if line["kind"] == "step"]
-
-
-@pytest.mark.engine
-@pytest.mark.parametrize("method", ["gkd", "kid-online"])
-def test_two_processes_make_and_learn_what_one_does(tmp_path: Path, method: str) -> None:
-    """Each makes the sequences of half of the examples, an odd number of them."""
-    write_build(tmp_path, parts=4, rows=24)
-    save_small_student(tmp_path / "teacher", seed=7)
-    save_small_student(tmp_path / "student")
-    changes: dict[str, object] = {"method": method, "max_steps": 4, "batch_size": 7, "rollout_tokens": 9, "learning_rate": 1e-3}
-    for processes in (1, 2):
-        finish(processes, "train", tmp_path, tmp_path / f"by-{processes}", **changes)
-    one, two = (_losses(tmp_path / f"by-{processes}") for processes in (1, 2))
-    assert len(one) == len(two) == 4
-    for mine, theirs in zip(one, two, strict=True):
-        assert mine == pytest.approx(theirs, rel=1e-4)
 
 
 def test_another_teacher_or_mask_is_another_run(build: tuple[Source, Path], tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from kidpipe.methods import METHODS
 from tests.train.small import EOS, make_examples, make_student
 from tests.train.test_methods import online_setup
 from train.dataset import Source
+from train.placement import place
 from train.ranks import Ranks, open_ranks
-from train.sharding import place, whole
+from train.sharding import whole
 from train.shards import PartFiles
 from train.step import Recipe, Runner
 from train.trainer import run
@@ -50,10 +51,11 @@ def gradients(ranks: Ranks, changes: dict[str, object]) -> list[tuple[float, flo
     for pack_tokens in PACK_TOKENS:
         settings = config(**changes)
         # Where it trains is decided as the trainer decides it.
-        model, sharded = place(make_student(tied=bool(pack_tokens % 4)), settings, ranks)
-        dtype = torch.bfloat16 if settings.dtype == "bfloat16" else None
-        runner = Runner(model, torch.device("cpu"), "tree", pack_tokens, dtype, ranks, sharded)
-        assert (sharded is not None) == (ranks.world_size > 1 and settings.parallel == "fsdp")
+        placed = place(make_student(tied=bool(pack_tokens % 4)), settings, ranks)
+        model = placed.model
+        runner = Runner(model, ranks.device, placed.layout, pack_tokens, placed.autocast_dtype, ranks, placed.sharded)
+        assert (placed.sharded is not None) == (ranks.world_size > 1 and settings.parallel == "fsdp")
+        assert placed.copy is None
         figures = runner.accumulate(examples, Recipe.of(settings))
         grads = {name: whole(p.grad).clone() for name, p in model.named_parameters() if p.grad is not None}
         found.append((figures.mle, figures.kd, figures.packs, grads))
