@@ -157,6 +157,10 @@ class TrainSettings(Section):
     rollout_temperature: Identity[float] = Field(
         1.0, ge=0, le=10, description="temperature at which the student generates in training (imitkd, gkd); 0 = greedy"
     )
+    rollout_backend: Identity[Literal["transformers", "vllm"]] = Field(
+        "transformers",
+        description="what generates in training (imitkd, gkd); vllm = an engine in the same process, one process only",
+    )
     holdout: Identity[float] = Field(0.02, ge=0, lt=0.5, description="share of the examples kept for evaluation during training")
     eval_every: Identity[int] = Field(0, ge=0, description="steps between evaluations; 0 = once an epoch")
     save_every: Runtime[int] = Field(0, ge=0, description="steps between checkpoints; 0 = with each evaluation")

@@ -7,7 +7,7 @@ are those of the build, so that the same sequence gets the same numbers here and
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from torch import nn
 
 from kidpipe.backends.base import Sampling, ScoreRequest
 from kidpipe.backends.transformers import TransformersBackend
-from kidpipe.config import MaskSettings, PredictSettings, ScoreSettings, TrainSettings
+from kidpipe.backends.vllm_student import VllmStudent
+from kidpipe.config import EngineSettings, MaskSettings, PredictSettings, ScoreSettings, TrainSettings
 from kidpipe.distributions import cut
 from kidpipe.graph import settings_of
 from kidpipe.holes import fill, predictions, put, request, wanted
@@ -29,6 +30,7 @@ from kidpipe.trees.trunk import causal_of
 from train.examples import Branch, Example, Int32, Teacher
 from train.order import hashed, is_drawn
 from train.ranks import Ranks
+from train.rollouts import hand_over, require_same_answers
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,10 @@ class OnlineSetup:
     score: ScoreSettings
     mask: MaskSettings
     predict: PredictSettings
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    """How vLLM runs, where it generates in the student's place."""
+    engine_length: int | None = None
+    """Tokens of the longest prompt and answer that it is given; None = `max_length`."""
 
     def identity(self, settings: TrainSettings) -> dict[str, Any]:
         """What decides the losses of a run beside its own settings."""
@@ -88,9 +94,15 @@ class Online:
         device: torch.device,
         autocast_dtype: torch.dtype | None,
         refresh: Callable[[], None] = lambda: None,
+        engine: VllmStudent | None = None,
     ) -> None:
-        """Load the teacher. `refresh` gives `student`, which makes the sequences, the weights of the moment."""
-        self.refresh = refresh
+        """Load the teacher.
+
+        Args:
+            refresh: gives `student`, which makes the sequences, the weights of the moment.
+            engine: generates in the student's place.
+        """
+        self._refresh, self._engine = refresh, engine
         self._settings, self._setup, self._model, self._num_steps = settings, setup, student, num_steps
         self._device, self._autocast_dtype = device, autocast_dtype
         # Whoever fills the holes of a build: here it is the student of the moment.
@@ -99,6 +111,14 @@ class Online:
         self._teacher = TransformersBackend(setup.teacher.path, dtype=setup.dtype, device=str(device), verbose=False, **limits)
         self._held_out: list[list[Example]] | None = None
         self._student = TransformersBackend.around(causal_of(student), **limits)
+
+    def refresh(self) -> None:
+        """Let whatever makes the sequences have the weights of the moment; all processes have to do so together."""
+        self._refresh()
+        if self._engine is not None:
+            hand_over(self._model, self._engine, self._autocast_dtype)
+            with self._frozen_student():
+                require_same_answers(self._engine, self._student, self._autocast_dtype)
 
     def prepare(self, step: int, examples: list[Example]) -> Prepared:
         """What step `step`, counted from 1, teaches of `examples`, whose first branches are gold SQL."""
@@ -137,7 +157,7 @@ class Online:
         prompts = [_prompt(example) for example, is_asked in zip(examples, drawn, strict=True) if is_asked]
         # The seed of an answer is made of this one and its prompt: no answer depends on its neighbours.
         sampling = Sampling(settings.rollout_temperature, hashed("rollout", settings.seed, step))
-        answers = self._student.generate(
+        answers = (self._engine or self._student).generate(
             [prompt.tolist() for prompt in prompts],
             settings.rollout_tokens,
             self._setup.stop_ids,
@@ -241,7 +261,9 @@ class Online:
 
 def prepare_together(online: Online, ranks: Ranks, step: int, examples: list[Example]) -> Prepared:
     """What all processes prepare of a step, each its share of the examples, in the order of `examples`."""
+    began = time.perf_counter()
     online.refresh()
+    refreshed = time.perf_counter() - began
     mine = examples[ranks.rank :: ranks.world_size]
     shares = ranks.gather(online.prepare(step, mine) if mine else Prepared([], {}))
     figures: dict[str, float | int] = {}
@@ -249,6 +271,7 @@ def prepare_together(online: Online, ranks: Ranks, step: int, examples: list[Exa
         values = [share.figures.get(name, 0) for share in shares]
         # Tokens add up; the step takes as long as the slowest process.
         figures[name] = sum(values) if name.endswith("_tokens") else max(values)
+    figures["generate_seconds"] = figures.get("generate_seconds", 0.0) + refreshed
     return Prepared([shares[i % len(shares)].examples[i // len(shares)] for i in range(len(examples))], figures)
 
 

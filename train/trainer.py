@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from kidpipe import processes
+from kidpipe.backends.vllm_student import VllmStudent
 from kidpipe.config import TrainSettings
 from kidpipe.errors import KidpipeError
 from kidpipe.methods import METHODS
@@ -30,6 +31,7 @@ from train.online import Online, OnlineSetup, prepare_together
 from train.order import hashed
 from train.placement import place
 from train.ranks import Ranks
+from train.rollouts import open_engine
 from train.runlog import RunLog
 from train.schedule import learning_rate, make_optimizer
 from train.sharding import whole
@@ -91,8 +93,9 @@ def run(
         checkpoints = Checkpoints(out / "checkpoints")
         finished = _read_result(out)
         if finished is None:
-            with Loader(workers) as loader:
-                finished = _Session(settings, source, student_path, out, ranks, checkpoints, loader, online).train(show=progress)
+            with Loader(workers) as loader, open_engine(settings, online, student_path, ranks.device) as engine:
+                session = _Session(settings, source, student_path, out, ranks, checkpoints, loader, online, engine)
+                finished = session.train(show=progress)
         else:
             _LOG.info("this run is finished; nothing to do: %s", out)
         if ranks.is_first:
@@ -160,6 +163,7 @@ class _Session:
         checkpoints: Checkpoints,
         loader: Loader,
         online: OnlineSetup | None,
+        engine: VllmStudent | None,
     ) -> None:
         torch.manual_seed(settings.seed)
         self._settings, self._origin, self._out, self._ranks = settings, origin, out, ranks
@@ -181,6 +185,7 @@ class _Session:
                 device=ranks.device,
                 autocast_dtype=dtype,
                 refresh=placed.refresh,
+                engine=engine,
             )
         self._eval_every = settings.eval_every or self._data.steps_per_epoch
         self._save_every = settings.save_every or self._eval_every

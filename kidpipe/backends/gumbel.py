@@ -22,6 +22,17 @@ def perturbed(seed: int, temperature: float, step: int, logits_V: Tensor) -> Ten
     return logits_V.float() / temperature - drawn_V.clamp(min=1e-18).log().float().to(logits_V.device)
 
 
+def drawn(seeds: Sequence[int], temperature: float, step: int, logits_BV: Tensor) -> Tensor:
+    """0 at a token drawn for each row, the answer's number `step`, and -inf elsewhere."""
+    # Summed in double precision: the order of the sums, which GPUs change, moves no bound that a draw could fall on.
+    total_BV = (logits_BV.float() / temperature).softmax(-1).double().cumsum(-1)
+    drawn_B = torch.tensor([_uniform(seed, step) for seed in seeds], dtype=torch.float64)
+    wanted_B1 = drawn_B.to(total_BV.device)[:, None] * total_BV[:, -1:]
+    # The first token whose sum is above: tokens of probability 0 add nothing, and are never it.
+    token_B1 = torch.searchsorted(total_BV, wanted_B1, right=True).clamp_max(logits_BV.shape[-1] - 1)
+    return torch.full_like(logits_BV, -torch.inf).scatter_(1, token_B1, 0.0)
+
+
 class Noise(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
     """Noise for a batch of answers in transformers; greedy search over the result samples at `temperature`."""
 
@@ -43,14 +54,9 @@ class Draw(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
 
     def __call__(self, _ids: Tensor, logits_BV: Tensor) -> Tensor:
         """0 at the token of each row and -inf elsewhere; called once a step."""
-        # Summed in double precision: the order of the sums, which GPUs change, moves no bound that a draw could fall on.
-        total_BV = (logits_BV.float() / self._temperature).softmax(-1).double().cumsum(-1)
-        drawn_B = torch.tensor([_uniform(seed, self._step) for seed in self._seeds], dtype=torch.float64)
-        wanted_B1 = drawn_B.to(total_BV.device)[:, None] * total_BV[:, -1:]
-        # The first token whose sum is above: tokens of probability 0 add nothing, and are never it.
-        token_B1 = torch.searchsorted(total_BV, wanted_B1, right=True).clamp_max(logits_BV.shape[-1] - 1)
+        logits_BV = drawn(self._seeds, self._temperature, self._step, logits_BV)
         self._step += 1
-        return torch.full_like(logits_BV, -torch.inf).scatter_(1, token_B1, 0.0)
+        return logits_BV
 
 
 def _uniform(seed: int, step: int) -> float:

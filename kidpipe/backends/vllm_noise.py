@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
-from kidpipe.backends.gumbel import perturbed
+from kidpipe.backends.gumbel import drawn, perturbed
 
-SEED, TEMPERATURE = "kidpipe_seed", "kidpipe_temperature"
-"""Names in a request's `extra_args`."""
+SEED, TEMPERATURE, INVERTED = "kidpipe_seed", "kidpipe_temperature", "kidpipe_inverted"
+"""Names in a request's `extra_args`; INVERTED stands for gumbel.Draw instead of gumbel.Noise."""
 
 
 class SeededNoise(AdapterLogitsProcessor):  # type: ignore[misc]  # vLLM is not typed here
@@ -24,8 +24,13 @@ class SeededNoise(AdapterLogitsProcessor):  # type: ignore[misc]  # vLLM is not 
 
     def new_req_logits_processor(self, params: Any) -> Any:
         extra = params.extra_args or {}
-        return partial(_perturbed, extra[SEED], extra[TEMPERATURE]) if SEED in extra else None
+        how = _drawn if extra.get(INVERTED) else _perturbed
+        return partial(how, extra[SEED], extra[TEMPERATURE]) if SEED in extra else None
 
 
 def _perturbed(seed: int, temperature: float, output_ids: list[int], logits_V: Tensor) -> Tensor:
     return perturbed(seed, temperature, len(output_ids), logits_V)
+
+
+def _drawn(seed: int, temperature: float, output_ids: list[int], logits_V: Tensor) -> Tensor:
+    return drawn([seed], temperature, len(output_ids), logits_V[None])[0]

@@ -40,6 +40,7 @@ _LOOKED_AT: dict[str, frozenset[Method]] = {
     "oracle_end": frozenset({"imitkd"}),
     "rollout_tokens": _ON_POLICY,
     "rollout_temperature": _ON_POLICY,
+    "rollout_backend": _ON_POLICY,
 }
 _DATA_SEEDS = ("mask.seed", "predict.seed", "generate.seed")
 

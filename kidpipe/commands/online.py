@@ -3,8 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kidpipe import processes
+from kidpipe.backends.select import require_vllm
 from kidpipe.commands.session import Session
+from kidpipe.config import TrainSettings
 from kidpipe.errors import KidpipeError
+from kidpipe.methods import METHODS
 from kidpipe.models import ModelSource, resolve
 from kidpipe.tokenizers import load, require_same, special_ids, tokens_of
 
@@ -35,17 +39,42 @@ def online_setup(session: Session, manifest: dict[str, Any], tokenizer: Any, stu
             fix="choose random, uniform, hard or easy, or train.method = kid on stored views",
         )
     tokens = tokens_of(tokenizer, config.predict.mask_token)
+    max_length = min(teacher.max_length, student.max_length)
     return OnlineSetup(
         teacher=teacher,
         dtype=stored_dtype(teacher) if config.teacher.dtype == "auto" else config.teacher.dtype,
         tokens=tokens,
         stop_ids=tuple(sorted({tokens.eos_id, *special_ids(tokenizer)})),
-        max_length=min(teacher.max_length, student.max_length),
+        max_length=max_length,
         batch_tokens=config.engine.batch_tokens,
         score=config.score,
         mask=config.mask,
         predict=config.predict,
+        engine=config.engine,
+        # A cache for all that the models could take may be more than there is room for.
+        engine_length=min(max_length, manifest["max_tokens"] + config.train.rollout_tokens),
     )
+
+
+def check_rollouts(settings: TrainSettings) -> None:
+    """Refuse `train.rollout_backend = vllm` where it cannot be had, before anything is read or loaded."""
+    if settings.rollout_backend != "vllm":
+        return
+    where, instead = "train.rollout_backend = vllm", "set train.rollout_backend = transformers"
+    if not METHODS[settings.method].is_on_policy:
+        others = " and ".join(method for method, traits in METHODS.items() if traits.is_on_policy)
+        raise KidpipeError(
+            f"the student of method {settings.method} decodes nothing in training that vLLM could do",
+            where=where,
+            fix=f"leave the setting out; it is for {others}",
+        )
+    if processes.world_size() > 1:
+        raise KidpipeError(
+            f"vLLM generates beside one training process, and these are {processes.world_size()}",
+            where=where,
+            fix=f"train without torchrun, or {instead}",
+        )
+    require_vllm(where, instead)
 
 
 def _teacher(session: Session) -> ModelSource:

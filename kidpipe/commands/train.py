@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kidpipe import processes
-from kidpipe.commands.online import online_setup
+from kidpipe.commands.online import check_rollouts, online_setup
 from kidpipe.commands.session import Session, show_seconds
 from kidpipe.errors import KidpipeError
 from kidpipe.manifest import find_manifest, read_manifest, restricted
@@ -41,6 +41,7 @@ def prepare(session: Session, digest: str = "", *, quiet: bool = False) -> Prepa
     from kidpipe.tokenizers import require_same
 
     settings = session.config.train
+    check_rollouts(settings)
     if not settings.student:
         raise KidpipeError("no student is named", where="train.student", fix="kidpipe train --student MODEL")
     student = resolve(settings.student)

