@@ -159,7 +159,7 @@ class TrainSettings(Section):
     )
     rollout_backend: Identity[Literal["transformers", "vllm"]] = Field(
         "transformers",
-        description="what generates in training (imitkd, gkd); vllm = an engine in the same process, one process only",
+        description="what generates in training (imitkd, gkd); vllm = an engine beside one process: lower engine.gpu_memory",
     )
     holdout: Identity[float] = Field(0.02, ge=0, lt=0.5, description="share of the examples kept for evaluation during training")
     eval_every: Identity[int] = Field(0, ge=0, description="steps between evaluations; 0 = once an epoch")

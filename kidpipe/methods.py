@@ -12,7 +12,8 @@ rkd         w * -log q(y | x) + v * KL(q || p) on y
 f-distill   w * -log q(y | x) + v * TV(p, q) on y (Wen et al. 2023, arXiv 2307.15190; there on samples, here on gold)
 imitkd      v * KL(p || q) on s, s = y with probability b_i, else drawn from q(. | x) (Lin et al. 2020, arXiv 2009.07253:
             "ImitKD + full"; their cross-entropy with p is this divergence and a constant). b_i = r ** (i / I) at step i
-            of I, r = `train.oracle_end`
+            of I, r = `train.oracle_end`; the authors' code has r = 1/200 for translation and 1/10 for summaries, and takes the
+            student's likeliest tokens (here: `train.rollout_temperature = 0`)
 gkd         v * JSD_beta(p || q) on s, s from q(. | x) with probability lambda = `train.imperfect_share`, else y
             (Agarwal et al. 2024, arXiv 2306.13649; lambda is drawn for each example, there for each batch)
 kid         w * -log q(y | x) + v * KL(q || p) on y and on y', y' = y with holes that a model filled, stored by the build

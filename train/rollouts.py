@@ -21,8 +21,8 @@ from train.step import autocast_dtype
 if TYPE_CHECKING:
     from train.online import OnlineSetup
 
-_FARTHEST = {torch.float32: 1e-2, torch.bfloat16: 0.5}
-"""Mean distance of log-probabilities that rounding does not explain. Measured: 1e-6 in float32."""
+_FARTHEST = {torch.float32: 1e-2, torch.bfloat16: 0.3}
+"""Mean distance of log-probabilities that rounding does not explain. Measured: 1e-6, and 0.02 in bfloat16."""
 
 
 @contextmanager
