@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kidpipe.backends import vllm_engine
 from kidpipe.backends.vllm import VllmBackend
+from kidpipe.errors import KidpipeError
 
 
 class VllmStudent(VllmBackend):
@@ -30,7 +31,12 @@ class VllmStudent(VllmBackend):
             with vllm_engine.graph_compiler_off(self._engine.on_cpu):
                 llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
         except Exception as error:  # whatever vLLM raises, the engine is of no use any more
-            raise vllm_engine.refusal(error, self._model_path) from error
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise KidpipeError(
+                f"vLLM does not take the weights of this student: {reason}",
+                where="train.rollout_backend = vllm",
+                fix="set train.rollout_backend = transformers",
+            ) from error
 
     def _drawn(self, temperature: float, seed: int) -> dict[str, Any]:
         drawn = super()._drawn(temperature, seed)
