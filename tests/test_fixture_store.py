@@ -1,0 +1,99 @@
+"""A store that kidpipe 0.1.0 wrote: today's code reads it, plans it as done, and computes the same keys, bytes and losses.
+
+Whoever changes identity on purpose makes the fixture anew (tests/fixtures/make_store.py) and says so in the CHANGELOG.
+"""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kidpipe.commands.session import open_session
+from kidpipe.commands.train import train
+from kidpipe.commands.upkeep import verify
+from kidpipe.graph import Grid
+from kidpipe.manifest import STAGES, read_manifest
+from pipeline.context import open_context
+from pipeline.stages import every_stage
+from tests.conftest import configure
+from tests.pipeline.running import files, made, run_build, store_of
+
+FIXTURE = Path(__file__).parent / "fixtures" / "store_v1"
+RUNS = sorted(path.name for path in (FIXTURE / "artifacts" / "runs").iterdir())
+# Computed without a model: the same bytes on every machine.
+EXACT = ("ingest", "mask")
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> dict[str, object]:
+    """The settings of the fixture, with a copy of its store."""
+    shutil.copytree(FIXTURE / "artifacts", tmp_path / "artifacts")
+    places = {"data.path": FIXTURE / "data", "teacher.model": FIXTURE / "model", "train.student": FIXTURE / "model"}
+    settings = json.loads((FIXTURE / "settings.json").read_text(encoding="utf-8"))
+    return settings | {name: str(path) for name, path in places.items()} | {"store.path": str(tmp_path / "artifacts")}
+
+
+def test_everything_is_planned_as_done(old: dict[str, object]) -> None:
+    config = configure(old)
+    context, store = open_context(config), store_of(config)
+    try:
+        grid = Grid(every_stage(context), context.parts, store)
+        assert {stage.name for stage in grid.stages} == set(STAGES)
+        assert {stage.name: grid.is_finished(stage) for stage in grid.stages} == dict.fromkeys(STAGES, True)
+    finally:
+        context.close()
+
+
+@pytest.mark.parametrize("until", ["score", "generate"])
+def test_a_build_makes_nothing_and_the_same_manifest(old: dict[str, object], until: str) -> None:
+    store = store_of(configure(old))
+    before = {path.stem: path.read_bytes() for path in store.root.glob("manifests/*.json")}
+    result = run_build(configure(old), until=until)
+    assert made(result) == {}
+    after = {path.stem: path.read_bytes() for path in store.root.glob("manifests/*.json")}
+    assert before == after
+
+
+def test_every_shard_is_whole(old: dict[str, object]) -> None:
+    verify(open_session(None, [], old, use_file=False), deep=True, as_json=True)
+
+
+def test_what_no_model_decides_is_made_with_the_same_bytes(old: dict[str, object], tmp_path: Path) -> None:
+    anew = old | {"store.path": str(tmp_path / "anew")}
+    result = run_build(configure(anew), until="mask")
+    manifest = read_manifest(store_of(configure(old)))
+    assert manifest is not None
+    for stage in EXACT:
+        assert files(result.manifest, stage) == files(manifest, stage)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_run_has_the_same_name_identity_and_losses(old: dict[str, object], run: str) -> None:
+    before = FIXTURE / "artifacts" / "runs" / run
+    folder = Path(str(old["store.path"])) / "runs" / run
+    shutil.rmtree(folder)
+    result = train(open_session(None, [], old | {"train.method": run.rpartition("-")[0]}, use_file=False), name="", as_json=True)
+    assert Path(result["run"]) == folder
+    assert json.loads((folder / "run.json").read_text()) == json.loads((before / "run.json").read_text())
+    lines = zip(_log(folder), _log(before), strict=True)
+    assert all(_is_same(new, old_line) for new, old_line in lines)
+
+
+def _log(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def _is_same(new: dict[str, object], old: dict[str, object]) -> bool:
+    """Whether two lines of a log say the same, times aside; the last bits of a loss depend on the processor."""
+    for name, value in old.items():
+        if "second" in name:
+            continue
+        other = new[name]
+        if isinstance(value, float) and isinstance(other, float):
+            if not math.isclose(value, other, rel_tol=1e-3, abs_tol=1e-5):
+                return False
+        elif value != other:
+            return False
+    return True
