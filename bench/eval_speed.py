@@ -23,9 +23,9 @@ from typing import Any
 from eval.databases import Databases
 from eval.execution import GoldCache, Pair, compare
 from eval.verdicts import judge
-from kidpipe.config import EvalSettings
-from kidpipe.readers import Example
-from kidpipe.results import is_ordered, same_bag, same_set
+from kidcore.config.config import EvalSettings
+from kidcore.sql.datasets import Example
+from kidcore.sql.results import is_ordered, same_bag, same_set
 
 Row = dict[str, Any]
 Cost = tuple[float, float]

@@ -23,12 +23,12 @@ from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bench.mix import make_steps, read_rows
-from kidpipe.trees.attention import has_tree_attention, install, uninstall
-from kidpipe.trees.layout import Layout
-from train.examples import Example
-from train.losses import divergence
+from kidcore.models.trees.attention import has_tree_attention, install, uninstall
+from kidcore.models.trees.layout import Layout
+from train.data.examples import Example
+from train.loss.losses import divergence
 from train.step import Recipe, Runner
-from train.trunk import choose_layout
+from train.student.layout import choose_layout
 
 # Hidden size, layers, heads, key-value heads, inner size, vocabulary.
 SIZES = {

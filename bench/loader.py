@@ -22,11 +22,11 @@ import pyarrow.parquet as pq
 from bench.mix import make_steps, read_rows
 from bench.session import Session, describe, environment, finish, open_session, run
 from bench.students import VOCAB_SIZE, Shape, make_model, shapes
-from kidpipe.config import TrainSettings
-from kidpipe.schemas import INGEST, SCORE
-from train.dataset import Source
-from train.examples import Branch, Example
-from train.shards import PartFiles
+from kidcore.config.config import TrainSettings
+from kidcore.store.schemas import INGEST, SCORE
+from train.data.dataset import Source
+from train.data.examples import Branch, Example
+from train.data.shards import PartFiles
 from train.trainer import run as train
 
 WORKERS = (0, 1, 2)

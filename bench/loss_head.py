@@ -26,8 +26,8 @@ from torch.nn import functional
 
 from bench.session import Session, describe, environment, finish, open_session, run
 from bench.timing import Cost, Costs, PeakMemory, Spread, Stopwatch, Turn, interleave, ratio, release, summary, table, worst
-from train.head import Objective, Targets, head_loss
-from train.losses import divergence
+from train.loss.head import Objective, Targets, head_loss
+from train.loss.losses import divergence
 
 
 @dataclass(frozen=True)

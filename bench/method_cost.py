@@ -29,8 +29,8 @@ from bench.session import environment, open_session, run
 from bench.students import VOCAB_SIZE, Load, Shape, Trainee, load_of, our_turn, shapes
 from bench.teachers import BenchTeacher, open_teacher
 from bench.timing import Costs, Turn, interleave, release
-from kidpipe.config import TrainSettings
-from train.examples import Example
+from kidcore.config.config import TrainSettings
+from train.data.examples import Example
 
 GROUP_SIZE = 4
 BASE = "sft, padded"

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kidpipe.config import DataSettings
+from kidcore.config.config import DataSettings
+from kidcore.models.prompts import PromptEncoder, render_question
+from kidcore.sql.datasets import read
+from kidcore.sql.schema_text import read_schema, render
 from kidpipe.demo.models import train_tokenizer
-from kidpipe.prompts import PromptEncoder, render_question
-from kidpipe.readers import read
-from kidpipe.schema_text import read_schema, render
-from train.examples import Branch, Example, Teacher
-from train.order import group_order
+from train.data.examples import Branch, Example, Teacher
+from train.data.sampler import group_order
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 
 from bench.students import Trainee
 from bench.timing import table
-from train.examples import Example
+from train.data.examples import Example
 
 _KINDS = (
     ("optimiser and clipping", re.compile(r"adam|_foreach|clip_grad|linalg_vector_norm|Optimizer", re.IGNORECASE)),

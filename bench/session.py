@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from kidpipe.errors import KidpipeError
+from kidcore.errors import KidpipeError
 
 Size = Literal["tiny", "quick", "full"]
 DEFAULT_DATA = Path("../shared/data/spider")

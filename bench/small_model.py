@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kidpipe.config import DataSettings
+from kidcore.config.config import DataSettings
 from kidpipe.demo.recipe import ModelSize
 from kidpipe.demo.setup import make_models
 

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from bench.timing import Cost, PeakMemory, Stopwatch, Turn
-from kidpipe.config import TrainSettings
-from train.examples import Example
+from kidcore.config.config import TrainSettings
+from train.data.examples import Example
 from train.schedule import make_optimizer
 from train.step import Figures, Recipe, Runner, autocast_dtype
-from train.trunk import choose_layout
+from train.student.layout import choose_layout
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ from transformers.utils import logging
 
 from bench.students import Lessons, Load, Shape, Trainee, make_model, teacher_of
 from bench.timing import Cost, Stopwatch, Turn
-from kidpipe.backends.base import ScoreRequest
-from kidpipe.backends.transformers import TransformersBackend
-from kidpipe.config import MaskSettings, PredictSettings, ScoreSettings
-from kidpipe.models import ModelSource
-from kidpipe.tokenizers import Tokens
-from train.examples import Example
-from train.online import Online, OnlineSetup
+from kidcore.config.config import MaskSettings, PredictSettings, ScoreSettings
+from kidcore.models.backends.base import ScoreRequest
+from kidcore.models.backends.transformers import TransformersBackend
+from kidcore.models.sources import ModelSource
+from kidcore.models.tokenizers import Tokens
+from train.data.examples import Example
+from train.online.online import Online
+from train.online.setup import OnlineSetup
 
 BATCH_TOKENS = 8192
 MAX_LENGTH = 4096

@@ -22,16 +22,16 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bench.kid_step import SIZES
 from bench.mix import make_steps, read_rows
-from kidpipe.backends.base import ScoreRequest
-from kidpipe.backends.transformers import TransformersBackend
-from kidpipe.trees import flex
-from kidpipe.trees.attention import ancestor_mask
-from kidpipe.trees.tree import Tree, build_tree
-from train import chunk
-from train.examples import Example
-from train.head import Objective, head_loss
-from train.losses import divergence
-from train.packing import make_packs
+from kidcore.models.backends.base import ScoreRequest
+from kidcore.models.backends.transformers import TransformersBackend
+from kidcore.models.trees import flex
+from kidcore.models.trees.attention import ancestor_mask
+from kidcore.models.trees.tree import Tree, build_tree
+from train.data.examples import Example
+from train.data.packing import make_packs
+from train.loss import chunk
+from train.loss.head import Objective, head_loss
+from train.loss.losses import divergence
 
 HIDDEN, LAYERS, HEADS, GROUPS, INNER, VOCAB = SIZES["0.5b"]
 CUDA = torch.device("cuda")

@@ -16,8 +16,8 @@ import torch
 
 from bench.students import Load, Shape, make_model
 from bench.timing import Cost, PeakMemory, Stopwatch, Turn
-from kidpipe.errors import KidpipeError
-from train.examples import Example
+from kidcore.errors import KidpipeError
+from train.data.examples import Example
 
 Make = Callable[[Any, dict[str, Any]], Any]
 """(student, training arguments that all share) -> a TRL trainer."""

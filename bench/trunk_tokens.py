@@ -14,8 +14,8 @@ from bench.mix import Row, make_steps, read_rows
 from bench.session import Session, finish, open_session, run
 from bench.students import VOCAB_SIZE
 from bench.timing import table
-from kidpipe.trees.layout import Layout
-from train.packing import make_packs
+from kidcore.models.trees.layout import Layout
+from train.data.packing import make_packs
 
 BATCH_SIZE = 32
 PACK_TOKENS = 4096

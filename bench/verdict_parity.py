@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from eval.databases import Databases
-from eval.exact_match import ExactMatcher
 from eval.execution import GoldCache
 from eval.names import read_tables_json
-from eval.spider_clauses import Query
-from eval.spider_grammar import ParseError, parse
+from eval.spider.clauses import Query
+from eval.spider.exact_match import ExactMatcher
+from eval.spider.grammar import ParseError, parse
 from eval.verdicts import Verdict, VerdictKind, judge
-from kidpipe.config import EvalSettings
-from kidpipe.readers import Example
-from kidpipe.results import Rows, is_ordered, same_bag
-from kidpipe.sandbox.job import Job, Limits
-from kidpipe.sandbox.pool import SandboxPool
-from kidpipe.sql_lexer import mend_operators, tokens
+from kidcore.config.config import EvalSettings
+from kidcore.sql.datasets import Example
+from kidcore.sql.lexer import mend_operators, tokens
+from kidcore.sql.results import Rows, is_ordered, same_bag
+from kidcore.sql.sandbox.job import Job, Limits
+from kidcore.sql.sandbox.pool import SandboxPool
 
 Row = dict[str, Any]
 """A line of the oracle, with the gold under `gold`."""

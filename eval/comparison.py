@@ -9,7 +9,7 @@ from rich.table import Table
 from eval.report import METRICS
 from eval.statistics import Estimate, estimate, mcnemar
 from eval.verdicts import Verdict
-from kidpipe.errors import KidpipeError
+from kidcore.errors import KidpipeError
 
 
 @dataclass(frozen=True)

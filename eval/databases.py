@@ -4,9 +4,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eval.exact_match import ExactMatcher
 from eval.names import read_names
-from kidpipe.errors import KidpipeError
+from eval.spider.exact_match import ExactMatcher
+from kidcore.errors import KidpipeError
 
 
 @dataclass

@@ -9,9 +9,9 @@ from eval.databases import Databases
 from eval.execution import GoldCache, Progress
 from eval.report import finite, summarize, write_summary, write_verdicts
 from eval.verdicts import Verdict, judge
-from kidpipe.config import EvalSettings
-from kidpipe.errors import KidpipeError
-from kidpipe.readers import Example
+from kidcore.config.config import EvalSettings
+from kidcore.errors import KidpipeError
+from kidcore.sql.datasets import Example
 
 VERDICTS_FILE = "verdicts.parquet"
 SUMMARY_FILE = "summary.json"

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from eval.bird import soft_f1
-from eval.ties import opposite_ties
-from kidpipe.config import EvalSettings
-from kidpipe.results import is_ordered, is_vacuous, same_bag, same_set
-from kidpipe.sandbox.job import Job, Kind, Limits, Result
-from kidpipe.sandbox.pool import SandboxPool
-from kidpipe.sql_lexer import mend_operators, strip_distinct
+from eval.metrics.soft_f1 import soft_f1
+from eval.metrics.ties import opposite_ties
+from kidcore.config.config import EvalSettings
+from kidcore.sql.lexer import mend_operators, strip_distinct
+from kidcore.sql.results import is_ordered, is_vacuous, same_bag, same_set
+from kidcore.sql.sandbox.job import Job, Kind, Limits, Result
+from kidcore.sql.sandbox.pool import SandboxPool
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from eval.execution import Progress
-from kidpipe.backends.base import Backend, Sampling
-from kidpipe.config import IngestSettings
-from kidpipe.errors import KidpipeError
-from kidpipe.prompts import PromptEncoder
-from kidpipe.readers import Example
-from kidpipe.schema_text import read_schema, render
-from kidpipe.tokenizers import eos_id, special_ids
+from kidcore.config.config import IngestSettings
+from kidcore.errors import KidpipeError
+from kidcore.models.backends.base import Backend, Sampling
+from kidcore.models.prompts import PromptEncoder
+from kidcore.models.tokenizers import eos_id, special_ids
+from kidcore.sql.datasets import Example
+from kidcore.sql.schema_text import read_schema, render
 
 _FENCE = re.compile(r"```(?:\w+)?\s*\n(.*?)(?:```|\Z)", re.DOTALL)
 

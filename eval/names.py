@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kidpipe.errors import KidpipeError
-from kidpipe.schema_text import read_schema
+from kidcore.errors import KidpipeError
+from kidcore.sql.schema_text import read_schema
 
 
 @dataclass(frozen=True)

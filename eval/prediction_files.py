@@ -10,9 +10,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from kidpipe.errors import KidpipeError
-from kidpipe.readers import Example
-from kidpipe.sql_lexer import TokenKind, tokens
+from kidcore.errors import KidpipeError
+from kidcore.sql.datasets import Example
+from kidcore.sql.lexer import TokenKind, tokens
 
 Tables = Callable[[str], AbstractSet[str] | None]
 """Table names of a db_id in lower case; None where they can't be read."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from eval.exact_match import HARDNESS
+from eval.spider.exact_match import HARDNESS
 from eval.statistics import estimate
 from eval.verdicts import Verdict, VerdictKind
 

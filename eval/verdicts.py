@@ -7,13 +7,13 @@ from enum import StrEnum
 from pathlib import Path
 
 from eval.databases import Databases
-from eval.exact_match import hardness
 from eval.execution import Comparison, GoldCache, Pair, Progress, compare
-from eval.ves import measure_rewards
-from kidpipe.config import EvalSettings
-from kidpipe.readers import Example
-from kidpipe.sandbox.job import Kind
-from kidpipe.sql_lexer import mend_operators
+from eval.metrics.ves import measure_rewards
+from eval.spider.exact_match import hardness
+from kidcore.config.config import EvalSettings
+from kidcore.sql.datasets import Example
+from kidcore.sql.lexer import mend_operators
+from kidcore.sql.sandbox.job import Kind
 
 
 class VerdictKind(StrEnum):

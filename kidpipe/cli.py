@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from kidpipe import cli_compare, cli_eval, processes
+from kidcore.config import processes
+from kidcore.errors import KidpipeError
+from kidpipe import cli_compare, cli_eval
 from kidpipe.cli_options import Backend, ConfigFile, Data, Json, Layout, Settings, Student, Teacher, Until, Verbose, open_command
-from kidpipe.errors import KidpipeError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -154,7 +155,7 @@ def status(config: ConfigFile = None, settings: Settings = None, json: Json = Fa
 
     Example: kidpipe status
     """
-    from kidpipe.commands.upkeep import status as body
+    from kidpipe.commands.store import status as body
 
     body(open_command(config, settings), as_json=json)
 
@@ -170,7 +171,7 @@ def verify(
 
     Example: kidpipe verify --deep
     """
-    from kidpipe.commands.upkeep import verify as body
+    from kidpipe.commands.store import verify as body
 
     body(open_command(config, settings), deep=deep, as_json=json)
 
@@ -186,7 +187,7 @@ def gc(
 
     Example: kidpipe gc
     """
-    from kidpipe.commands.upkeep import gc as body
+    from kidpipe.commands.store import gc as body
 
     body(open_command(config, settings), delete=delete, as_json=json)
 
@@ -197,7 +198,7 @@ def pin(config: ConfigFile = None, settings: Settings = None, json: Json = False
 
     Example: kidpipe pin
     """
-    from kidpipe.commands.upkeep import pin as body
+    from kidpipe.commands.store import pin as body
 
     body(open_command(config, settings), as_json=json)
 
@@ -214,7 +215,7 @@ def inspect(
 
     Example: kidpipe inspect train:17 --view 1
     """
-    from kidpipe.commands.look import inspect as body
+    from kidpipe.commands.inspect import inspect as body
 
     body(open_command(config, settings), example_id, view, as_json=json)
 
@@ -230,7 +231,7 @@ def query(
 
     Example: kidpipe query "select strategy, avg(rewritten) from rewrite group by strategy"
     """
-    from kidpipe.commands.look import query as body
+    from kidpipe.commands.inspect import query as body
 
     body(open_command(config, settings), sql, as_json=json)
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from kidcore.errors import KidpipeError
 from kidpipe.cli_options import Backend, ConfigFile, Data, Json, Layout, Settings, Student, Teacher, Verbose, open_command
-from kidpipe.errors import KidpipeError
 
 
 def register(app: typer.Typer) -> None:
@@ -42,8 +42,8 @@ def compare(
 
     Example: kidpipe compare --methods kid --ratios 0.1,0.2,0.3,0.5 --name ratios
     """
-    from kidpipe.commands.compare_grid import METHOD, SEED, parse_list, read_grid
-    from kidpipe.commands.compare_study import compare_grid
+    from kidpipe.study.grid import METHOD, SEED, parse_list, read_grid
+    from kidpipe.study.study import compare_grid
 
     if checkpoint not in ("best", "last"):
         raise KidpipeError(f"no such checkpoint: {checkpoint}", where="--checkpoint", fix="best or last")

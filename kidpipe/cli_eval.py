@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from kidcore.errors import KidpipeError
 from kidpipe.cli_options import Backend, ConfigFile, Data, Json, Layout, Settings, Verbose, open_command
-from kidpipe.errors import KidpipeError
 
 
 def register(app: typer.Typer) -> None:
@@ -49,7 +49,7 @@ def evaluate(
 
     Example: kidpipe eval --predictions predicted.sql --suite test_suite_database --strip-distinct
     """
-    from kidpipe.commands.judge import evaluate as body
+    from kidpipe.commands.evaluate import evaluate as body
 
     generating: dict[str, Any] = {
         "--samples": samples,
@@ -109,7 +109,7 @@ def compare_evaluations(
 
     Example: kidpipe eval-compare sft-1d02 kid-4f1c22aa
     """
-    from kidpipe.commands.compare import compare as body
+    from kidpipe.commands.compare_evaluations import compare as body
 
     body(open_command(config, settings), first, second, rows=rows, as_json=json)
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kidpipe.errors import KidpipeError
-from kidpipe.graph import Cell, Grid, Stage, Task
-from kidpipe.manifest import STAGES, make_manifest, write_manifest
-from kidpipe.progress import StageProgress
-from kidpipe.settings import fingerprint
-from kidpipe.store import DamagedShard, Store
+from kidcore.config.settings import fingerprint
+from kidcore.errors import KidpipeError
+from kidcore.store.graph import Cell, Grid, Stage, Task
+from kidcore.store.manifest import STAGES, make_manifest, write_manifest
+from kidcore.store.store import DamagedShard, Store
 from pipeline.context import Context
+from pipeline.progress import StageProgress
 from pipeline.stages import every_stage, stages
 
 # A shard found damaged while it is read is made again; the same one twice is the disk's fault, not an accident.

@@ -7,19 +7,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kidpipe.config import Config
-from kidpipe.digests import FileDigests
-from kidpipe.engines import EngineRoom
-from kidpipe.errors import KidpipeError
-from kidpipe.graph import Part
-from kidpipe.models import ModelSource, resolve
-from kidpipe.parts import split_parts
-from kidpipe.prompts import PromptEncoder, prompt_digest
-from kidpipe.readers import DataSet, Example, read
-from kidpipe.sandbox.job import Limits
-from kidpipe.sandbox.pool import SandboxPool
-from kidpipe.settings import fingerprint
-from kidpipe.tokenizers import Tokens, load, require_same, tokenizer_digest, tokens_of
+from kidcore.config.config import Config
+from kidcore.config.digests import FileDigests
+from kidcore.config.settings import fingerprint
+from kidcore.errors import KidpipeError
+from kidcore.models.prompts import PromptEncoder, prompt_digest
+from kidcore.models.sources import ModelSource, resolve
+from kidcore.models.tokenizers import Tokens, load, require_same, tokenizer_digest, tokens_of
+from kidcore.sql.datasets import DataSet, Example, read
+from kidcore.sql.sandbox.job import Limits
+from kidcore.sql.sandbox.pool import SandboxPool
+from kidcore.store.graph import Part
+from pipeline.engines import EngineRoom
+from pipeline.parts import split_parts
 
 # Counted steps decide which gold or imperfect SQL is too slow; wall time is only the net below them.
 _DEADLINE_S = 120.0

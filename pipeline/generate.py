@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from kidpipe.backends.base import Backend, Sampling
-from kidpipe.columns import lists, make_table
-from kidpipe.config import GenerateSettings
-from kidpipe.graph import Output, Task
-from kidpipe.schemas import GENERATE
-from kidpipe.seeds import row_rng
+from kidcore.config.config import GenerateSettings
+from kidcore.config.seeds import row_rng
+from kidcore.models.backends.base import Backend, Sampling
+from kidcore.store.arrow import lists, make_table
+from kidcore.store.graph import Output, Task
+from kidcore.store.schemas import GENERATE
 from pipeline.rows import by_shared_prefix, in_row_order, usable
 
 

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kidpipe.columns import make_table
-from kidpipe.config import IngestSettings
-from kidpipe.errors import KidpipeError
-from kidpipe.graph import Output, Task
-from kidpipe.prompts import PromptEncoder
-from kidpipe.readers import DataSet, Example
-from kidpipe.sandbox.job import Job, Kind
-from kidpipe.sandbox.pool import SandboxPool
-from kidpipe.schema_text import read_schema, render
-from kidpipe.schemas import INGEST
+from kidcore.config.config import IngestSettings
+from kidcore.errors import KidpipeError
+from kidcore.models.prompts import PromptEncoder
+from kidcore.sql.datasets import DataSet, Example
+from kidcore.sql.sandbox.job import Job, Kind
+from kidcore.sql.sandbox.pool import SandboxPool
+from kidcore.sql.schema_text import read_schema, render
+from kidcore.store.arrow import make_table
+from kidcore.store.graph import Output, Task
+from kidcore.store.schemas import INGEST
 
 
 @dataclass

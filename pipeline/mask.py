@@ -1,4 +1,4 @@
-"""Ingested rows in, the positions to mask in each row's gold SQL out; the rules are kidpipe.masking's."""
+"""Ingested rows in, the positions to mask in each row's gold SQL out; the rules are kidcore.method.masking's."""
 
 from functools import partial
 
@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kidpipe.columns import lists, make_table
-from kidpipe.config import MaskSettings
-from kidpipe.graph import Output
-from kidpipe.masking import choose, schema_positions
-from kidpipe.schemas import MASK
-from kidpipe.seeds import row_rng
+from kidcore.config.config import MaskSettings
+from kidcore.config.seeds import row_rng
+from kidcore.method.masking import choose, schema_positions
+from kidcore.store.arrow import lists, make_table
+from kidcore.store.graph import Output
+from kidcore.store.schemas import MASK
 from pipeline.rows import usable
 
 

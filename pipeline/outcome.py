@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kidpipe.columns import make_table
-from kidpipe.graph import Output, Task
-from kidpipe.results import is_ordered, same_bag
-from kidpipe.sandbox.job import Job, Result
-from kidpipe.sandbox.pool import SandboxPool
-from kidpipe.schemas import OUTCOME
+from kidcore.sql.results import is_ordered, same_bag
+from kidcore.sql.sandbox.job import Job, Result
+from kidcore.sql.sandbox.pool import SandboxPool
+from kidcore.store.arrow import make_table
+from kidcore.store.graph import Output, Task
+from kidcore.store.schemas import OUTCOME
 from pipeline.rows import usable
 
 

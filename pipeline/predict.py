@@ -1,15 +1,15 @@
-"""Masked gold out of two shards in, what the predictor puts in each hole out; the rules are kidpipe.holes'."""
+"""Masked gold out of two shards in, what the predictor puts in each hole out; the rules are kidcore.method.filling'."""
 
 from typing import Any
 
-from kidpipe.backends.base import Backend, TopK
-from kidpipe.columns import lists, make_table
-from kidpipe.config import PredictSettings
-from kidpipe.graph import Output, Task
-from kidpipe.holes import fill, predictions, request, wanted
-from kidpipe.schemas import PREDICT
-from kidpipe.seeds import row_rng
-from kidpipe.tokenizers import Tokens
+from kidcore.config.config import PredictSettings
+from kidcore.config.seeds import row_rng
+from kidcore.method.filling import fill, predictions, request, wanted
+from kidcore.models.backends.base import Backend, TopK
+from kidcore.models.tokenizers import Tokens
+from kidcore.store.arrow import lists, make_table
+from kidcore.store.graph import Output, Task
+from kidcore.store.schemas import PREDICT
 from pipeline.rows import by_shared_prefix, in_row_order, usable
 
 

@@ -8,10 +8,10 @@ import pyarrow as pa
 import sqlglot
 from sqlglot.errors import SqlglotError
 
-from kidpipe.columns import lists, make_table
-from kidpipe.graph import Output, Task
-from kidpipe.holes import put
-from kidpipe.schemas import REWRITE
+from kidcore.method.filling import put
+from kidcore.store.arrow import lists, make_table
+from kidcore.store.graph import Output, Task
+from kidcore.store.schemas import REWRITE
 from pipeline.rows import usable
 
 

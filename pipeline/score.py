@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kidpipe.backends.base import Backend, ScoreRequest
-from kidpipe.columns import lists, make_table
-from kidpipe.config import ScoreSettings
-from kidpipe.distributions import Stored, cut
-from kidpipe.graph import Output, Task
-from kidpipe.schemas import GOLD_SCORE, SCORE
-from kidpipe.tokenizers import Tokens
+from kidcore.config.config import ScoreSettings
+from kidcore.method.topk import Stored, cut
+from kidcore.models.backends.base import Backend, ScoreRequest
+from kidcore.models.tokenizers import Tokens
+from kidcore.store.arrow import lists, make_table
+from kidcore.store.graph import Output, Task
+from kidcore.store.schemas import GOLD_SCORE, SCORE
 from pipeline.rows import by_shared_prefix, in_row_order, usable
 
 Ids = NDArray[np.int32]

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from kidpipe.config import Config
-from kidpipe.errors import KidpipeError
-from kidpipe.graph import Output, Stage, Task, settings_of
-from kidpipe.manifest import STAGES
-from kidpipe.models import ModelSource
-from kidpipe.readers import Example
-from kidpipe.tokenizers import special_ids
+from kidcore.config.config import Config
+from kidcore.errors import KidpipeError
+from kidcore.models.sources import ModelSource
+from kidcore.models.tokenizers import special_ids
+from kidcore.sql.datasets import Example
+from kidcore.store.graph import Output, Stage, Task, settings_of
+from kidcore.store.manifest import STAGES
 from pipeline.context import Context
 
 

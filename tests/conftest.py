@@ -9,13 +9,13 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from kidpipe.config import Config, DataSettings
-from kidpipe.config_load import load
+from kidcore.config.config import Config, DataSettings
+from kidcore.config.config_load import load
+from kidcore.models.prompts import render_question
+from kidcore.sql.datasets import DataSet, read
+from kidcore.sql.schema_text import read_schema, render
 from kidpipe.demo.models import make_model, train_tokenizer
 from kidpipe.demo.world import make_world
-from kidpipe.prompts import render_question
-from kidpipe.readers import DataSet, read
-from kidpipe.schema_text import read_schema, render
 
 
 @pytest.fixture(scope="session")

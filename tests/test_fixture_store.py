@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from kidcore.store.graph import Grid
+from kidcore.store.manifest import STAGES, read_manifest
 from kidpipe.commands.session import open_session
+from kidpipe.commands.store import verify
 from kidpipe.commands.train import train
-from kidpipe.commands.upkeep import verify
-from kidpipe.graph import Grid
-from kidpipe.manifest import STAGES, read_manifest
 from pipeline.context import open_context
 from pipeline.stages import every_stage
 from tests.conftest import configure

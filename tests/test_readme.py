@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import cli  # noqa: F401
-from tests.cli.running import Cli
+from tests.kidpipe.commands.conftest import cli  # noqa: F401
+from tests.kidpipe.commands.running import Cli
 
 ROOT = Path(__file__).parents[1]
 

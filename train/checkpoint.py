@@ -16,9 +16,9 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from kidpipe.errors import KidpipeError
-from train.ranks import Ranks
-from train.sharding import divided, gather
+from kidcore.errors import KidpipeError
+from train.student.ranks import Ranks
+from train.student.sharding import divided, gather
 
 _KEPT = 2
 """Checkpoints kept: the newest, and one before it in case its disk blocks go bad."""

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kidpipe.config import TrainSettings
-from kidpipe.errors import KidpipeError
+from kidcore.config.config import TrainSettings
+from kidcore.errors import KidpipeError
 from train.checkpoint import write_json
-from train.order import ORDER_VERSION
+from train.data.sampler import ORDER_VERSION
 
 SCHEMA_VERSION = 2
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from kidpipe.config import TrainSettings
+from kidcore.config.config import TrainSettings
 
 
 def learning_rate(settings: TrainSettings, step: int, num_steps: int) -> float:

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kidpipe.config import TrainSettings
-from kidpipe.errors import KidpipeError
-from kidpipe.methods import METHODS, gold_weight
-from kidpipe.trees.layout import Layout
-from train.examples import Counts, Example
-from train.head import Objective, head_loss
-from train.losses import Divergence, divergence
-from train.order import hashed
-from train.packing import Pack
-from train.ranks import ALONE, Ranks
-from train.sharding import Sharded
-from train.share import Cutter, Share, idle_pack
-from train.trunk import head_of, hidden_states
+from kidcore.config.config import TrainSettings
+from kidcore.errors import KidpipeError
+from kidcore.method.methods import METHODS, gold_weight
+from kidcore.models.trees.layout import Layout
+from train.data.distribute import Cutter, Share, idle_pack
+from train.data.examples import Counts, Example
+from train.data.packing import Pack
+from train.data.sampler import hashed
+from train.loss.head import Objective, head_loss
+from train.loss.losses import Divergence, divergence
+from train.student.layout import head_of, hidden_states
+from train.student.ranks import ALONE, Ranks
+from train.student.sharding import Sharded
 
 
 @dataclass(frozen=True)

@@ -15,29 +15,30 @@ from pathlib import Path
 
 import torch
 
-from kidpipe import processes
-from kidpipe.backends.vllm_student import VllmStudent
-from kidpipe.config import TrainSettings
-from kidpipe.errors import KidpipeError
-from kidpipe.methods import METHODS
-from kidpipe.models import resolve
+from kidcore.config import processes
+from kidcore.config.config import TrainSettings
+from kidcore.errors import KidpipeError
+from kidcore.method.methods import METHODS
+from kidcore.models.backends.vllm_student import VllmStudent
+from kidcore.models.sources import resolve
 from train.checkpoint import Checkpoints, Progress, clean_checkpoints, commit_folder, recover_folder, write_json
-from train.dataset import Dataset, Source
+from train.data.dataset import Dataset, Source
+from train.data.distribute import Share
+from train.data.examples import Example
+from train.data.loader import Loader, choose_workers
+from train.data.sampler import hashed
 from train.display import Display
-from train.examples import Example
 from train.identity import claim_folder, run_identity
-from train.loader import Loader, choose_workers
-from train.online import Online, OnlineSetup, prepare_together
-from train.order import hashed
-from train.placement import place
-from train.ranks import Ranks
-from train.rollouts import open_engine
+from train.online.online import Online, prepare_together
+from train.online.rollouts import open_engine
+from train.online.setup import OnlineSetup
 from train.runlog import RunLog
 from train.schedule import learning_rate, make_optimizer
-from train.sharding import whole
-from train.share import Share
 from train.step import Figures, Recipe, Runner
-from train.student import load_student, save_student, student_state
+from train.student.placement import place
+from train.student.ranks import Ranks
+from train.student.sharding import whole
+from train.student.student import load_student, save_student, student_state
 
 _Make = Callable[[list[Example]], Share | list[Example]]
 _LOG = logging.getLogger(__name__)

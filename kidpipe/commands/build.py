@@ -4,11 +4,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from kidcore.errors import KidpipeError
+from kidcore.store.graph import Grid
+from kidcore.store.manifest import STAGES, rates, read_manifest
+from kidcore.store.plan import StagePlan, make_plan
 from kidpipe.commands.session import Session, make_table, show_seconds
-from kidpipe.errors import KidpipeError
-from kidpipe.graph import Grid
-from kidpipe.manifest import STAGES, rates, read_manifest
-from kidpipe.plan import StagePlan, make_plan
 
 
 def build_imperfect(session: Session, *, until: str, as_json: bool, quiet: bool = False) -> dict[str, Any]:

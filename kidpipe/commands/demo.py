@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kidcore.store.store import Store
 from kidpipe.commands.build import build_imperfect
-from kidpipe.commands.judge import evaluate
+from kidpipe.commands.evaluate import evaluate
 from kidpipe.commands.session import Session, make_table, open_session, show_seconds
 from kidpipe.commands.train import train
 from kidpipe.demo.recipe import QUICK, Recipe
 from kidpipe.demo.setup import prepare
-from kidpipe.store import Store
 
 SUMMARY = "summary.json"
 MODELS = ("teacher", "start", "sft", "kid")

@@ -4,15 +4,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kidpipe.commands.judge import progress_lines, ticker
+from kidcore.sql.datasets import read
+from kidpipe.commands.evaluate import progress_lines, ticker
 from kidpipe.commands.session import Session, make_table
-from kidpipe.readers import read
 
 
 def fuzz_suite(session: Session, out: Path, *, variants: int, seed: int, as_json: bool) -> dict[str, Any]:
     """Write the suite into `out` and show the kill rate, by database and overall."""
-    from eval.fuzz import fuzz_suite as make
-    from eval.fuzz import total
+    from eval.suites.fuzz import fuzz_suite as make
+    from eval.suites.fuzz import total
 
     config = session.config
     dataset = read(config.data, "dev")

@@ -3,17 +3,17 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kidpipe import processes
-from kidpipe.backends.select import require_vllm
+from kidcore.config import processes
+from kidcore.config.config import TrainSettings
+from kidcore.errors import KidpipeError
+from kidcore.method.methods import METHODS
+from kidcore.models.backends.select import require_vllm
+from kidcore.models.sources import ModelSource, resolve
+from kidcore.models.tokenizers import load, require_same, special_ids, tokens_of
 from kidpipe.commands.session import Session
-from kidpipe.config import TrainSettings
-from kidpipe.errors import KidpipeError
-from kidpipe.methods import METHODS
-from kidpipe.models import ModelSource, resolve
-from kidpipe.tokenizers import load, require_same, special_ids, tokens_of
 
 if TYPE_CHECKING:
-    from train.online import OnlineSetup
+    from train.online.setup import OnlineSetup
 
 
 def online_setup(session: Session, manifest: dict[str, Any], tokenizer: Any, student: ModelSource) -> "OnlineSetup":
@@ -25,8 +25,8 @@ def online_setup(session: Session, manifest: dict[str, Any], tokenizer: Any, stu
     Raises:
         KidpipeError: no teacher is named, it reads other tokens, or the settings ask for what is not there.
     """
-    from kidpipe.backends.select import stored_dtype
-    from train.online import OnlineSetup
+    from kidcore.models.backends.select import stored_dtype
+    from train.online.setup import OnlineSetup
 
     config = session.config
     teacher = _teacher(session)

@@ -11,12 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kidpipe import processes
-from kidpipe.config import Config
-from kidpipe.config_load import Loaded, load
-from kidpipe.errors import KidpipeError
-from kidpipe.manifest import read_manifest
-from kidpipe.store import Store
+from kidcore.config import processes
+from kidcore.config.config import Config
+from kidcore.config.config_load import Loaded, load
+from kidcore.errors import KidpipeError
+from kidcore.store.manifest import read_manifest
+from kidcore.store.store import Store
 
 # rich takes a tenth of a second to load: only what prints for people loads it.
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def open_session(
 def quieten(verbose: bool) -> None:
     """Keep the libraries' chatter off unless asked for; our own messages go to stderr, from the first process only."""
     handler = logging.StreamHandler()
-    for package in ("kidpipe", "pipeline", "train", "eval"):
+    for package in ("kidpipe", "pipeline", "train", "eval", "kidcore"):
         log = logging.getLogger(package)
         log.handlers = [handler]
         heard = logging.DEBUG if verbose else logging.INFO

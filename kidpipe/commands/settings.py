@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from kidcore.config.config_load import sections, template
+from kidcore.errors import KidpipeError
 from kidpipe.commands.session import Session, make_table
-from kidpipe.config_load import sections, template
-from kidpipe.errors import KidpipeError
 
 
 def init(session: Session, path: Path, flags: dict[str, Any], *, force: bool) -> None:

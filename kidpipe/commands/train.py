@@ -5,18 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kidpipe import processes
+from kidcore.config import processes
+from kidcore.config.settings import fingerprint
+from kidcore.errors import KidpipeError
+from kidcore.method.methods import METHODS
+from kidcore.store.manifest import find_manifest, read_manifest
 from kidpipe.commands.online import check_rollouts, online_setup
+from kidpipe.commands.restricted import restricted
 from kidpipe.commands.session import Session, show_seconds
-from kidpipe.errors import KidpipeError
-from kidpipe.manifest import find_manifest, read_manifest, restricted
-from kidpipe.methods import METHODS
-from kidpipe.settings import fingerprint
 
 if TYPE_CHECKING:
-    from kidpipe.models import ModelSource
-    from train.dataset import Source
-    from train.online import OnlineSetup
+    from kidcore.models.sources import ModelSource
+    from train.data.dataset import Source
+    from train.online.setup import OnlineSetup
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ def prepare(session: Session, digest: str = "", *, quiet: bool = False) -> Prepa
     Raises:
         KidpipeError: one of them is missing, or they do not fit together.
     """
-    from kidpipe.models import resolve
-    from kidpipe.tokenizers import load as load_tokenizer
-    from kidpipe.tokenizers import require_same
+    from kidcore.models.sources import resolve
+    from kidcore.models.tokenizers import load as load_tokenizer
+    from kidcore.models.tokenizers import require_same
 
     settings = session.config.train
     check_rollouts(settings)
@@ -65,7 +66,7 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "") -> di
 
     Under torchrun every process comes here. The first one makes and writes what is not there, and speaks.
     """
-    from train.ranks import open_ranks
+    from train.student.ranks import open_ranks
     from train.trainer import run
 
     settings = session.config.train
@@ -166,8 +167,8 @@ def drift(session: Session, manifest: dict[str, Any]) -> list[str]:
 
 
 def _source(session: Session, manifest: dict[str, Any]) -> "Source":
-    from train.dataset import Source
-    from train.shards import PartFiles
+    from train.data.dataset import Source
+    from train.data.shards import PartFiles
 
     root = session.store.root
     parts = [

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from kidpipe.config import DataSettings
+from kidcore.config.config import DataSettings
+from kidcore.models.prompts import render_question
+from kidcore.sql.datasets import read
+from kidcore.sql.schema_text import read_schema, render
 from kidpipe.demo.recipe import ModelSize, Recipe
-from kidpipe.prompts import render_question
-from kidpipe.readers import read
-from kidpipe.schema_text import read_schema, render
 
 
 def prepare(folder: Path, recipe: Recipe) -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from kidcore.errors import KidpipeError
 from kidpipe.demo.catalogue import KINDS
 from kidpipe.demo.domains import DOMAINS
 from kidpipe.demo.draft import Draft
 from kidpipe.demo.rows import Rows, make_rows, tables_entry, write_sqlite
 from kidpipe.demo.scene import Scene
-from kidpipe.errors import KidpipeError
 
 # One SQL text in this many belongs to dev, whatever the sizes asked for.
 _DEV_SHARE = 12

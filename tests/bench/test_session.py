@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench.session import DEFAULT_DATA, Session, describe, environment, finish, open_session, run
-from kidpipe.errors import KidpipeError
+from kidcore.errors import KidpipeError
 
 BUDGETS = {"cpu": 10.0, "cuda": 20.0, "full": 30.0}
 

@@ -5,7 +5,7 @@ import torch
 
 from bench.students import Load
 from bench.trl_turns import collate, micro_batch, row_of
-from train.examples import Branch, Example
+from train.data.examples import Branch, Example
 
 
 def example(prompt: int, sql: int) -> Example:

@@ -5,8 +5,8 @@ import re
 import threading
 from pathlib import Path
 
-from kidpipe.sandbox.job import Job, Limits, Result
-from kidpipe.sandbox.pool import SandboxPool
+from kidcore.sql.sandbox.job import Job, Limits, Result
+from kidcore.sql.sandbox.pool import SandboxPool
 
 _DEEP = 3_000
 

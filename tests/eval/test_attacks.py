@@ -8,10 +8,10 @@ import pytest
 from eval.databases import Databases
 from eval.execution import GoldCache
 from eval.verdicts import VerdictKind, judge
-from kidpipe.config import EvalSettings
-from kidpipe.readers import Example
-from kidpipe.sandbox.job import Job, Kind, Limits
-from kidpipe.sandbox.pool import SandboxPool
+from kidcore.config.config import EvalSettings
+from kidcore.sql.datasets import Example
+from kidcore.sql.sandbox.job import Job, Kind, Limits
+from kidcore.sql.sandbox.pool import SandboxPool
 from tests.eval.attacks import ATTACKS, MUST_BE_REFUSED, peaks_mib, within_a_second
 from tests.eval.worlds import GOLDS, make_world
 

@@ -8,15 +8,15 @@ import duckdb
 import pytest
 
 from eval.databases import Databases
-from eval.equivalence import Keys, is_equal_by_keys, read_keys
 from eval.execution import GoldCache
-from eval.fuzz import REPORT_FILE, fuzz_suite
-from eval.mutants import literals, mutants
-from eval.variants import Aim, make_variant
+from eval.suites.fuzz import REPORT_FILE, fuzz_suite
+from eval.suites.key_proofs import Keys, is_equal_by_keys, read_keys
+from eval.suites.mutants import literals, mutants
+from eval.suites.variants import Aim, make_variant
 from eval.verdicts import judge
-from kidpipe.config import EvalSettings
-from kidpipe.errors import KidpipeError
-from kidpipe.readers import Example
+from kidcore.config.config import EvalSettings
+from kidcore.errors import KidpipeError
+from kidcore.sql.datasets import Example
 from tests.eval.worlds import GOLDS, make_examples, make_world
 
 ON = "c.singer_id = s.id"

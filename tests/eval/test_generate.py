@@ -8,15 +8,15 @@ import pytest
 
 from eval.databases import Databases
 from eval.evaluate import evaluate
-from eval.exposure import measure, requests, score
 from eval.generate import extract_sql, generate
-from kidpipe import tokenizers
-from kidpipe.backends.base import Backend
-from kidpipe.backends.select import open_backend
-from kidpipe.config import EngineSettings, EvalSettings, IngestSettings
-from kidpipe.prompts import PromptEncoder
-from kidpipe.readers import DataSet
-from kidpipe.schema_text import read_schema, render
+from eval.metrics.exposure import measure, requests, score
+from kidcore.config.config import EngineSettings, EvalSettings, IngestSettings
+from kidcore.models import tokenizers
+from kidcore.models.backends.base import Backend
+from kidcore.models.backends.select import open_backend
+from kidcore.models.prompts import PromptEncoder
+from kidcore.sql.datasets import DataSet
+from kidcore.sql.schema_text import read_schema, render
 
 
 @pytest.fixture(scope="module")

@@ -7,21 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.bird import soft_f1, ves_reward
 from eval.comparison import compare_runs, difference_table, flip_lines
 from eval.databases import Databases
-from eval.exact_match import ExactMatcher, hardness
 from eval.execution import GoldCache
-from eval.exposure import Scores, divergence_by_position, exaccerr
+from eval.metrics.exposure import Scores, divergence_by_position, exaccerr
+from eval.metrics.soft_f1 import soft_f1, ves_reward
+from eval.metrics.vote import vote
 from eval.names import read_names
 from eval.report import summarize
+from eval.spider.exact_match import ExactMatcher, hardness
 from eval.statistics import estimate, mcnemar
 from eval.verdicts import Verdict, judge
-from eval.vote import vote
-from kidpipe.backends.base import TopK
-from kidpipe.config import EvalSettings
-from kidpipe.errors import KidpipeError
-from kidpipe.readers import Example
+from kidcore.config.config import EvalSettings
+from kidcore.errors import KidpipeError
+from kidcore.models.backends.base import TopK
+from kidcore.sql.datasets import Example
 from tests.eval.worlds import make_examples, make_world
 
 

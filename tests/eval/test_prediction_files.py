@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from eval.prediction_files import read_predictions, tables_named
-from kidpipe.errors import KidpipeError
-from kidpipe.readers import Example
+from kidcore.errors import KidpipeError
+from kidcore.sql.datasets import Example
 
 EXAMPLES = [Example(f"dev:{number + 10}", ("cars", "pets")[number % 2], "q", "SELECT 1") for number in range(6)]
 TABLES = {"cars": {"car", "maker"}, "pets": {"pet", "owner"}}

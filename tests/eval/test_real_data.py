@@ -9,8 +9,8 @@ from eval.databases import Databases
 from eval.execution import GoldCache
 from eval.names import read_tables_json
 from eval.verdicts import judge
-from kidpipe.config import DataSettings, EvalSettings
-from kidpipe.readers import read
+from kidcore.config.config import DataSettings, EvalSettings
+from kidcore.sql.datasets import read
 from tests.eval.worlds import real_data
 
 # BIRD's golds use CASE, CAST, functions and subqueries that Spider's grammar hasn't: exact set match is Spider's metric.

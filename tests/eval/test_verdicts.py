@@ -9,12 +9,12 @@ import pytest
 from eval.databases import Databases
 from eval.evaluate import SUMMARY_FILE, VERDICTS_FILE, evaluate
 from eval.execution import GoldCache
+from eval.metrics.ties import opposite_ties
 from eval.report import read_verdicts, summarize
-from eval.ties import opposite_ties
 from eval.verdicts import Verdict, VerdictKind, judge, judge_one
-from kidpipe.config import EvalSettings
-from kidpipe.errors import KidpipeError
-from kidpipe.readers import Example
+from kidcore.config.config import EvalSettings
+from kidcore.errors import KidpipeError
+from kidcore.sql.datasets import Example
 from tests.eval.worlds import GOLDS, make_examples, make_world
 
 FRANCE = "SELECT name FROM singer WHERE country = 'France'"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kidpipe.readers import Example
+from kidcore.sql.datasets import Example
 
 _SCRIPT = """
 CREATE TABLE singer (id INTEGER PRIMARY KEY, name TEXT, country TEXT, age INTEGER, net REAL);

@@ -3,7 +3,7 @@
 import transformers.models.auto.modeling_auto
 import transformers.models.qwen2.modeling_qwen2  # noqa: F401
 
-import kidpipe.backends.transformers  # noqa: F401
+import kidcore.models.backends.transformers  # noqa: F401
 import pipeline.build
 import pipeline.ingest
 import pipeline.mask

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kidpipe.config import Config
-from kidpipe.store import Store
+from kidcore.config.config import Config
+from kidcore.store.store import Store
 from pipeline.build import BuildResult, build
 from pipeline.context import open_context
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from kidpipe.config_load import sections
-from kidpipe.graph import Grid
-from kidpipe.manifest import read_manifest
-from kidpipe.plan import StagePlan, make_plan
-from kidpipe.settings import Kind
+from kidcore.config.config_load import sections
+from kidcore.config.settings import Kind
+from kidcore.store.graph import Grid
+from kidcore.store.manifest import read_manifest
+from kidcore.store.plan import StagePlan, make_plan
 from pipeline.context import open_context
 from pipeline.stages import stages
 from tests.conftest import configure
@@ -126,7 +126,7 @@ def test_every_runtime_and_training_setting_reruns_nothing(copy: dict[str, objec
 
 
 def _is_valid(settings: dict[str, object], name: str, value: object) -> bool:
-    from kidpipe.errors import KidpipeError
+    from kidcore.errors import KidpipeError
 
     try:
         configure(settings, **{name: value})

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kidpipe.columns import lists
-from kidpipe.store import Shard
+from kidcore.store.arrow import lists
+from kidcore.store.store import Shard
 from tests.conftest import configure
 from tests.pipeline.running import files, run_build, store_of
 

@@ -6,13 +6,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from kidpipe.columns import lists
-from kidpipe.config import GenerateSettings
-from kidpipe.errors import KidpipeError
-from kidpipe.graph import Grid
-from kidpipe.manifest import read_manifest, restricted
-from kidpipe.plan import make_plan
-from kidpipe.settings import Kind
+from kidcore.config.config import GenerateSettings
+from kidcore.config.settings import Kind
+from kidcore.errors import KidpipeError
+from kidcore.store.arrow import lists
+from kidcore.store.graph import Grid
+from kidcore.store.manifest import read_manifest
+from kidcore.store.plan import make_plan
+from kidpipe.commands.restricted import restricted
 from pipeline.context import open_context
 from pipeline.stages import stages
 from tests.conftest import configure

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kidpipe.store import Store
+from kidcore.store.store import Store
 from tests.conftest import configure
 from tests.pipeline.running import run_build
 

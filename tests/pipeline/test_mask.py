@@ -6,10 +6,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kidpipe.columns import lists, make_table
-from kidpipe.config import MaskSettings
-from kidpipe.masking import evenly_spaced, num_masked, schema_positions
-from kidpipe.schemas import GOLD_SCORE, INGEST
+from kidcore.config.config import MaskSettings
+from kidcore.method.masking import evenly_spaced, num_masked, schema_positions
+from kidcore.store.arrow import lists, make_table
+from kidcore.store.schemas import GOLD_SCORE, INGEST
 from pipeline.mask import mask
 
 SQL = "SELECT count(*), T1.name FROM stadium AS T1 WHERE T1.year = 2014 AND city LIKE '%x y%'"

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kidpipe.backends.base import TopK
-from kidpipe.columns import lists
-from kidpipe.config import PredictSettings
-from kidpipe.distributions import cut
-from kidpipe.holes import fill
-from kidpipe.store import Shard
-from kidpipe.tokenizers import Tokens
+from kidcore.config.config import PredictSettings
+from kidcore.method.filling import fill
+from kidcore.method.topk import cut
+from kidcore.models.backends.base import TopK
+from kidcore.models.tokenizers import Tokens
+from kidcore.store.arrow import lists
+from kidcore.store.store import Shard
 from tests.conftest import configure
 from tests.pipeline.running import files, run_build, store_of
 

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from kidpipe.config import TrainSettings
-from kidpipe.masking import choose
-from kidpipe.methods import gold_share
-from kidpipe.seeds import row_rng
+from kidcore.config.config import TrainSettings
+from kidcore.config.seeds import row_rng
+from kidcore.method.masking import choose
+from kidcore.method.methods import gold_share
 from tests.train.small import EOS
-from train.dataset import Dataset, Source
-from train.online import OnlineSetup
-from train.order import is_drawn
+from train.data.dataset import Dataset, Source
+from train.data.sampler import is_drawn
+from train.online.setup import OnlineSetup
 from train.schedule import learning_rate
 
 DIVERGENCES = {

@@ -1,4 +1,4 @@
-"""Small real things for the trainer's tests: a 2-layer Qwen2, drawn examples, shards in the schemas of kidpipe.schemas."""
+"""Small real things for the trainer's tests: a 2-layer Qwen2, drawn examples, shards in the schemas of kidcore.store.schemas."""
 
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from kidpipe.schemas import GENERATE, GOLD_SCORE, INGEST, SCORE
-from train.dataset import Source
-from train.examples import Branch, Example, Teacher
-from train.shards import PartFiles
+from kidcore.store.schemas import GENERATE, GOLD_SCORE, INGEST, SCORE
+from train.data.dataset import Source
+from train.data.examples import Branch, Example, Teacher
+from train.data.shards import PartFiles
 
 VOCAB_SIZE = 61
 EOS = 1
@@ -75,7 +75,7 @@ def make_examples(rng: np.random.Generator, databases: int, questions: int, view
 def write_build(
     folder: Path, *, parts: int = 3, rows: int = 12, views: int = 2, databases: int = 3, seed: int = 0, learnable: bool = False
 ) -> Source:
-    """Shards of a small build in the schemas of kidpipe.schemas, and the Source that names them.
+    """Shards of a small build in the schemas of kidcore.store.schemas, and the Source that names them.
 
     Every seventh ingest row is set aside, and so is one answer a part. In a `learnable` build the gold is decided by the
     database, and the teacher knows it.

@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from kidpipe.config import TrainSettings
-from kidpipe.errors import KidpipeError
-from kidpipe.trees.attention import has_tree_attention
+from kidcore.config.config import TrainSettings
+from kidcore.errors import KidpipeError
+from kidcore.models.trees.attention import has_tree_attention
 from tests.train.small import make_examples, make_student, save_small_student, write_build
 from tests.train.test_tree_gradients import assert_same, gradients
-from train.adapters import add_adapters
-from train.student import save_student, student_state
+from train.student.adapters import add_adapters
+from train.student.layout import choose_layout
+from train.student.student import save_student, student_state
 from train.trainer import run
-from train.trunk import choose_layout
 
 
 def lora(**changes: object) -> TrainSettings:

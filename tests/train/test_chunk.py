@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.trees.drawing import CUDA
-from train import chunk
-from train.chunk import Slots, chunk_loss
-from train.head import Objective, Targets, chunk_slots, head_loss
-from train.losses import divergence
+from tests.kidcore.models.trees.drawing import CUDA
+from train.loss import chunk
+from train.loss.chunk import Slots, chunk_loss
+from train.loss.head import Objective, Targets, chunk_slots, head_loss
+from train.loss.losses import divergence
 
 SIZES = ((128, 8), (64, 3), (192, 17), (256, 2))
 

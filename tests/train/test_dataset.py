@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kidpipe.config import TrainSettings
-from kidpipe.errors import KidpipeError
+from kidcore.config.config import TrainSettings
+from kidcore.errors import KidpipeError
 from tests.train.small import EOS, write_build
-from train.dataset import Dataset, Source
-from train.examples import Example
-from train.shards import PartFiles
+from train.data.dataset import Dataset, Source
+from train.data.examples import Example
+from train.data.shards import PartFiles
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from kidpipe.trees.attention import has_tree_attention
+from kidcore.models.trees.attention import has_tree_attention
 from tests.train.small import make_examples, make_student, save_small_student, write_build
 from tests.train.test_adapters import adapted_student
 from tests.train.test_methods import online_setup
 from tests.train.test_trainer import config
-from train.dataset import Dataset
-from train.online import Online
+from train.data.dataset import Dataset
+from train.online.online import Online
 from train.step import Recipe, Runner
+from train.student.layout import choose_layout
 from train.trainer import run
-from train.trunk import choose_layout
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU"),

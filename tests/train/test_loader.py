@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from kidpipe.errors import KidpipeError
+from kidcore.errors import KidpipeError
 from tests.train.small import make_examples, write_build
 from tests.train.together import config
-from train.dataset import Dataset, Source
-from train.loader import Loader, choose_workers
-from train.packing import Pack, make_packs
-from train.share import Cutter, Share
+from train.data.dataset import Dataset, Source
+from train.data.distribute import Cutter, Share
+from train.data.loader import Loader, choose_workers
+from train.data.packing import Pack, make_packs
 
 ROOT = Path(__file__).parents[2]
 CUTTER = Cutter("tree", 64)
@@ -121,8 +121,8 @@ import sys, time
 from pathlib import Path
 from tests.train.test_loader import CUTTER, children
 from tests.train.together import config, source_of
-from train.dataset import Dataset
-from train.loader import Loader
+from train.data.dataset import Dataset
+from train.data.loader import Loader
 with Loader(2) as loader:
     stream = loader.steps(Dataset(source_of(Path(sys.argv[1])), config()), 0, 1000, CUTTER.cut)
     next(stream)

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from train.head import Objective, Targets, chunk_slots, head_loss
-from train.losses import MIN_TEACHER_TAIL, divergence
+from train.loss.head import Objective, Targets, chunk_slots, head_loss
+from train.loss.losses import MIN_TEACHER_TAIL, divergence
 
 BETA = 0.3
 NAMES = ["forward_kl", "reverse_kl", "jensen_shannon", "total_variation", "skew_forward_kl", "skew_reverse_kl"]
@@ -196,7 +196,7 @@ def test_chunks_do_not_change_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     whole.loss.backward()
     expected = case.hidden.grad
     case.hidden.grad = None
-    monkeypatch.setattr("train.head.chunk_slots", lambda *_: 7)
+    monkeypatch.setattr("train.loss.head.chunk_slots", lambda *_: 7)
     chunked = head_loss(case.hidden, case.weight, case.bias, case.targets, objective)
     chunked.loss.backward()
     assert chunked.loss.item() == pytest.approx(whole.loss.item(), rel=1e-6)

@@ -6,14 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kidpipe.config import MaskSettings, PredictSettings, ScoreSettings, TrainSettings
-from kidpipe.methods import METHODS
-from kidpipe.models import resolve
-from kidpipe.tokenizers import Tokens
+from kidcore.config.config import MaskSettings, PredictSettings, ScoreSettings, TrainSettings
+from kidcore.method.methods import METHODS
+from kidcore.models.sources import resolve
+from kidcore.models.tokenizers import Tokens
 from tests.train.slow import SlowTrainer, plain_descent
 from tests.train.small import EOS, VOCAB_SIZE, save_small_student, write_build
-from train.dataset import Source
-from train.online import OnlineSetup
+from train.data.dataset import Source
+from train.online.setup import OnlineSetup
 from train.trainer import run
 
 # How far apart two runs may end, as a share of the way that they went. Measured: 1e-6 to 7e-5; a weight changed by a tenth

@@ -10,23 +10,24 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from kidpipe.config import Config, MaskSettings, PredictSettings, TrainSettings
-from kidpipe.errors import KidpipeError
-from kidpipe.models import resolve
-from kidpipe.store import Store
-from kidpipe.tokenizers import load, special_ids, tokens_of
+from kidcore.config.config import Config, MaskSettings, PredictSettings, TrainSettings
+from kidcore.errors import KidpipeError
+from kidcore.models.sources import resolve
+from kidcore.models.tokenizers import load, special_ids, tokens_of
+from kidcore.store.store import Store
 from tests.conftest import configure
 from tests.pipeline.running import run_build
 from tests.pipeline.test_change_matrix import other_model
 from tests.train.small import make_student, save_small_student, write_build
 from tests.train.test_methods import STOPS, online_setup
-from train.dataset import Dataset, Source
-from train.examples import Example
-from train.online import Online, OnlineSetup
-from train.shards import PartFiles
+from train.data.dataset import Dataset, Source
+from train.data.examples import Example
+from train.data.shards import PartFiles
+from train.online.online import Online
+from train.online.setup import OnlineSetup
 from train.step import Recipe, Runner
+from train.student.layout import choose_layout
 from train.trainer import run
-from train.trunk import choose_layout
 
 CPU = torch.device("cpu")
 

@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from kidpipe.backends.transformers import TransformersBackend
-from kidpipe.config import TrainSettings
-from kidpipe.trees.trunk import causal_of
+from kidcore.config.config import TrainSettings
+from kidcore.models.backends.transformers import TransformersBackend
+from kidcore.models.trees.trunk import causal_of
 from tests.train.small import make_student, save_small_student, write_build
 from tests.train.test_methods import online_setup
 from tests.train.test_ranks import assert_same_run, interrupted, lines
 from tests.train.together import config, finish, source_of
-from train.adapters import add_adapters
-from train.placement import WholeCopy
+from train.student.adapters import add_adapters
+from train.student.placement import WholeCopy
 from train.trainer import run
 
 

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kidpipe.trees.layout import Layout
-from kidpipe.trees.tree import tree_tokens
+from kidcore.models.trees.layout import Layout
+from kidcore.models.trees.tree import tree_tokens
 from tests.train.small import EOS, make_examples
-from train.examples import Branch, Example, count_supervised
-from train.packing import make_packs, plan_packs
+from train.data.examples import Branch, Example, count_supervised
+from train.data.packing import make_packs, plan_packs
 
 
 @pytest.mark.parametrize("layout", ["tree", "plain", "none"])

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from tests.train.small import make_student, save_small_student, write_build
 from tests.train.together import config, finish, gradients, launch
-from train.dataset import Source
-from train.ranks import ALONE
-from train.share import divide
+from train.data.dataset import Source
+from train.data.distribute import divide
+from train.student.ranks import ALONE
 from train.trainer import run
 
 TIMES = ("seconds", "loader_seconds", "examples_per_second")

@@ -5,21 +5,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from kidpipe.backends import vllm_engine
-from kidpipe.backends.transformers import TransformersBackend
+from kidcore.config.config import TrainSettings
+from kidcore.errors import KidpipeError
+from kidcore.models.backends import vllm_engine
+from kidcore.models.backends.transformers import TransformersBackend
+from kidcore.models.tokenizers import Tokens
+from kidcore.models.trees.trunk import causal_of
 from kidpipe.commands.online import check_rollouts
-from kidpipe.config import TrainSettings
-from kidpipe.errors import KidpipeError
-from kidpipe.tokenizers import Tokens
-from kidpipe.trees.trunk import causal_of
-from tests.backends.conftest import engine_settings, save_tiny_model
+from tests.kidcore.models.backends.conftest import engine_settings, save_tiny_model
 from tests.train.slow import plain_descent
 from tests.train.small import EOS, write_build
 from tests.train.test_methods import online_setup, weights
-from train.dataset import Source
-from train.online import OnlineSetup
-from train.rollouts import hand_over, open_engine, require_same_answers
-from train.student import load_student
+from train.data.dataset import Source
+from train.online.rollouts import hand_over, open_engine, require_same_answers
+from train.online.setup import OnlineSetup
+from train.student.student import load_student
 from train.trainer import TrainResult, run
 
 CPU = torch.device("cpu")

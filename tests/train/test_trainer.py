@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from kidpipe.config import TrainSettings
-from kidpipe.errors import KidpipeError
+from kidcore.config.config import TrainSettings
+from kidcore.errors import KidpipeError
 from tests.train.small import make_examples, make_student, save_small_student, write_build
-from train.dataset import Source
+from train.data.dataset import Source
 from train.step import Recipe, Runner
 from train.trainer import run
 
@@ -75,8 +75,8 @@ import sys, torch
 from pathlib import Path
 from tests.train.small import EOS
 from tests.train.test_trainer import config
-from train.dataset import Source
-from train.shards import PartFiles
+from train.data.dataset import Source
+from train.data.shards import PartFiles
 from train.trainer import run
 torch.set_num_threads(1)
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])

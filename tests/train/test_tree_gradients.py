@@ -7,17 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GraniteConfig, GraniteForCausalLM
 
-from kidpipe.config import TrainSettings
-from kidpipe.errors import KidpipeError
-from kidpipe.trees.attention import has_tree_attention, install
-from kidpipe.trees.layout import Layout
+from kidcore.config.config import TrainSettings
+from kidcore.errors import KidpipeError
+from kidcore.models.trees.attention import has_tree_attention, install
+from kidcore.models.trees.layout import Layout
 from tests.train.small import make_examples, make_student
-from train.adapters import add_adapters
-from train.examples import Example
-from train.head import Objective, head_loss
-from train.losses import divergence
-from train.packing import make_packs
-from train.trunk import check_head, choose_layout, head_of, hidden_states
+from train.data.examples import Example
+from train.data.packing import make_packs
+from train.loss.head import Objective, head_loss
+from train.loss.losses import divergence
+from train.student.adapters import add_adapters
+from train.student.layout import check_head, choose_layout, head_of, hidden_states
 
 KID = Objective(mle_scale=0.01, kd_scale=0.02, divergence=divergence("reverse_kl"))
 

@@ -1,4 +1,4 @@
-"""What one process of several does in the tests of train.ranks: `torchrun -m tests.train.together JOB FOLDER OUT [JSON]`."""
+"""What one process of several does in the tests of train.student.ranks: `torchrun -m tests.train.together JOB FOLDER OUT`."""
 
 import json
 import subprocess
@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kidpipe.config import TrainSettings
-from kidpipe.methods import METHODS
+from kidcore.config.config import TrainSettings
+from kidcore.method.methods import METHODS
 from tests.train.small import EOS, make_examples, make_student
 from tests.train.test_methods import online_setup
-from train.dataset import Source
-from train.placement import place
-from train.ranks import Ranks, open_ranks
-from train.sharding import whole
-from train.shards import PartFiles
+from train.data.dataset import Source
+from train.data.shards import PartFiles
 from train.step import Recipe, Runner
+from train.student.placement import place
+from train.student.ranks import Ranks, open_ranks
+from train.student.sharding import whole
 from train.trainer import run
 
 ROOT = Path(__file__).parents[2]

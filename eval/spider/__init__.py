@@ -1,0 +1,1 @@
+"""Spider's exact set match and hardness."""

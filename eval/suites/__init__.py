@@ -1,0 +1,1 @@
+"""Test suites: databases on which wrong SQL is found out."""

@@ -1,0 +1,167 @@
+"""Gold queries and their databases in; a test suite (variants of each database that tell golds from their neighbours) out."""
+
+import json
+import random
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.execution import GoldCache, Pair, Progress, compare
+from eval.suites.key_proofs import is_equal_by_keys, read_keys
+from eval.suites.mutants import literals, mutants
+from eval.suites.variants import Aim, make_variant
+from kidcore.config.config import EvalSettings
+from kidcore.errors import KidpipeError
+from kidcore.sql.datasets import Example
+from kidcore.sql.sandbox.job import Kind
+from kidcore.sql.sandbox.worker import engine_name
+
+REPORT_FILE = "suite.json"
+_AIMED_SHARE = 0.7
+_PATIENCE = 12
+"""Variants in a row that refute no further mutant before no more are tried."""
+
+
+@dataclass(frozen=True)
+class DatabaseReport:
+    """How well a database's suite tells golds from their mutants.
+
+    Mutants that the keys prove equal to their gold are in `equal` and nowhere else. Others may be equal too: no database tells
+    those apart, and they count as not killed.
+    """
+
+    golds: int
+    mutants: int
+    killed_by_original: int
+    killed: int
+    variants: int
+    equal: int
+
+
+def fuzz_suite(
+    examples: Sequence[Example],
+    database: Callable[[str], Path],
+    folder: Path,
+    num_variants: int,
+    seed: int,
+    settings: EvalSettings,
+    progress: Progress | None = None,
+) -> dict[str, DatabaseReport]:
+    """Write <folder>/<db_id>/*.sqlite, the original among them, and `suite.json`; returns the report by db_id.
+
+    A variant is kept only where it refutes a mutant that none before it did, and every gold still executes on it. Golds that
+    don't execute on the original play no part.
+
+    Raises:
+        KidpipeError: `folder` holds something else than a suite, or a database is missing or not SQLite.
+    """
+    golds: dict[str, list[str]] = defaultdict(list)
+    for example in examples:
+        golds[example.db_id].append(example.gold_sql)
+    _require_fit(folder, [database(db_id) for db_id in golds])
+    reports: dict[str, DatabaseReport] = {}
+    _write_report(folder, seed, reports)
+    for done, (db_id, sqls) in enumerate(sorted(golds.items()), 1):
+        unique = list(dict.fromkeys(sqls))
+        reports[db_id] = _fuzz(db_id, unique, database(db_id), folder / db_id, num_variants, f"{seed}/{db_id}", settings)
+        _write_report(folder, seed, reports)
+        if progress:
+            progress(done, len(golds))
+    return reports
+
+
+def total(reports: Iterable[DatabaseReport]) -> DatabaseReport:
+    """All databases together."""
+    rows = [astuple(report) for report in reports]
+    return DatabaseReport(*map(sum, zip(*rows, strict=True))) if rows else DatabaseReport(0, 0, 0, 0, 0, 0)
+
+
+def _require_fit(folder: Path, sources: Sequence[Path]) -> None:
+    """Refuse to write where something else would be lost, and databases that no variant can be made of."""
+    if folder.exists() and not (folder.is_dir() and ((folder / REPORT_FILE).is_file() or not any(folder.iterdir()))):
+        raise KidpipeError("there is something else than a test suite", where=str(folder), fix="name a new or an empty folder")
+    for source in sources:
+        if not source.is_file():
+            raise KidpipeError("database missing", where=str(source), fix="check data.databases")
+        if engine_name(str(source)) != "sqlite":
+            raise KidpipeError(
+                "a test suite can be made of SQLite databases only",
+                where=str(source),
+                fix="leave DuckDB databases without a suite, or give kidpipe eval --suite variants made by yourself",
+            )
+
+
+def _write_report(folder: Path, seed: int, reports: Mapping[str, DatabaseReport]) -> None:
+    """After every database, so that an interrupted run leaves a folder that is known as a suite."""
+    databases = {name: asdict(report) for name, report in reports.items()}
+    content = {"seed": seed, "total": asdict(total(reports.values())), "databases": databases}
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{REPORT_FILE}"
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(folder / REPORT_FILE)
+
+
+def _fuzz(
+    db_id: str, golds: list[str], source: Path, folder: Path, num_variants: int, seed: str, settings: EvalSettings
+) -> DatabaseReport:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    shutil.copyfile(source, folder / f"{db_id}{source.suffix}")
+    golds = _executing(golds, source, settings)
+    keys = read_keys(source)
+    neighbours = [(gold, mutant) for gold in golds for mutant in mutants(gold)]
+    differing = [(gold, mutant) for gold, mutant in neighbours if not is_equal_by_keys(gold, mutant, keys)]
+    alive, invalid = _survivors(differing, source, settings)
+    num_mutants = len(differing) - invalid
+    after_original = len(alive)
+    kept = idle = 0
+    for number in range(6 * num_variants):
+        if kept >= num_variants or idle >= _PATIENCE or not alive:
+            break
+        candidate = folder / f".candidate{source.suffix}"
+        aim, values = _aim(number, f"{seed}/{number}", golds, alive)
+        make_variant(source, candidate, values, f"{seed}/{number}", aim)
+        rest, _invalid = _survivors(alive, candidate, settings)
+        if len(rest) == len(alive) or len(_executing(golds, candidate, settings)) < len(golds):
+            candidate.unlink()
+            idle += 1
+            continue
+        candidate.replace(folder / f"variant_{kept:02d}{source.suffix}")
+        alive, kept, idle = rest, kept + 1, 0
+    equal = len(neighbours) - len(differing)
+    return DatabaseReport(len(golds), num_mutants, num_mutants - after_original, num_mutants - len(alive), kept, equal)
+
+
+def _aim(number: int, seed: str, golds: list[str], alive: list[tuple[str, str]]) -> tuple[Aim, dict[str, set[Any]]]:
+    """Broad variants, variants of few values, and either of these aimed at one gold that has mutants left, by turns."""
+    few = number % 4 >= 2
+    if number % 2 == 0:
+        return Aim(few=few), _merged(golds)
+    left = list(dict.fromkeys(gold for gold, _mutant in alive))
+    return Aim(literal_share=_AIMED_SHARE, few=few), literals(random.Random(seed).choice(left))
+
+
+def _survivors(pairs: list[tuple[str, str]], path: Path, settings: EvalSettings) -> tuple[list[tuple[str, str]], int]:
+    """Mutants that give their gold's result on this database, and how many don't execute at all."""
+    found = compare([Pair(gold, mutant, path) for gold, mutant in pairs], GoldCache(settings), check_ties=False)
+    invalid = sum(item.kind is not Kind.OK for item in found)
+    return [pair for pair, item in zip(pairs, found, strict=True) if item.ex_bag], invalid
+
+
+def _executing(golds: list[str], path: Path, settings: EvalSettings) -> list[str]:
+    cache = GoldCache(settings)
+    queries = [(path, gold) for gold in golds]
+    cache.fill(queries, check_ties=False)
+    results = cache.get(queries)
+    return [gold for gold in golds if results[path, gold].result.is_ok]
+
+
+def _merged(golds: list[str]) -> dict[str, set[Any]]:
+    merged: dict[str, set[Any]] = defaultdict(set)
+    for gold in golds:
+        for column, values in literals(gold).items():
+            merged[column] |= values
+    return merged

@@ -1,0 +1,150 @@
+"""A SQLite database, values worth meeting and a seed in; a database of the same schema with other contents out."""
+
+import random
+import shutil
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kidcore.sql.schema_text import Table, read_schema
+
+_NULL_SHARE = 0.03
+_MISSING_SHARE = 0.1
+_LITERAL_SHARE = 0.35
+_NEAR_SHARE = 0.15
+_DELETED_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a variant is to bring out."""
+
+    literal_share: float = _LITERAL_SHARE
+    """How many values of a column come from the literals it is compared with."""
+    few: bool = False
+    """Whether about half of the columns hold one to three values only, shared with columns of the same name in other tables:
+    repeats, ties, averages and maxima that are met exactly."""
+
+
+def make_variant(source: Path, target: Path, literals: Mapping[str, set[Any]], seed: str, aim: Aim = Aim()) -> None:
+    """Write `target`: rows of `source` with their values resampled, some rows of unreferenced tables left out.
+
+    Keys stay as they are and foreign keys point at rows that exist. `literals` are values by column name (`mutants.literals`);
+    they and their neighbours are mixed in, because that is where queries differ. The same seed gives the same contents.
+    """
+    generator = random.Random(seed)
+    shutil.copyfile(source, target)
+    tables = read_schema(source, source.stem).tables
+    referenced = {other.lower() for table in tables for _column, other, _target in table.foreign_keys}
+    with closing(sqlite3.connect(target)) as connection:
+        connection.text_factory = lambda data: data.decode("utf-8", "replace")
+        connection.execute("PRAGMA foreign_keys = OFF")
+        for table in tables:
+            _resample(connection, table, tables, literals, generator, table.name.lower() in referenced, aim)
+        connection.commit()
+        connection.execute("VACUUM")
+
+
+def _resample(
+    connection: sqlite3.Connection,
+    table: Table,
+    tables: tuple[Table, ...],
+    literals: Mapping[str, set[Any]],
+    generator: random.Random,
+    is_referenced: bool,
+    aim: Aim,
+) -> None:
+    name = _quoted(table.name)
+    try:
+        rowids = [row[0] for row in connection.execute(f"SELECT rowid FROM {name} ORDER BY rowid")]
+    except sqlite3.OperationalError:
+        return  # a table WITHOUT ROWID keeps its contents
+    keyed = _unique_columns(connection, table.name) | {
+        target.lower() for other in tables for target in _targets(other, table.name)
+    }
+    foreign = {column.lower(): (other, target) for column, other, target in table.foreign_keys}
+    strict = {row[1].lower() for row in connection.execute(f"PRAGMA table_info({name})") if row[3]}
+    for column in table.columns:
+        low = column.name.lower()
+        if column.is_primary or low in keyed:
+            continue
+        quoted = _quoted(column.name)
+        if low in foreign:
+            other, target = foreign[low]
+            # A reference may be missing where the column admits it, and some rows may never be referred to.
+            pool = _part(generator, _values(connection, other, target))
+            missing = 0.0 if low in strict else _MISSING_SHARE
+            values = [None if generator.random() < missing else generator.choice(pool) for _ in rowids] if pool else []
+        else:
+            pool = _part(generator, _values(connection, table.name, column.name))
+            if aim.few and generator.random() < 0.5:
+                pool = _few(generator, connection, tables, low)
+            wanted = sorted(literals.get(low, ()), key=repr)
+            values = [_draw(generator, pool, wanted, low in strict, aim) for _ in rowids] if pool or wanted else []
+        # A check or a unique index that the schema text doesn't show: such a row keeps its value.
+        updates = zip(values, rowids, strict=False)
+        connection.executemany(f"UPDATE OR IGNORE {name} SET {quoted} = ? WHERE rowid = ?", updates)
+    if not is_referenced and len(rowids) > 3:
+        gone = generator.sample(rowids, int(len(rowids) * generator.uniform(0, _DELETED_SHARE)))
+        connection.executemany(f"DELETE FROM {name} WHERE rowid = ?", [(rowid,) for rowid in gone])
+
+
+def _part(generator: random.Random, pool: list[Any]) -> list[Any]:
+    """Some of the values, so that repeats and ties come about."""
+    return generator.sample(pool, generator.randint(max(1, len(pool) // 8), len(pool))) if pool else []
+
+
+def _few(generator: random.Random, connection: sqlite3.Connection, tables: tuple[Table, ...], column: str) -> list[Any]:
+    """One to three values of the columns of that name, in whichever tables."""
+    names = [(table.name, other.name) for table in tables for other in table.columns if other.name.lower() == column]
+    pool = sorted({value for name in names for value in _values(connection, *name)}, key=repr)
+    return generator.sample(pool, min(len(pool), generator.choice((1, 1, 2, 3))))
+
+
+def _draw(generator: random.Random, pool: list[Any], wanted: list[Any], is_strict: bool, aim: Aim) -> Any:
+    chance = generator.random()
+    if chance < _NULL_SHARE and not is_strict:
+        return None
+    if wanted and (chance < _NULL_SHARE + aim.literal_share or not pool):
+        return _near(generator, generator.choice(wanted), generator.random() < 0.5)
+    return _near(generator, generator.choice(pool), not aim.few and generator.random() < _NEAR_SHARE)
+
+
+def _near(generator: random.Random, value: Any, moved: bool) -> Any:
+    """The value, or one that a query could take for it."""
+    if isinstance(value, bool) or value is None or isinstance(value, bytes):
+        return value
+    if isinstance(value, (int, float)):
+        return value + generator.choice((-1, 1)) if moved else value
+    text = value.replace("%", generator.choice(("", "", "x"))).replace("_", "a") if "%" in value else value
+    if not moved:
+        return text
+    return generator.choice((text + "x", "x" + text, text.swapcase(), text[:-1]))
+
+
+def _values(connection: sqlite3.Connection, table: str, column: str) -> list[Any]:
+    """A column's distinct values other than NULL, in an order that doesn't depend on the file."""
+    query = f"SELECT DISTINCT {_quoted(column)} FROM {_quoted(table)} WHERE {_quoted(column)} IS NOT NULL"
+    try:
+        return sorted((row[0] for row in connection.execute(query)), key=repr)
+    except sqlite3.OperationalError:
+        return []  # a foreign key that names a table or column which isn't there
+
+
+def _unique_columns(connection: sqlite3.Connection, table: str) -> set[str]:
+    names: set[str] = set()
+    for _number, index, is_unique, *_rest in connection.execute(f"PRAGMA index_list({_quoted(table)})").fetchall():
+        if is_unique:
+            names |= {str(row[2]).lower() for row in connection.execute(f"PRAGMA index_info({_quoted(index)})")}
+    return names
+
+
+def _targets(table: Table, referenced: str) -> list[str]:
+    return [target for _column, other, target in table.foreign_keys if other.lower() == referenced.lower()]
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,1 @@
+"""The ground: what the wings share, and what knows nothing of them."""

@@ -1,0 +1,1 @@
+"""Settings: their kinds, their defaults, where their values come from."""

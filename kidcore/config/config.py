@@ -1,0 +1,235 @@
+"""Every setting of kidpipe, with its kind, unit, range and default; loading them is config_load's."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from kidcore.config.settings import Identity, Input, Runtime, Section
+
+Layout = Literal["spider", "spider-syn", "bird", "jsonl"]
+Strategy = Literal["random", "uniform", "hard", "easy", "schema"]
+Fill = Literal["auto", "argmax", "sample", "argmax_wrong"]
+Method = Literal["sft", "seqkd", "fkd", "rkd", "f-distill", "imitkd", "gkd", "kid", "kid-online"]
+DivergenceName = Literal[
+    "auto", "forward_kl", "reverse_kl", "jensen_shannon", "total_variation", "skew_forward_kl", "skew_reverse_kl"
+]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Parallel = Literal["auto", "ddp", "fsdp"]
+BackendName = Literal["auto", "vllm", "transformers"]
+
+
+class DataSettings(Section):
+    """Where the text-to-SQL data lies. What it holds is hashed; where it lies is not."""
+
+    layout: Input[Layout] = Field("spider", description="file layout of the data set")
+    path: Input[str] = Field("data", description="folder of the data set")
+    train: Input[str] = Field("", description="file of training examples under path; empty = the layout's own")
+    dev: Input[str] = Field("", description="file of held-out examples under path; empty = the layout's own")
+    databases: Input[str] = Field("", description="folder of <db_id>/<db_id>.sqlite under path; empty = the layout's own")
+    limit: Input[int] = Field(0, ge=0, description="use only the first n training examples; 0 = all")
+
+
+class IngestSettings(Section):
+    """How an example becomes a tokenised prompt."""
+
+    template: Identity[Literal["compact", "ddl"]] = Field("compact", description="how a schema is written")
+    sample_rows: Identity[int] = Field(3, ge=0, le=20, description="rows of each table shown by the ddl template")
+    chat: Identity[bool] = Field(False, description="wrap the prompt in the tokenizer's chat template")
+    max_prompt_tokens: Identity[int] = Field(2048, ge=16, description="longer prompts are set aside, tokens")
+    max_sql_tokens: Identity[int] = Field(256, ge=4, description="longer gold SQL is set aside, tokens")
+    shard_rows: Identity[int] = Field(512, ge=1, description="source examples a shard")
+    check_gold: Identity[bool] = Field(True, description="set aside examples whose gold SQL does not execute")
+    max_steps: Identity[int] = Field(100_000_000, ge=1000, description="SQLite steps a gold SQL: a repeatable deadline")
+
+
+class TeacherSettings(Section):
+    """The model that fills the holes and scores."""
+
+    model: Input[str] = Field("", description="Hugging Face name or local folder; its weights are hashed")
+    revision: Input[str] = Field("", description="branch, tag or commit of a Hugging Face name; empty = main")
+    dtype: Identity[Dtype] = Field("auto", description="precision of the weights; auto = as stored")
+
+
+class EngineSettings(Section):
+    """How models are run. Nothing here changes what is computed."""
+
+    backend: Runtime[BackendName] = Field("auto", description="auto = vLLM where it is installed")
+    device: Runtime[Literal["auto", "cpu", "cuda"]] = Field("auto", description="auto = a GPU where there is one")
+    tensor_parallel: Runtime[int] = Field(1, ge=1, description="GPUs a model is split over (vLLM)")
+    gpu_memory: Runtime[float] = Field(0.85, gt=0, le=1, description="share of GPU memory that vLLM may take")
+    kv_cache_mib: Runtime[int] = Field(512, ge=32, description="key-value cache on the CPU, MiB (vLLM)")
+    batch_tokens: Runtime[int] = Field(8192, ge=64, description="tokens a forward pass; bounds peak memory")
+    prefix_cache: Runtime[bool] = Field(True, description="compute a shared prompt prefix once (vLLM)")
+
+
+class MaskSettings(Section):
+    """Which tokens of the gold SQL are masked."""
+
+    strategy: Identity[Strategy] = Field("random", description="how positions are chosen")
+    ratio: Identity[float] = Field(0.2, gt=0, le=1, description="share of SQL tokens masked (alpha in the paper)")
+    views: Input[int] = Field(2, ge=1, le=64, description="differently seeded corruptions an example; each its own shards")
+    seed: Identity[int] = Field(0, ge=0, description="seed of the choice of positions")
+
+
+class PredictSettings(Section):
+    """How masked positions are filled."""
+
+    predictor: Identity[Literal["teacher", "student"]] = Field("teacher", description="the model that fills the holes")
+    student: Input[str] = Field("", description="student checkpoint that fills, with predictor = student")
+    fill: Identity[Fill] = Field(
+        "auto", description="which of the predictions is taken; auto = a teacher's argmax_wrong, a student's argmax"
+    )
+    temperature: Identity[float] = Field(1.0, gt=0, le=10, description="temperature of fill = sample")
+    mask_token: Identity[str] = Field("auto", description="token put at masked positions; auto = mask, else pad, unk, eos")
+    top_k: Identity[int] = Field(10, ge=2, le=64, description="predictions kept at each hole")
+    seed: Identity[int] = Field(0, ge=0, description="seed of fill = sample")
+
+
+class OutcomeSettings(Section):
+    """What becomes of imperfect SQL when it is executed: statistics, which nothing else depends on."""
+
+    execute: Identity[bool] = Field(True, description="execute imperfect SQL and compare with gold, for the statistics")
+    max_steps: Identity[int] = Field(100_000_000, ge=1000, description="SQLite steps a statement: a repeatable deadline")
+
+
+class ScoreSettings(Section):
+    """What is stored of the teacher's distributions."""
+
+    top_k: Identity[int] = Field(64, ge=1, le=1024, description="most token ids stored at a position")
+    tail_mass: Identity[float] = Field(
+        1e-4, ge=0, lt=1, description="stop storing ids where the mass outside them is below this; 0 = always top_k"
+    )
+
+
+class GenerateSettings(Section):
+    """The teacher's own answers, which method seqkd trains on. Nothing else depends on them."""
+
+    max_new_tokens: Identity[int] = Field(256, ge=1, description="longest answer, tokens; those that reach it are set aside")
+    temperature: Identity[float] = Field(0.0, ge=0, le=10, description="temperature of sampling; 0 = greedy")
+    samples: Input[int] = Field(1, ge=1, le=64, description="answers a prompt, each its own shards; epochs take turns")
+    seed: Identity[int] = Field(0, ge=0, description="seed of sampling")
+
+
+class TrainSettings(Section):
+    """A student run. No data stage depends on it."""
+
+    method: Identity[Method] = Field("kid", description="training objective")
+    student: Input[str] = Field("", description="Hugging Face name or local folder the run starts from")
+    epochs: Identity[float] = Field(3.0, gt=0, description="passes over the examples")
+    max_steps: Identity[int] = Field(0, ge=0, description="optimiser steps; 0 = as many as the epochs give")
+    batch_size: Identity[int] = Field(32, ge=1, description="examples an optimiser step, over all processes")
+    group_size: Identity[int] = Field(4, ge=1, description="questions on one database kept together, to share its schema")
+    buffer_shards: Identity[int] = Field(4, ge=1, description="shards shuffled together; bounds memory")
+    pack_tokens: Runtime[int] = Field(4096, ge=64, description="tokens a forward pass; bounds peak memory")
+    packing: Runtime[Literal["auto", "tree", "plain", "none"]] = Field("auto", description="auto = tree where the model can")
+    learning_rate: Identity[float] = Field(2e-4, gt=0, description="peak learning rate")
+    warmup: Identity[float] = Field(0.03, ge=0, le=1, description="share of the steps that warm up")
+    min_lr: Identity[float] = Field(0.1, ge=0, le=1, description="end of the cosine, as a share of the peak")
+    weight_decay: Identity[float] = Field(0.0, ge=0, description="AdamW weight decay, matrices only")
+    beta2: Identity[float] = Field(0.99, gt=0, lt=1, description="AdamW second-moment decay")
+    clip: Identity[float] = Field(1.0, gt=0, description="largest gradient norm")
+    mle_weight: Identity[float] = Field(
+        1.0, ge=0, description="weight of maximum likelihood on gold (fkd, rkd, f-distill, kid, kid-online)"
+    )
+    on_policy_mle: Identity[float] = Field(0.0, ge=0, description="weight of maximum likelihood on gold (imitkd, gkd)")
+    kd_weight: Identity[float] = Field(1.0, ge=0, description="weight of the divergence (all but sft and seqkd)")
+    divergence: Identity[DivergenceName] = Field("auto", description="from teacher to student; auto = the method's own")
+    divergence_parameter: Identity[float] = Field(
+        0.5, gt=0, lt=1, description="beta of jensen_shannon (teacher's share), skew of skew_forward_kl and skew_reverse_kl"
+    )
+    views_per_step: Identity[int] = Field(1, ge=1, description="imperfect views of an example in one step (kid, kid-online)")
+    imperfect_share: Identity[float] = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="share of examples whose imperfect SQL is taught (kid, kid-online; gkd: lambda), others: gold",
+    )
+    gold_share: Identity[Literal["auto"] | Annotated[float, Field(ge=0, le=1)]] = Field(
+        "auto",
+        description="share of those examples whose gold SQL carries the divergence too, 0 to 1; auto = 1 for kid, else 0",
+    )
+    oracle_end: Identity[float] = Field(
+        0.05, gt=0, le=1, description="share of examples taught on gold at the end of a run (imitkd), decaying from 1"
+    )
+    rollout_tokens: Identity[int] = Field(
+        256, ge=1, description="longest SQL the student generates in training (imitkd, gkd), tokens"
+    )
+    rollout_temperature: Identity[float] = Field(
+        1.0, ge=0, le=10, description="temperature at which the student generates in training (imitkd, gkd); 0 = greedy"
+    )
+    rollout_backend: Identity[Literal["transformers", "vllm"]] = Field(
+        "transformers",
+        description="what generates in training (imitkd, gkd); vllm = an engine beside one process: lower engine.gpu_memory",
+    )
+    holdout: Identity[float] = Field(0.02, ge=0, lt=0.5, description="share of the examples kept for evaluation during training")
+    eval_every: Identity[int] = Field(0, ge=0, description="steps between evaluations; 0 = once an epoch")
+    save_every: Runtime[int] = Field(0, ge=0, description="steps between checkpoints; 0 = with each evaluation")
+    dtype: Identity[Dtype] = Field("auto", description="precision of forward and backward; auto = bfloat16 on GPUs that have it")
+    lora_rank: Identity[int] = Field(0, ge=0, description="rank of LoRA adapters on the linear layers; 0 = train all weights")
+    lora_alpha: Identity[float] = Field(32.0, gt=0, description="LoRA scale; adapters are multiplied by alpha / rank")
+    lora_targets: Identity[str] = Field(
+        "all-linear", description="layers that get adapters, names with commas between; all-linear = all but the LM head"
+    )
+    parallel: Runtime[Parallel] = Field(
+        "auto", description="under torchrun: ddp = whole models, fsdp = divided ones; auto = ddp where it fits on a GPU"
+    )
+    loader_workers: Runtime[int] = Field(
+        -1, ge=-1, description="processes that read and pack ahead; -1 = two a training process where cores are to spare"
+    )
+    gradient_checkpointing: Runtime[bool] = Field(False, description="recompute activations to save memory")
+    seed: Identity[int] = Field(0, ge=0, description="seed of the order of examples and of dropout")
+
+
+class EvalSettings(Section):
+    """How SQL is generated and judged."""
+
+    max_new_tokens: Identity[int] = Field(256, ge=1, description="longest SQL generated, tokens")
+    samples: Identity[int] = Field(
+        1, ge=1, description="SQL texts generated a question, of which the majority's result counts; 1 = greedy"
+    )
+    sample_temperature: Identity[float] = Field(0.8, gt=0, description="temperature of sampling; of no account with one sample")
+    sample_seed: Identity[int] = Field(0, description="seed of sampling")
+    limit: Input[int] = Field(0, ge=0, description="use only the first n held-out examples; 0 = all")
+    keep_distinct: Identity[bool] = Field(
+        True, description="leave DISTINCT in; false strips it for ex_bag, as published numbers do"
+    )
+    mend_operators: Identity[bool] = Field(False, description="read `> =` as `>=`, as the test suite's evaluator does")
+    exact_match: Identity[bool] = Field(True, description="compute Spider's exact set match too")
+    soft_f1: Identity[bool] = Field(False, description="compute BIRD's Soft-F1 too")
+    r_ves: Identity[bool] = Field(
+        False, description="compute BIRD's R-VES too: it times every correct prediction against its gold"
+    )
+    ves_repeats: Identity[int] = Field(100, ge=1, description="executions of each for R-VES; of no account without r_ves")
+    check_ties: Identity[bool] = Field(True, description="flag rows whose gold result depends on the order rows are visited in")
+    max_steps: Identity[int] = Field(
+        1_000_000_000,
+        ge=0,
+        description="SQLite virtual-machine steps a statement; stops the same ones on every machine; 0 = no limit",
+    )
+    timeout_s: Runtime[float] = Field(10.0, gt=0, description="deadline of one predicted statement, seconds")
+    gold_timeout_s: Runtime[float] = Field(120.0, gt=0, description="deadline of one gold statement, seconds")
+    workers: Runtime[int] = Field(0, ge=0, description="processes that execute SQL; 0 = one a core")
+    memory_mib: Runtime[int] = Field(1024, ge=64, description="memory of such a process, MiB")
+
+
+class StoreSettings(Section):
+    """Where artifacts go."""
+
+    path: Runtime[str] = Field("artifacts", description="folder of shards, manifests and runs")
+
+
+class Config(Section):
+    """The whole configuration, one attribute a section of kidpipe.toml."""
+
+    data: Runtime[DataSettings] = Field(DataSettings(), description="the text-to-SQL data set")
+    ingest: Runtime[IngestSettings] = Field(IngestSettings(), description="from examples to tokenised prompts")
+    teacher: Runtime[TeacherSettings] = Field(TeacherSettings(), description="the model distilled from")
+    engine: Runtime[EngineSettings] = Field(EngineSettings(), description="how models are run")
+    mask: Runtime[MaskSettings] = Field(MaskSettings(), description="which SQL tokens are masked")
+    predict: Runtime[PredictSettings] = Field(PredictSettings(), description="how masked tokens are filled")
+    outcome: Runtime[OutcomeSettings] = Field(OutcomeSettings(), description="executing imperfect SQL, for the statistics")
+    score: Runtime[ScoreSettings] = Field(ScoreSettings(), description="what is stored of the teacher")
+    generate: Runtime[GenerateSettings] = Field(GenerateSettings(), description="the teacher's own answers, for seqkd")
+    train: Runtime[TrainSettings] = Field(TrainSettings(), description="a student run")
+    eval: Runtime[EvalSettings] = Field(EvalSettings(), description="generating and judging SQL")
+    store: Runtime[StoreSettings] = Field(StoreSettings(), description="where artifacts go")

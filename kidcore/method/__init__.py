@@ -1,0 +1,1 @@
+"""The rules of the method: masking, filling, stored distributions, objectives."""

@@ -1,0 +1,116 @@
+"""Gold tokens in, the positions to mask out (METHOD: random, uniform, hard, easy of the paper; schema, ours).
+
+Positions are SQL token positions; the EOS is never masked. `round(ratio * |y|)` of them are taken, at least one.
+The build masks once and stores the result; method kid-online masks afresh in each step, by the same rules.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import sqlglot
+from numpy.typing import NDArray
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+from sqlglot.tokenizer_core import Token, TokenType
+
+from kidcore.config.config import MaskSettings
+
+Positions = NDArray[np.int32]
+
+# hard and easy give one choice only; further views draw theirs from a pool this many times as large.
+_POOL = 2
+
+
+def choose(
+    settings: MaskSettings,
+    length: int,
+    rng: np.random.Generator,
+    *,
+    logprobs: NDArray[np.float32] | None = None,
+    identifiers: Callable[[], Positions] | None = None,
+    is_first: bool = True,
+) -> Positions:
+    """The positions to mask in SQL of `length` tokens, ascending.
+
+    Args:
+        rng: decides the choice.
+        logprobs: of the gold tokens, under the model that is to be unsure of them; needed for `hard` and `easy`.
+        identifiers: gives the candidates of `schema`, see `schema_positions`.
+        is_first: whether this is the first view of its example: `hard` and `easy` take the extremes there.
+    """
+    count = num_masked(settings.ratio, length)
+    if settings.strategy == "random":
+        chosen = _draw(np.arange(length), count, rng)
+    elif settings.strategy == "uniform":
+        chosen = evenly_spaced(length, count, rng.random())
+    elif settings.strategy == "schema":
+        assert identifiers is not None
+        chosen = _draw(identifiers(), count, rng)
+    else:
+        assert logprobs is not None
+        chosen = _by_confidence(logprobs if settings.strategy == "hard" else -logprobs, count, is_first, rng)
+    return np.sort(chosen).astype(np.int32)
+
+
+def num_masked(ratio: float, length: int) -> int:
+    """Positions to mask in SQL of `length` tokens: the nearest whole number, halves upward, at least 1."""
+    return min(max(int(ratio * length + 0.5), 1), length)
+
+
+def evenly_spaced(length: int, count: int, offset: float) -> Positions:
+    """`count` positions a constant step apart; `offset` in [0, 1) moves them within a step."""
+    # In whole numbers: (i + offset) rounds up to i + 1 for an offset just below 1, and the last position out of range.
+    shift = min(int(offset * length), length - 1)
+    return ((np.arange(count) * length + shift) // count).astype(np.int32)
+
+
+def _draw(candidates: Positions, count: int, rng: np.random.Generator) -> Positions:
+    return rng.choice(candidates, size=min(count, len(candidates)), replace=False)
+
+
+def _by_confidence(logprobs: NDArray[np.float32], count: int, is_first: bool, rng: np.random.Generator) -> Positions:
+    """The `count` lowest; views after the first draw from the lowest twice as many, so that views differ."""
+    order = np.argsort(logprobs, kind="stable").astype(np.int32)
+    return order[:count] if is_first else _draw(order[: _POOL * count], count, rng)
+
+
+def schema_positions(sql: str, starts: NDArray[np.int32]) -> Positions:
+    """Tokens that touch an identifier or a literal; all tokens where the SQL has none."""
+    spans = _spans(sql)
+    ends = np.append(starts[1:], len(sql))
+    inside = np.zeros(len(starts), dtype=bool)
+    for first, last in spans:
+        inside |= (starts <= last) & (ends > first)
+    return np.flatnonzero(inside).astype(np.int32) if inside.any() else np.arange(len(starts), dtype=np.int32)
+
+
+def _spans(sql: str) -> list[tuple[int, int]]:
+    """First and last character of each identifier and literal."""
+    try:
+        tokens = sqlglot.tokenize(sql, dialect="sqlite")
+    except SqlglotError:
+        return []
+    literal = {TokenType.STRING, TokenType.NUMBER}
+    spans = [(token.start, token.end) for token in tokens if token.token_type in literal]
+    return spans + (_parsed_identifiers(sql) or _guessed_identifiers(tokens))
+
+
+def _parsed_identifiers(sql: str) -> list[tuple[int, int]]:
+    """Identifiers as the parser sees them: it knows a column called `name` from a keyword."""
+    try:
+        tree = sqlglot.parse_one(sql, dialect="sqlite")
+    except SqlglotError:
+        return []
+    position: Callable[[exp.Identifier, str], int] = lambda node, key: int(node.meta[key])  # noqa: E731
+    return [(position(n, "start"), position(n, "end")) for n in tree.find_all(exp.Identifier) if "start" in n.meta]
+
+
+def _guessed_identifiers(tokens: list[Token]) -> list[tuple[int, int]]:
+    """Without a parse: names that no parenthesis follows (that would be a function)."""
+    following = [token.token_type for token in tokens[1:]] + [None]
+    names = {TokenType.VAR, TokenType.IDENTIFIER}
+    return [
+        (token.start, token.end)
+        for token, after in zip(tokens, following, strict=True)
+        if token.token_type in names and after is not TokenType.L_PAREN
+    ]

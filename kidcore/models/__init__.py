@@ -1,0 +1,1 @@
+"""Models on disk: sources, tokenizers, prompts, engines that run them."""

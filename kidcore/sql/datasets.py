@@ -1,0 +1,194 @@
+"""A text-to-SQL data set on disk in, a list of examples out."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kidcore.config.config import DataSettings
+from kidcore.errors import KidpipeError
+
+Split = Literal["train", "dev"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question with its gold SQL. `example_id` is stable: it survives appending to the file."""
+
+    example_id: str
+    db_id: str
+    question: str
+    gold_sql: str
+    evidence: str = ""
+    difficulty: str = ""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The examples of one split and the folder of their databases."""
+
+    examples: list[Example]
+    databases: Path
+
+    def database(self, db_id: str) -> Path:
+        """The database file of `db_id`, whether or not it exists: DuckDB's where there is one, else SQLite's."""
+        folder = self.databases / db_id
+        duck = folder / f"{db_id}.duckdb"
+        return duck if duck.exists() else folder / f"{db_id}.sqlite"
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where a layout keeps its files (first that exists; a tuple of groups read one after the other) and its keys."""
+
+    train: tuple[tuple[str, ...], ...]
+    dev: tuple[tuple[str, ...], ...]
+    databases: dict[Split, tuple[str, ...]]
+    question: str = "question"
+    query: str = "query"
+
+
+_SPIDER_DATABASES: dict[Split, tuple[str, ...]] = {"train": ("database",), "dev": ("database",)}
+# The optional second group of Spider is the official train_others.json: its rows get ids of their own.
+LAYOUTS: dict[str, _Layout] = {
+    "spider": _Layout((("train_spider.json",), ("train_others.json",)), (("dev.json",),), _SPIDER_DATABASES),
+    "spider-syn": _Layout(
+        (("train_spider.json", "train.json"),), (("dev.json",),), _SPIDER_DATABASES, question="SpiderSynQuestion"
+    ),
+    "bird": _Layout(
+        (("train.json", "train/train.json"),),
+        (("dev.json", "dev/dev.json"),),
+        {
+            "train": ("train_databases", "train/train_databases"),
+            "dev": ("dev_databases", "dev/dev_databases"),
+        },
+        query="SQL",
+    ),
+    "jsonl": _Layout(
+        (("train.jsonl",),),
+        (("dev.jsonl",),),
+        {"train": ("databases", "database"), "dev": ("databases", "database")},
+    ),
+}
+
+
+def read(settings: DataSettings, split: Split) -> DataSet:
+    """Read split `train` or `dev` in the layout that `settings` names; `limit` applies to train.
+
+    Raises:
+        KidpipeError: a missing folder or file, malformed JSON (with its line), a missing key (with its row), or an id
+            that occurs twice.
+    """
+    root = Path(settings.path).expanduser()
+    if not root.is_dir():
+        raise KidpipeError(f"no such data folder: {root}", where="data.path", fix="set data.path, or --data FOLDER")
+    layout = LAYOUTS[settings.layout]
+    examples: list[Example] = []
+    for file in _files(root, layout, split, settings.train if split == "train" else settings.dev):
+        examples.extend(_read_file(file, layout, split))
+    _require_unique(examples)
+    if split == "train" and settings.limit:
+        examples = examples[: settings.limit]
+    return DataSet(examples, _databases(root, layout, split, settings.databases))
+
+
+def _files(root: Path, layout: _Layout, split: Split, named: str) -> list[Path]:
+    if named:
+        file = root / named
+        if not file.is_file():
+            raise KidpipeError(f"no such file: {file}", where=f"data.{split}", fix=f"files there: {_listing(root)}")
+        return [file]
+    groups = layout.train if split == "train" else layout.dev
+    found = [next((root / name for name in names if (root / name).is_file()), None) for names in groups]
+    files = [file for file in found if file is not None]
+    if found[0] is None:
+        raise KidpipeError(
+            f"no {split} examples: none of {', '.join(groups[0])} in {root}",
+            where=f"files there: {_listing(root)}",
+            fix=f"set data.layout to the layout of this folder, or data.{split} to the file's name",
+        )
+    return files
+
+
+def _listing(folder: Path) -> str:
+    names = sorted(item.name for item in folder.iterdir())
+    return ", ".join(names[:12]) + (" ..." if len(names) > 12 else "") if names else "none"
+
+
+def _databases(root: Path, layout: _Layout, split: Split, named: str) -> Path:
+    candidates = (named,) if named else layout.databases[split]
+    for name in candidates:
+        if (root / name).is_dir():
+            return root / name
+    raise KidpipeError(
+        f"no folder of databases: none of {', '.join(candidates)} in {root}",
+        where="data.databases",
+        fix="set data.databases to the folder that holds <db_id>/<db_id>.sqlite",
+    )
+
+
+def _read_file(file: Path, layout: _Layout, split: Split) -> list[Example]:
+    prefix = "train_others" if file.name == "train_others.json" else split
+    rows = _json_lines(file) if file.suffix == ".jsonl" else _json_array(file)
+    return [_example(row, f"{prefix}:{number}", file, number, layout) for number, row in enumerate(rows)]
+
+
+def _json_array(file: Path) -> list[Any]:
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise KidpipeError(f"malformed JSON: {error.msg}", where=f"{file}, line {error.lineno}", fix="mend that line") from None
+    except UnicodeDecodeError as error:
+        raise KidpipeError(f"not UTF-8 text: byte {error.start}", where=str(file), fix="save the file as UTF-8") from None
+    if not isinstance(rows, list):
+        raise KidpipeError("not a JSON array of examples", where=str(file), fix="data.layout = 'jsonl' reads one object a line")
+    return rows
+
+
+def _json_lines(file: Path) -> list[Any]:
+    rows = []
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                rows.append(json.loads(line))
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise KidpipeError(f"malformed JSON: {error}", where=f"{file}, line {number}", fix="mend that line") from None
+    return rows
+
+
+def _example(row: Any, default_id: str, file: Path, number: int, layout: _Layout) -> Example:
+    if not isinstance(row, dict):
+        raise KidpipeError("an example must be a JSON object", where=f"{file}, example {number}", fix="mend that example")
+    question_key = layout.question if layout.question in row else "question"
+    for key in ("db_id", question_key, layout.query):
+        if not isinstance(row.get(key), str) or not row[key].strip():
+            raise KidpipeError(
+                f"an example without a text under {key!r}; it has {', '.join(map(repr, sorted(row)))}",
+                where=f"{file}, example {number}",
+                fix="set data.layout to the layout of this file, or mend that example",
+            )
+    example_id = default_id
+    for key in ("id", "question_id"):
+        if key in row:
+            example_id = f"{default_id.partition(':')[0]}:{row[key]}"
+            break
+    return Example(
+        example_id=example_id,
+        db_id=row["db_id"],
+        question=row[question_key].strip(),
+        gold_sql=row[layout.query].strip().rstrip("; \t\n"),
+        evidence=str(row.get("evidence") or "").strip(),
+        difficulty=str(row.get("difficulty") or ""),
+    )
+
+
+def _require_unique(examples: list[Example]) -> None:
+    seen: set[str] = set()
+    for example in examples:
+        if example.example_id in seen:
+            raise KidpipeError(
+                f"the id {example.example_id!r} occurs twice", where="data", fix="give every example an id of its own"
+            )
+        seen.add(example.example_id)

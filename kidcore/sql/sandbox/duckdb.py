@@ -1,0 +1,123 @@
+"""The inner ring for DuckDB: one SELECT on a read-only, locked, offline instance; imported only where such a file turns up."""
+
+import decimal
+import math
+import threading
+from typing import Any
+
+import duckdb
+
+from kidcore.sql.sandbox.job import Job, Kind, Limits, Row
+from kidcore.sql.sandbox.sqlite import Outcome
+
+_CONNECTIONS_KEPT = 4
+_FETCH_ROWS = 1024
+
+
+class DuckdbEngine:
+    """Executes statements on DuckDB files under `limits`, keeping recently used instances open."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._connections: dict[str, Any] = {}
+        self._is_late = False
+
+    def execute(self, job: Job) -> Outcome:
+        """Run one job; every way a statement can fail comes back as an Outcome."""
+        try:
+            connection = self._connect(job.database)
+        except duckdb.Error as error:
+            return Kind.ERROR, [], 0, f"cannot open database: {error}"
+        self._is_late = False
+        cursor = connection.cursor()
+        timer = threading.Timer(self._limits.timeout_s, self._interrupt, [cursor])
+        timer.start()
+        try:
+            return self._run(cursor, job.sql)
+        except duckdb.Error as error:
+            return self._explain(error)
+        except (ValueError, OverflowError, RuntimeError) as error:
+            return Kind.ERROR, [], 0, str(error)
+        finally:
+            timer.cancel()
+            cursor.close()
+
+    def _run(self, cursor: Any, sql: str) -> Outcome:
+        statements = cursor.extract_statements(sql)
+        if not statements:
+            return Kind.ERROR, [], 0, "no statement"
+        if len(statements) > 1:
+            return Kind.REFUSED, [], 0, "more than one statement"
+        kind = statements[0].type
+        if kind != duckdb.StatementType.SELECT:
+            return Kind.REFUSED, [], 0, f"not a reading statement: {kind.name.lower()}"
+        cursor.execute(statements[0])
+        num_columns = len(cursor.description or ())
+        if num_columns > self._limits.max_columns:
+            return Kind.REFUSED, [], 0, f"more than {self._limits.max_columns} columns"
+        rows: list[Row] = []
+        size = 0
+        while batch := cursor.fetchmany(_FETCH_ROWS):
+            plain = [tuple(_plain(value) for value in row) for row in batch]
+            size += sum(_size(row) for row in plain)
+            rows += plain
+            if len(rows) > self._limits.max_rows:
+                return Kind.MEMORY, [], num_columns, f"more than {self._limits.max_rows} rows"
+            if size > self._limits.max_bytes:
+                return Kind.MEMORY, [], num_columns, f"a result of more than {self._limits.max_bytes} bytes"
+        return Kind.OK, rows, num_columns, ""
+
+    def _interrupt(self, cursor: Any) -> None:
+        self._is_late = True
+        cursor.interrupt()
+
+    def _explain(self, error: Exception) -> Outcome:
+        if self._is_late:
+            return Kind.TIMEOUT, [], 0, f"more than {self._limits.timeout_s:g} s"
+        if isinstance(error, duckdb.OutOfMemoryException):
+            return Kind.MEMORY, [], 0, f"needs more than {self._limits.memory_mib} MiB of memory"
+        if isinstance(error, duckdb.PermissionException) or "read-only mode" in str(error):
+            return Kind.REFUSED, [], 0, str(error)
+        return Kind.ERROR, [], 0, str(error)
+
+    def _connect(self, database: str) -> Any:
+        if database not in self._connections:
+            while len(self._connections) >= _CONNECTIONS_KEPT:
+                self._connections.pop(next(iter(self._connections))).close()
+            # Opened without outside access, and nothing of it can be changed afterwards.
+            self._connections[database] = duckdb.connect(
+                database,
+                read_only=True,
+                config={
+                    "enable_external_access": False,
+                    "autoinstall_known_extensions": False,
+                    "autoload_known_extensions": False,
+                    "memory_limit": f"{self._limits.memory_mib // 2}MiB",
+                    "max_temp_directory_size": "0KiB",
+                    "temp_directory": "",
+                    "threads": 1,
+                    "python_enable_replacements": False,
+                    "max_expression_depth": self._limits.max_expression_depth,
+                    "lock_configuration": True,
+                },
+            )
+        return self._connections[database]
+
+
+def _plain(value: Any) -> Any:
+    """A value that compares by content and can leave the process; what Python has no plain type for goes as tagged text."""
+    if value is None or isinstance(value, (int, str, bytes)):
+        return value
+    if isinstance(value, float):
+        return ("nan",) if math.isnan(value) else value  # NaN equals NaN here, as NULL equals NULL
+    if isinstance(value, decimal.Decimal):  # a DECIMAL 1.50 is the DOUBLE 1.5
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, (list, tuple)):
+        return ("list", *(_plain(item) for item in value))
+    if isinstance(value, dict):
+        return ("struct", *((str(name), _plain(item)) for name, item in sorted(value.items(), key=str)))
+    return (type(value).__name__, str(value))
+
+
+def _size(row: Row) -> int:
+    return 8 * len(row) + sum(len(value) for value in row if isinstance(value, (str, bytes, tuple)))

@@ -1,0 +1,1 @@
+"""The artifact store: shards, the graph of stages, plans and manifests."""

@@ -1,0 +1,149 @@
+"""Stages, parts and the store in; which shards are done, stale or waiting out.
+
+The graph is a grid: a *part* is a run of source examples and flows through all stages by itself; a stage with views has
+one shard a part and view. A shard's key hashes the stage, its version, its identity settings and the *content* of what it
+reads, so an input that comes out with the same bytes stops the staleness there.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from kidcore.config.settings import Section, fingerprint
+from kidcore.store.store import Shard, Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+State = Literal["done", "stale", "follows"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run of source examples. `content` maps what stages may read (`source`, `databases`) to its digest."""
+
+    index: int
+    rows: int
+    content: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a stage function gets: the part, the view (0 for stages without views), and its input tables by stage."""
+
+    part: Part
+    view: int
+    tables: "Mapping[str, pa.Table]"
+    tick: Callable[[int], None]
+    """To be called with the number of rows just finished, for the progress bar."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a stage function returns. `counts` has `in`, `out` and what it set aside by reason, and its statistics."""
+
+    table: "pa.Table"
+    counts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A node of the graph. Source code is not in the key: `version` is raised by hand when results change."""
+
+    name: str
+    version: int
+    identity: Mapping[str, Any]
+    """Identity settings away from their default, as `section.field`: they go into the key."""
+    resolved: Mapping[str, Any]
+    """All identity settings with their values: for showing what changed."""
+    inputs: tuple[str, ...]
+    reads: tuple[str, ...]
+    """Names in Part.content whose digests go into the key."""
+    views: int
+    """Number of views, 0 for a stage without."""
+    run: Callable[[Task], Output] = field(compare=False)
+
+    def each_view(self) -> Sequence[int]:
+        return range(max(self.views, 1))
+
+
+def settings_of(**sections: Section | Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(identity, resolved) of a stage from its sections; a mapping adds resolved inputs such as a model's digest."""
+    identity: dict[str, Any] = {}
+    resolved: dict[str, Any] = {}
+    for name, section in sections.items():
+        if isinstance(section, Section):
+            identity |= {f"{name}.{key}": value for key, value in section.identity().items()}
+            resolved |= {f"{name}.{key}": value for key, value in section.all_identity().items()}
+        else:
+            identity |= {f"{name}.{key}": value for key, value in section.items()}
+            resolved |= {f"{name}.{key}": value for key, value in section.items()}
+    return identity, resolved
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One shard of the plan; `shard` is set when it is done, `key` when its inputs are."""
+
+    stage: str
+    part: int
+    view: int
+    state: State
+    key: str = ""
+    shard: Shard | None = None
+
+
+class Grid:
+    """The finished shards of a graph, and the keys that follow from them."""
+
+    def __init__(self, stages: Sequence[Stage], parts: Sequence[Part], store: Store) -> None:
+        self.stages = list(stages)
+        self.parts = list(parts)
+        self._finished = {stage.name: store.scan(stage.name) for stage in stages}
+        self._by_name = {stage.name: stage for stage in stages}
+        self._prefix = {s.name: fingerprint([s.name, s.version, dict(s.identity)]) for s in stages}
+        self._done: dict[tuple[str, int, int], Shard] = {}
+        for part in self.parts:
+            for stage in self.stages:
+                for view in stage.each_view():
+                    self.look(stage, part, view)
+
+    def look(self, stage: Stage, part: Part, view: int) -> Cell:
+        """The state of one shard, from what is finished by now."""
+        inputs = self.inputs(stage, part, view)
+        if None in inputs:
+            return Cell(stage.name, part.index, view, "follows")
+        digests = [shard.digest for shard in inputs if shard is not None]
+        digests += [part.content[name] for name in stage.reads]
+        text = "|".join([self._prefix[stage.name], str(view) if stage.views else "", *digests])
+        key = hashlib.sha256(text.encode()).hexdigest()[:32]
+        shard = self._finished[stage.name].get(key)
+        if shard is None:
+            return Cell(stage.name, part.index, view, "stale", key)
+        self._done[stage.name, part.index, view] = shard
+        return Cell(stage.name, part.index, view, "done", key, shard)
+
+    def inputs(self, stage: Stage, part: Part, view: int) -> list[Shard | None]:
+        """The shards that this one is made from, None for those not finished."""
+        names = ((name, view if self._by_name[name].views else 0) for name in stage.inputs)
+        return [self._done.get((name, part.index, number)) for name, number in names]
+
+    def add(self, shard: Shard) -> None:
+        """Take note of a shard just finished."""
+        self._finished[shard.stage][shard.key] = shard
+
+    def drop(self, shard: Shard) -> None:
+        """Forget a shard that turned out damaged."""
+        self._finished.get(shard.stage, {}).pop(shard.key, None)
+        self._done = {cell: known for cell, known in self._done.items() if known != shard}
+
+    def is_finished(self, stage: Stage) -> bool:
+        """Whether every shard of a stage is done."""
+        return all(cell.state == "done" for cell in self.cells(stage))
+
+    def cells(self, stage: Stage) -> Iterator[Cell]:
+        """Every shard of a stage."""
+        for part in self.parts:
+            for view in stage.each_view():
+                yield self.look(stage, part, view)

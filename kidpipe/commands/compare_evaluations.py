@@ -1,0 +1,101 @@
+"""`kidpipe eval-compare`: two evaluations of the same examples in, whether they differ and on which rows out."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from kidcore.config.config import EvalSettings
+from kidcore.errors import KidpipeError
+from kidpipe.commands.session import Session
+
+if TYPE_CHECKING:
+    from eval.comparison import ComparedRuns
+
+_JUDGING = ("keep_distinct", "mend_operators", "max_steps")
+
+
+def compare(session: Session, first: str, second: str, *, rows: int, as_json: bool) -> dict[str, Any]:
+    """Paired difference by metric with interval and p, then the first `rows` rows that flipped."""
+    from eval.comparison import compare_runs, difference_table, flip_lines
+    from eval.evaluate import VERDICTS_FILE
+    from eval.report import read_verdicts
+
+    folders = [find_evaluation(session, name) for name in (first, second)]
+    same = folders[0].name == folders[1].name
+    ours, theirs = (first, second) if same else (folders[0].name, folders[1].name)
+    runs = compare_runs(*(read_verdicts(folder / VERDICTS_FILE) for folder in folders))
+    changed = _changed_settings(*folders)
+    summary = _summary(runs, folders, changed)
+    if as_json:
+        session.print_json(summary)
+        return summary
+    if changed:
+        said = "; ".join(f"{name}: {one} and {other}" for name, (one, other) in changed.items())
+        session.errors.print(
+            f"the two were judged differently ({escape(said)}): the difference is not the models' alone", soft_wrap=True
+        )
+    session.console.print(difference_table(runs, ours, theirs))
+    better = sum(bool(other.ex_bag) for _one, other in runs.flips)
+    session.console.print(
+        f"ex_bag flipped on {len(runs.flips)} rows: {escape(theirs)} loses {len(runs.flips) - better} and wins {better}"
+    )
+    for line in flip_lines(runs, ours, theirs, rows) if rows else []:
+        session.console.print(escape(line))
+    return summary
+
+
+def find_evaluation(session: Session, name: str) -> Path:
+    """The folder that `name` means: one under eval/ in the store, or any folder with verdicts."""
+    from eval.evaluate import VERDICTS_FILE
+
+    root = session.store.root / "eval"
+    for folder in (root / name, Path(name)):
+        if (folder / VERDICTS_FILE).is_file():
+            return folder
+    known = ", ".join(sorted(path.parent.name for path in root.glob(f"*/{VERDICTS_FILE}"))) or "none"
+    raise KidpipeError(f"there is no evaluation {name}", where=str(root), fix=f"kidpipe eval; evaluations there: {known}")
+
+
+def _changed_settings(first: Path, second: Path) -> dict[str, tuple[Any, Any]]:
+    """What differs in how the two were judged."""
+    ours, theirs = (_how(folder) for folder in (first, second))
+    return {name: (ours[name], theirs.get(name)) for name in ours if ours[name] != theirs.get(name)}
+
+
+def _how(folder: Path) -> dict[str, Any]:
+    """The settings that decide verdicts; a summary names those that are not the default."""
+    from eval.evaluate import SUMMARY_FILE
+
+    path = folder / SUMMARY_FILE
+    summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    settings = EvalSettings().model_dump(include=set(_JUDGING)) | summary.get("settings", {})
+    return {name: settings[name] for name in _JUDGING} | {"suite": summary.get("suite")}
+
+
+def _summary(runs: "ComparedRuns", folders: list[Path], changed: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
+    from eval.report import finite
+
+    flips = [
+        {
+            "example_id": one.example_id,
+            "db_id": one.db_id,
+            "question": one.question,
+            "gold_sql": one.gold_sql,
+            "first": {"kind": one.kind.value, "prediction": one.prediction, "message": one.message},
+            "second": {"kind": other.kind.value, "prediction": other.prediction, "message": other.message},
+        }
+        for one, other in runs.flips
+    ]
+    summary: dict[str, Any] = finite(
+        {
+            "first": str(folders[0]),
+            "second": str(folders[1]),
+            "changed_settings": changed,
+            "differences": [asdict(difference) for difference in runs.differences],
+            "flips": flips,
+        }
+    )
+    return summary

@@ -1,0 +1,220 @@
+"""`kidpipe eval`: a model or predictions made elsewhere in, execution accuracy on the held-out questions out."""
+
+import logging
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from kidcore.config.config import EvalSettings, IngestSettings
+from kidcore.config.digests import FileDigests
+from kidcore.errors import KidpipeError
+from kidcore.sql.datasets import DataSet, Split, read
+from kidcore.sql.schema_text import read_schema
+from kidpipe.commands.exposure import exposure, find_teacher, show
+from kidpipe.commands.session import Session
+
+if TYPE_CHECKING:
+    from eval.databases import Databases
+    from eval.evaluate import Evaluation
+    from eval.generate import Predictions
+
+log = logging.getLogger("kidpipe")
+_TABLES_FILES = ("tables.json", "dev_tables.json", "dev/dev_tables.json")
+"""Where Spider and BIRD keep their schemas, whose key links exact set match goes by."""
+_GENERATING = ("max_new_tokens", "samples", "sample_temperature", "sample_seed")
+_NOT_GENERATED = {name: EvalSettings.model_fields[name].default for name in _GENERATING}
+
+
+def evaluate(
+    session: Session,
+    model: str,
+    *,
+    name: str,
+    as_json: bool,
+    quiet: bool = False,
+    predictions_file: Path | None = None,
+    suite: Path | None = None,
+    with_exposure: bool = False,
+    split: str = "dev",
+) -> dict[str, Any]:
+    """Generate or read, execute, compare; verdicts and summary go to eval/<name> in the store."""
+    from eval.evaluate import evaluate as judge
+
+    config = session.config
+    # How SQL would be generated is no part of how a file of it is judged.
+    settings = config.eval.model_copy(update=_NOT_GENERATED) if predictions_file else config.eval
+    dataset = read(config.data, _split(split))
+    teacher = find_teacher(session) if with_exposure else None
+    databases = _databases(dataset, Path(config.data.path).expanduser(), suite)
+    origin, default_name = _origin(session, model, predictions_file)
+    out = session.store.root / "eval" / (name or (default_name if split == "dev" else f"{default_name}-{split}"))
+    with progress_lines(session) as bar:
+        predictions = _read(predictions_file, dataset) if predictions_file else _generate(session, origin["model"], dataset, bar)
+        notes = origin | {"data": config.data.path, "split": split, "suite": str(suite) if suite else None}
+        if teacher is not None:
+            ingest = ingest_settings(session, Path(origin["model"]))
+            notes |= exposure(session, teacher, origin["model"], predictions, dataset, ingest)
+        result = judge(
+            dataset.examples,
+            predictions.sql,
+            databases,
+            settings,
+            out,
+            reasons=predictions.reasons,
+            notes=notes,
+            progress=ticker(bar, "execute"),
+        )
+    if as_json:
+        session.print_json(result.summary | {"folder": str(out)})
+    elif not quiet:
+        _show(session, result)
+    return result.summary
+
+
+_SPLITS: dict[str, Split] = {"dev": "dev", "train": "train"}
+
+
+def _split(name: str) -> Split:
+    if name in _SPLITS:
+        return _SPLITS[name]
+    raise KidpipeError(f"there is no split {name}", where="--split", fix="--split dev, or --split train")
+
+
+def _show(session: Session, result: "Evaluation") -> None:
+    from eval.evaluate import VERDICTS_FILE
+    from eval.report import tables
+
+    summary = result.summary
+    source = summary.get("model") or summary["predictions"]
+    for table in tables(summary, f"{source} on {len(result.verdicts)} questions"):
+        session.console.print(table)
+    if "exaccerr" in summary:
+        session.console.print(f"ExAccErr    {show(summary)}")
+    session.console.print(f"verdicts    {result.folder / VERDICTS_FILE}")
+
+
+def _databases(dataset: DataSet, data: Path, suite: Path | None) -> "Databases":
+    from eval.databases import Databases
+    from eval.names import read_tables_json
+
+    schemas = next((data / name for name in _TABLES_FILES if (data / name).is_file()), None)
+    databases = Databases(dataset.database, suite, read_tables_json(schemas) if schemas else {})
+    databases.require_suite({example.db_id for example in dataset.examples})
+    return databases
+
+
+def _origin(session: Session, model: str, predictions: Path | None) -> tuple[dict[str, Any], str]:
+    """What the predictions come from, for the summary, and what the result is called unless it is given a name."""
+    if predictions is None:
+        folder = find_model(session, model)
+        return {"model": folder}, _name_of(session, folder)
+    if model:
+        raise KidpipeError(
+            f"both a model ({model}) and a file of predictions ({predictions}) are named", fix="leave one of them out"
+        )
+    return {"predictions": str(predictions)}, predictions.stem
+
+
+def _read(path: Path, dataset: DataSet) -> "Predictions":
+    from eval.generate import Predictions
+    from eval.prediction_files import read_predictions
+
+    @cache
+    def tables(db_id: str) -> frozenset[str] | None:
+        try:
+            return frozenset(table.name.lower() for table in read_schema(dataset.database(db_id), db_id).tables)
+        except KidpipeError:
+            return None  # its golds fail too, which is what gets reported
+
+    sql = read_predictions(path, dataset.examples, tables)
+    if lacking := len(dataset.examples) - len(sql):
+        log.warning("%s has no prediction for %d of %d examples; they count as missing", path, lacking, len(dataset.examples))
+    return Predictions(sql)
+
+
+def _generate(session: Session, folder: str, dataset: DataSet, bar: Progress) -> "Predictions":
+    from eval.generate import generate
+    from eval.metrics.vote import vote
+    from kidcore.models.backends.base import Sampling
+    from kidcore.models.backends.select import open_backend
+    from kidcore.models.sources import resolve
+    from kidcore.models.tokenizers import load
+
+    source = resolve(folder, digests=FileDigests(session.store.root / "digests.json"))
+    settings, config = ingest_settings(session, source.path), session.config
+    examples = dataset.examples[: config.eval.limit] if config.eval.limit else dataset.examples
+    longest = settings.max_prompt_tokens + config.eval.max_new_tokens
+    number = config.eval.samples
+    sampling = Sampling(config.eval.sample_temperature, config.eval.sample_seed, number) if number > 1 else None
+    limit, tick = config.eval.max_new_tokens, ticker(bar, "generate")
+    backend = open_backend(
+        source.path, config.engine, config.train.dtype, max_top_k=1, max_length=longest, verbose=session.verbose
+    )
+    try:
+        made = generate(backend, load(source.path), examples, dataset.database, settings, limit, tick, sampling)
+    finally:
+        backend.close()
+    if sampling:
+        made.sql = vote(examples, made.samples, dataset.database, config.eval, ticker(bar, "vote"))
+    return made
+
+
+def find_model(session: Session, model: str) -> str:
+    """The folder or Hub name that `model` means: a run of this store, a folder, a Hub name, or the newest finished run."""
+    runs = session.store.root / "runs"
+    if model:
+        return str(runs / model / "best") if (runs / model / "best").is_dir() else model
+    finished = sorted(runs.glob("*/best"), key=lambda path: path.stat().st_mtime_ns)
+    if not finished:
+        raise KidpipeError("no model is named, and no run here is finished", fix="kidpipe eval MODEL")
+    return str(finished[-1])
+
+
+def _name_of(session: Session, folder: str) -> str:
+    path = Path(folder)
+    known = path.parent.name if path.name in ("best", "last") and path.parent.parent == session.store.root / "runs" else folder
+    return re.sub(r"[^\w.-]+", "-", known).strip("-.")
+
+
+def ingest_settings(session: Session, model: Path) -> IngestSettings:
+    """How the model's prompts were made: as its run's manifest says, else as the configuration does."""
+    run = session.store.read_json(f"runs/{model.parent.name}/manifest.json")
+    manifest = session.store.read_json(f"manifests/{run['digest']}.json") if run else None
+    if manifest is None:
+        return session.config.ingest
+    recorded = manifest["stages"]["ingest"]["settings"]
+    return IngestSettings.model_validate(
+        {key.removeprefix("ingest."): value for key, value in recorded.items() if key.startswith("ingest.")}
+    )
+
+
+class _Rate(ProgressColumn):
+    """How many a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.1f}/s" if task.speed else "", style="cyan")
+
+
+def progress_lines(session: Session) -> Progress:
+    """Lines with bar, count, rate and time left, on stderr and only where someone looks."""
+    return Progress(
+        TextColumn("{task.description:<11}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+        console=session.errors,
+        disable=not session.errors.is_terminal,
+        transient=True,
+    )
+
+
+def ticker(bar: Progress, name: str) -> Callable[[int, int], None]:
+    """A (done, total) callback that moves a line of its own."""
+    task = bar.add_task(name, total=None)
+    return lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,158 @@
+"""`kidpipe status`, `verify` and `gc`: what lies in the store, whether it is whole, what could go."""
+
+import json
+import os
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+from kidcore.errors import KidpipeError
+from kidcore.store.manifest import LATEST, STAGES, read_head
+from kidcore.store.store import BROKEN, DamagedShard, Shard, Store, hash_file
+from kidpipe.commands.session import Session, make_table, show_bytes
+
+
+def status(session: Session, *, as_json: bool) -> None:
+    """What is finished, from directory scans alone: nothing large is read."""
+    store = session.store
+    head = read_head(store)
+    rows = [_stage_status(store, stage) | {"in_manifest": head["shards"].get(stage, 0)} for stage in STAGES]
+    report: dict[str, Any] = {
+        "store": str(store.root),
+        "manifest": head["digest"],
+        "building": store.lock_holder() or None,
+        "stages": rows,
+        "runs": _runs(store),
+    }
+    if as_json:
+        session.print_json(report)
+        return
+    table = make_table("", {"stage": "left", "shards": "right", "in manifest": "right", "rows": "right"})
+    for row in rows:
+        table.add_row(row["stage"], str(row["shards"]), str(row["in_manifest"]), f"{row['rows']:,}")
+    session.console.print(table)
+    session.console.print(f"manifest    {report['manifest'] or 'none yet: kidpipe build-imperfect'}")
+    if report["building"]:
+        session.console.print(f"building    {report['building']}")
+    for run in report["runs"]:
+        session.console.print(f"run         {run['name']}  {run['state']}")
+
+
+def _stage_status(store: Store, stage: str) -> dict[str, Any]:
+    """Counts from file names alone: with 50,000 shards even asking for their sizes would be felt."""
+    shards = rows = 0
+    if (store.root / stage).is_dir():
+        for name in os.listdir(store.root / stage):  # noqa: PTH208 - Path.iterdir makes an object a file
+            if name.endswith(".parquet") and not name.startswith("."):
+                shards, rows = shards + 1, rows + int(name.split(".", 2)[1])
+    return {"stage": stage, "shards": shards, "rows": rows}
+
+
+def _runs(store: Store) -> list[dict[str, str]]:
+    folders = sorted(p for p in (store.root / "runs").glob("*") if p.is_dir())
+    return [{"name": p.name, "state": "finished" if (p / "last").is_dir() else "unfinished"} for p in folders]
+
+
+def _files(manifest: dict[str, Any]) -> set[str]:
+    """Every shard file that a manifest names."""
+    found: set[str] = set()
+    for part in manifest["parts"]:
+        for stage in STAGES:
+            entry = part.get(stage, [])
+            found.update([entry] if isinstance(entry, str) else entry)
+    return found
+
+
+def verify(session: Session, *, deep: bool, as_json: bool) -> None:
+    """Check every shard; broken ones are set aside, so that the next build makes just those anew."""
+    store = session.store
+    checked, broken = 0, []
+    for stage in STAGES:
+        folder = store.root / stage
+        shards = [Shard.parse(stage, path.name) for path in sorted(folder.glob("*.parquet"))] if folder.is_dir() else []
+        for shard in (s for s in shards if s is not None):
+            checked += 1
+            why = _damage(store, shard, deep)
+            if why:
+                store.set_aside(shard)
+                broken.append({"shard": shard.file, "why": why})
+    if as_json:
+        session.print_json({"checked": checked, "broken": broken})
+    else:
+        for item in broken:
+            session.console.print(f"broken      {item['shard']}: {item['why']} (renamed to *{BROKEN})")
+        session.console.print(f"{checked} shards checked{' byte by byte' if deep else ''}, {len(broken)} broken")
+    if broken:
+        raise KidpipeError(f"{len(broken)} broken shards were set aside", where=str(store.root), fix="kidpipe build-imperfect")
+
+
+def _damage(store: Store, shard: Shard, deep: bool) -> str:
+    if deep and hash_file(store.path(shard)) != shard.digest:
+        return "its bytes are not those that were written"
+    try:
+        store.counts(shard)
+    except DamagedShard as damage:
+        return damage.what
+    return ""
+
+
+def gc(session: Session, *, delete: bool, as_json: bool) -> None:
+    """What no manifest in use names: how much it is and what it was made with; deleted only when asked."""
+    store = session.store
+    with store.lock():
+        keep, kept_manifests = _in_use(store)
+        settings = _settings_by_key(store)
+        lost: dict[str, list[Path]] = defaultdict(list)
+        for path in _candidates(store, keep, kept_manifests):
+            key = path.name.partition(".")[0]
+            lost[f"{path.parent.name}: {settings.get(key, 'settings not recorded')}"].append(path)
+        sizes = {what: sum(path.stat().st_size for path in paths) for what, paths in lost.items()}
+        if delete:
+            for path in (path for paths in lost.values() for path in paths):
+                path.unlink()
+    groups: list[dict[str, Any]] = [{"what": what, "files": len(lost[what]), "bytes": sizes[what]} for what in sorted(lost)]
+    if as_json:
+        session.print_json({"deleted": delete, "bytes": sum(sizes.values()), "groups": groups})
+        return
+    for group in groups:
+        session.console.print(f"{group['files']:>6} files  {show_bytes(group['bytes']):>9}  {group['what']}")
+    total = f"{sum(map(len, lost.values()))} files, {show_bytes(sum(sizes.values()))}"
+    session.console.print(f"deleted {total}" if delete else f"{total} could go: kidpipe gc --delete")
+
+
+def _in_use(store: Store) -> tuple[set[str], set[str]]:
+    """Shard files and manifest digests that the latest manifest, pins or training runs name."""
+    digests = {str(path.stem) for path in (store.root / "pins").glob("*.json")}
+    for state in (store.root / "runs").glob("*/manifest.json"):
+        digests.add(json.loads(state.read_text(encoding="utf-8"))["digest"])
+    manifests = [store.read_json(f"manifests/{digest}.json") for digest in digests] + [store.read_json(LATEST)]
+    found = [manifest for manifest in manifests if manifest]
+    return set().union(*map(_files, found)) if found else set(), {manifest["digest"] for manifest in found}
+
+
+def _candidates(store: Store, keep: set[str], manifests: set[str]) -> list[Path]:
+    shards = [path for stage in STAGES for path in sorted((store.root / stage).glob("*.parquet*"))]
+    lost = [path for path in shards if f"{path.parent.name}/{path.name}" not in keep]
+    return lost + [path for path in sorted((store.root / "manifests").glob("*.json")) if path.stem not in manifests]
+
+
+def _settings_by_key(store: Store) -> dict[str, str]:
+    """What each logged shard was made with, as text."""
+    log = store.root / "log" / "shards.jsonl"
+    records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    texts: dict[str, str] = {}
+    for name in {record["settings"] for record in records}:
+        known = store.read_json(f"settings/{name}.json") or {"settings": {}}
+        texts[name] = ", ".join(f"{key} {value}" for key, value in known["settings"].items())
+    return {record["key"]: texts[record["settings"]] for record in records}
+
+
+def pin(session: Session, *, as_json: bool) -> None:
+    """Keep the latest manifest's shards from gc for good."""
+    digest = session.manifest()["digest"]
+    session.store.write_json(f"pins/{digest}.json", {"digest": digest})
+    if as_json:
+        session.print_json({"pinned": digest})
+    else:
+        counts = Counter(file.partition("/")[0] for file in _files(session.manifest()))
+        session.console.print(f"pinned {digest}: {counts.total()} shards stay until pins/{digest}.json is removed")

@@ -1,0 +1,91 @@
+"""One run of a comparison, in a process of its own: a cell file in, training, evaluation, and figures of both out.
+
+`python -m kidpipe.study.cell FOLDER` reads FOLDER/cell.json; FOLDER/training.json and FOLDER/result.json appear.
+The process ends itself when its standard input closes, so that no run outlives the comparison that started it.
+"""
+
+import json
+import os
+import resource
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from kidcore.config.config import Config
+from kidcore.config.config_load import Loaded
+from kidcore.errors import KidpipeError
+from kidcore.store.store import Store
+from kidpipe.commands.session import Session, quieten
+
+CELL, TRAINING, RESULT = "cell.json", "training.json", "result.json"
+
+
+def run_cell(folder: Path) -> None:
+    """Train unless that is done, evaluate, and write the result last."""
+    from kidpipe.commands.evaluate import evaluate
+    from kidpipe.commands.train import train
+
+    cell = json.loads((folder / CELL).read_text(encoding="utf-8"))
+    session = Session(Loaded(Config.model_validate(cell["config"]), {}), verbose=False)
+    files = Store(folder)
+    trained = train(session, name=cell["run"], as_json=True, digest=cell["manifest"])
+    run = Path(trained["run"])
+    if not trained["was_finished"] or files.read_json(TRAINING) is None:
+        memory = {} if trained["was_finished"] else _peak_memory()
+        files.write_json(TRAINING, {**_training(run, trained), **memory})
+    summary = evaluate(session, str(run / cell["checkpoint"]), name=cell["evaluation"], as_json=False, quiet=True)
+    files.write_json(RESULT, {**files.read_json(TRAINING), **_scores(summary)})
+
+
+def _training(run: Path, trained: dict[str, Any]) -> dict[str, Any]:
+    """The trainer's figures, and the sums of what its log counts by step: tokens, and seconds of parts of a step."""
+    sums: Counter[str] = Counter()
+    for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        if record["kind"] == "step":
+            sums.update({name: value for name, value in record.items() if name.endswith(("_tokens", "_seconds"))})
+    figures = {name: trained[name] for name in ("steps", "best_step", "best_nll", "final_nll")}
+    return figures | {"train_seconds": trained["seconds"]} | {name: round(value, 3) for name, value in sums.items()}
+
+
+def _peak_memory() -> dict[str, float]:
+    """MiB of this process up to here, and of its GPU; what evaluation takes later is not in it."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = {"peak_memory_mib": round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)}
+    import torch
+
+    if torch.cuda.is_available() and (peak_gpu := torch.cuda.max_memory_allocated()):
+        memory["peak_gpu_memory_mib"] = round(peak_gpu / 1024**2, 1)
+    return memory
+
+
+def _scores(summary: dict[str, Any]) -> dict[str, Any]:
+    scores = {name: metric["all"]["value"] for name, metric in summary["metrics"].items()}
+    return {**scores, "valid_sql": summary["valid_sql"], "questions": summary["judged"]}
+
+
+def _end_with_the_parent() -> None:
+    """Read the raw descriptor: a buffered reader that still waits at exit would abort the interpreter."""
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def main() -> None:
+    _end_with_the_parent()
+    quieten(verbose=False)
+    try:
+        run_cell(Path(sys.argv[1]))
+    except KidpipeError as error:
+        print(f"error: {error.what}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

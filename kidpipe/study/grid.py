@@ -1,0 +1,152 @@
+"""Axes of a comparison (settings with the values to try) in, the runs that really differ out."""
+
+import itertools
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kidcore.config.config import Config, Method, TrainSettings
+from kidcore.config.config_load import setting_names
+from kidcore.config.settings import fingerprint
+from kidcore.errors import KidpipeError
+from kidcore.method.methods import METHODS
+
+METHOD, SEED = "train.method", "train.seed"
+
+# Sections that decide the shards of a stage, beside data and ingest.
+_SECTIONS = {
+    "ingest": (),
+    "generate": ("teacher", "generate"),
+    "gold_score": ("teacher", "score"),
+    "score": ("teacher", "score", "mask", "predict", "outcome"),
+}
+_OPTIONAL = frozenset(name for names in _SECTIONS.values() for name in names)
+
+_SCORED = frozenset(method for method, traits in METHODS.items() if traits.divergence is not None)
+_ON_POLICY = frozenset(method for method, traits in METHODS.items() if traits.is_on_policy)
+_ONLINE = frozenset(method for method, traits in METHODS.items() if traits.is_online)
+# The methods that look at a setting of the trainer, where not all do.
+_LOOKED_AT: dict[str, frozenset[Method]] = {
+    "mle_weight": _SCORED - _ON_POLICY,
+    "on_policy_mle": _ON_POLICY,
+    "kd_weight": _SCORED,
+    "divergence": _SCORED,
+    "divergence_parameter": _SCORED,
+    "views_per_step": frozenset({"kid", "kid-online"}),
+    "imperfect_share": frozenset({"kid", "kid-online", "gkd"}),
+    "gold_share": _ONLINE | {"kid"},
+    "oracle_end": frozenset({"imitkd"}),
+    "rollout_tokens": _ON_POLICY,
+    "rollout_temperature": _ON_POLICY,
+    "rollout_backend": _ON_POLICY,
+}
+_DATA_SEEDS = ("mask.seed", "predict.seed", "generate.seed")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the comparison."""
+
+    config: Config
+    axes: Mapping[str, Any]
+    """The value on each axis; None where it makes no difference to this run."""
+    until: str
+    """The last stage whose shards the run reads."""
+
+    @property
+    def group(self) -> tuple[tuple[str, Any], ...]:
+        """What the run shares with those that differ from it in the seed alone."""
+        return tuple((name, value) for name, value in self.axes.items() if name != SEED)
+
+    @property
+    def seed(self) -> int:
+        return self.config.train.seed
+
+    @property
+    def build(self) -> str:
+        """The same for runs that can train on one build."""
+        sections = ("data", "ingest", *_SECTIONS[self.until])
+        return fingerprint([self.until, {name: getattr(self.config, name).model_dump() for name in sections}])
+
+    def describe(self) -> str:
+        """`kid, mask.ratio 0.3, seed 2`."""
+        others = [f"{name} {value}" for name, value in self.group if name != METHOD and value is not None]
+        return ", ".join([self.config.train.method, *others, f"seed {self.seed}"])
+
+
+def make_cells(
+    resolve: Callable[[Mapping[str, Any]], Config], axes: Mapping[str, Sequence[Any]], *, seed_masks: bool = False
+) -> list[Cell]:
+    """Every combination of the axes, once: sft at five masking ratios is one run.
+
+    Args:
+        resolve: settings that are changed -> the whole configuration.
+        axes: `section.field` -> values; method and seed are among them.
+        seed_masks: let the seed also draw other masks and fills, which a build a seed pays for.
+    """
+    cells: dict[str, Cell] = {}
+    for values in itertools.product(*axes.values()):
+        chosen = dict(zip(axes, values, strict=True))
+        method: Method = resolve({METHOD: chosen[METHOD]}).train.method
+        if seed_masks:
+            chosen |= dict.fromkeys(_DATA_SEEDS, chosen[SEED])
+        counted = {name: value for name, value in chosen.items() if _matters(name, method)}
+        config = _with_defaults_elsewhere(resolve(counted), method)
+        shown = {name: counted.get(name) for name in axes}
+        cells.setdefault(fingerprint(config.model_dump()), Cell(config, shown, METHODS[method].stage))
+    return list(cells.values())
+
+
+def _matters(name: str, method: Method) -> bool:
+    """Whether a setting can change what a run of `method` learns or how it is judged."""
+    section, _, field = name.partition(".")
+    if section == "train":
+        return method in _LOOKED_AT.get(field, METHODS)
+    traits = METHODS[method]
+    needed = {*_SECTIONS[traits.stage]}
+    if traits.is_online:
+        needed |= {"teacher", "score"} if traits.is_on_policy else {"teacher", "score", "mask", "predict"}
+    return section in needed or section not in _OPTIONAL
+
+
+def _with_defaults_elsewhere(config: Config, method: Method) -> Config:
+    """Settings of the trainer that the method does not look at are put to their default: one run, one name."""
+    fields = {name: info.default for name, info in TrainSettings.model_fields.items() if not _matters(f"train.{name}", method)}
+    return config.model_copy(update={"train": config.train.model_copy(update=fields)})
+
+
+def parse_list(option: str, text: str) -> list[Any]:
+    """`0.1,0.2` as [0.1, 0.2]; words stay words."""
+    values = []
+    for word in (word.strip() for word in text.split(",")):
+        if not word:
+            raise KidpipeError(f"an empty place in the list: {text!r}", where=option, fix=f"{option} a,b,c")
+        try:
+            values.append(tomllib.loads(f"value = {word}")["value"])
+        except tomllib.TOMLDecodeError:
+            values.append(word)
+    return values
+
+
+def read_grid(path: Path) -> dict[str, list[Any]]:
+    """Axes from a TOML file of `section.field = [values]`."""
+    if not path.is_file():
+        raise KidpipeError(f"no such grid file: {path}", where="--grid", fix="write one: mask.ratio = [0.1, 0.2]")
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise KidpipeError(f"not valid TOML: {error}", where=str(path), fix="mend that line") from None
+    axes: dict[str, list[Any]] = {}
+    for section, fields in document.items():
+        for field, values in fields.items() if isinstance(fields, dict) else [("", fields)]:
+            name = f"{section}.{field}" if field else section
+            if name not in setting_names() or not isinstance(values, list) or not values:
+                raise KidpipeError(
+                    f"not an axis: {name} = {values!r}",
+                    where=str(path),
+                    fix="write section.field = [value, value], as in mask.ratio = [0.1, 0.2]; kidpipe config lists the fields",
+                )
+            axes[name] = values
+    return axes

@@ -1,0 +1,110 @@
+"""Runs that are to be done in, so many at a time each in its own process, their results out; finished ones are read."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kidcore.store.store import Store
+from kidpipe.commands.session import show_seconds
+from kidpipe.study.cell import CELL, RESULT
+from kidpipe.study.grid import Cell
+
+_Process = subprocess.Popen[bytes]
+_POLL_S = 0.05
+_LOG = "log.txt"
+
+
+@dataclass
+class Run:
+    """A cell, where its files lie, and what came of it."""
+
+    cell: Cell
+    folder: Path
+    request: dict[str, Any]
+    """What the process is told; empty where the build failed and there is nothing to train on."""
+    error: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_open(self) -> bool:
+        return not self.error and not self.result
+
+
+def run_all(runs: Sequence[Run], jobs: int, say: Callable[[str], None]) -> None:
+    """Fill in `result` or `error` of every run, `jobs` at a time; `say` gets a line as each ends."""
+    for run in runs:
+        run.result = Store(run.folder).read_json(RESULT) or {}
+    pending = deque(run for run in runs if run.is_open)
+    done = reused = len(runs) - len(pending)
+    if reused:
+        say(f"{reused} of {len(runs)} runs were finished before")
+    began = time.perf_counter()
+    running: dict[_Process, Run] = {}
+    try:
+        while pending or running:
+            while pending and len(running) < jobs:
+                run = pending.popleft()
+                running[_start(run, jobs)] = run
+            for process in [process for process in running if process.poll() is not None]:
+                run = running.pop(process)
+                _release(process)
+                _finish(run, process.returncode)
+                done += 1
+                left = (time.perf_counter() - began) / (done - reused) * (len(runs) - done)
+                say(f"{done}/{len(runs)}  {_outcome(run)}; about {show_seconds(left)} left")
+            time.sleep(_POLL_S)
+    finally:
+        for process in running:
+            process.kill()
+        for process in running:
+            process.wait()
+            _release(process)
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start(run: Run, jobs: int) -> _Process:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    Store(run.folder).write_json(CELL, run.request)
+    # Cores are shared out, or the threads of one run would wait for those of another.
+    threads = {"OMP_NUM_THREADS": str(max(1, cores() // jobs)), "GOMP_SPINCOUNT": "500"}
+    with (run.folder / _LOG).open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "kidpipe.study.cell", str(run.folder)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=threads | dict(os.environ),
+        )
+
+
+def _release(process: _Process) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+
+
+def _finish(run: Run, code: int) -> None:
+    if code == 0:
+        run.result = json.loads((run.folder / RESULT).read_text(encoding="utf-8"))
+        return
+    lines = (run.folder / _LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    said = lines[-1].removeprefix("error: ") if lines else ""
+    run.error = f"killed by signal {-code}" if code < 0 else said or f"ended with code {code}"
+
+
+def _outcome(run: Run) -> str:
+    if run.error:
+        return f"{run.cell.describe()}: failed, {run.error}"
+    return (
+        f"{run.cell.describe()}: ex_bag {run.result['ex_bag']:.1%} after {show_seconds(run.result['train_seconds'])} of training"
+    )

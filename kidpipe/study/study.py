@@ -1,0 +1,173 @@
+"""`kidpipe compare`: a grid of methods, seeds and settings in; builds, runs, one Parquet and a table with intervals out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kidcore.config.config import Config
+from kidcore.config.config_load import Loaded
+from kidcore.config.digests import FileDigests
+from kidcore.config.settings import fingerprint
+from kidcore.errors import KidpipeError
+from kidcore.models.sources import resolve
+from kidcore.sql.datasets import read
+from kidcore.store.graph import Grid
+from kidcore.store.store import Store
+from kidpipe.commands.session import Session
+from kidpipe.commands.train import prepare
+from kidpipe.study.cell import RESULT
+from kidpipe.study.grid import Cell, make_cells
+from kidpipe.study.runs import Run, cores, run_all
+from kidpipe.study.table import groups_of, rows_of, table_of
+from pipeline.parts import split_parts
+
+ROWS, SUMMARY = "runs.parquet", "summary.json"
+
+
+def compare_grid(
+    open_with: Callable[[Mapping[str, Any]], Session],
+    axes: Mapping[str, Sequence[Any]],
+    *,
+    name: str,
+    jobs: int,
+    checkpoint: str,
+    seed_masks: bool,
+    only_finished: bool,
+    as_json: bool,
+) -> dict[str, Any]:
+    """Run what is not finished, and write `compare/<name>/` in the store.
+
+    Args:
+        open_with: settings that are changed -> a session.
+        axes: `section.field` -> values.
+        name: of the comparison.
+        jobs: runs at a time.
+        checkpoint: which of a run's two models is judged, best or last.
+        seed_masks: let the seed draw masks and fills too.
+        only_finished: train nothing; leave out what is not finished.
+
+    Raises:
+        KidpipeError: before anything runs, for what no run could go on with; after the table, where runs failed.
+    """
+    session = open_with({})
+    cells = make_cells(lambda changes: open_with(changes).config, axes, seed_masks=seed_masks)
+    _check(session.store, cells)
+    manifests = _build_all(session, cells, only_finished)
+    runs = _runs(session.store, cells, manifests, checkpoint, jobs)
+    if only_finished:
+        runs = _finished(runs)
+    run_all(runs, jobs, lambda line: session.errors.print(line, soft_wrap=True, markup=False))
+    return _report(session, runs, session.store.root / "compare" / name, as_json)
+
+
+def _check(store: Store, cells: Sequence[Cell]) -> None:
+    """Open what each distinct build and run starts from, before the first expensive second."""
+    from pipeline.context import open_context
+
+    for cell in cells:
+        if not cell.config.train.student:
+            raise KidpipeError("no student is named", where="train.student", fix="kidpipe compare --student MODEL")
+    for student in {cell.config.train.student for cell in cells}:
+        resolve(student)
+    for cell in {cell.build: cell for cell in cells}.values():
+        open_context(cell.config, need_teacher=cell.until != "ingest").close()
+    read(cells[0].config.data, "dev")
+    with store.lock():  # another build would fail every run of this comparison
+        pass
+
+
+def _build_all(session: Session, cells: Sequence[Cell], only_finished: bool) -> dict[str, tuple[str, str]]:
+    """By build: the digest of its manifest, or what went wrong. Builds share their stages through the store."""
+    from pipeline.build import build
+    from pipeline.context import open_context
+    from pipeline.stages import stages
+
+    builds = {cell.build: cell for cell in cells}
+    found: dict[str, tuple[str, str]] = {}
+    for number, (key, cell) in enumerate(builds.items(), start=1):
+        context = open_context(cell.config, need_teacher=cell.until != "ingest", verbose=session.verbose)
+        try:
+            grid = Grid(stages(context, cell.until), context.parts, session.store)
+            if only_finished and not all(map(grid.is_finished, grid.stages)):
+                raise KidpipeError("not finished")
+            result = build(context, session.store, until=cell.until, progress=False, is_latest=False)
+            found[key] = (str(result.manifest["digest"]), "")
+            made, reused = sum(result.ran.values()), sum(result.reused.values())
+            session.errors.print(f"build {number}/{len(builds)}  {made} shards made, {reused} reused", soft_wrap=True)
+        except KidpipeError as error:
+            found[key] = ("", f"build: {error.what}")
+        finally:
+            context.close()
+    return found
+
+
+def _runs(store: Store, cells: Sequence[Cell], manifests: Mapping[str, tuple[str, str]], checkpoint: str, jobs: int) -> list[Run]:
+    """The request of every run. Its key names all that its figures follow from, so another comparison can use them."""
+    digests = FileDigests(store.root / "digests.json")
+    dev = [dict(part.content) for part in split_parts(read(cells[0].config.data, "dev"), 512, digests)]
+    runs = []
+    for cell in cells:
+        manifest, error = manifests[cell.build]
+        name = ""
+        try:
+            name = "" if error else prepare(Session(Loaded(cell.config, {}), verbose=False), manifest).name
+        except KidpipeError as wrong:
+            error = wrong.what
+        key = fingerprint([name, manifest, checkpoint, dev, cell.config.eval.identity(), cell.config.eval.limit], 16)
+        request = {
+            "config": _with_shared_cores(cell.config, jobs).model_dump(),
+            "manifest": manifest,
+            "run": name,
+            "evaluation": f"{name}-{key[:6]}",
+            "checkpoint": checkpoint,
+        }
+        runs.append(Run(cell, store.root / "compare" / "runs" / key, {} if error else request, error))
+    return runs
+
+
+def _finished(runs: Sequence[Run]) -> list[Run]:
+    found = [run for run in runs if (run.folder / RESULT).is_file()]
+    if not found:
+        raise KidpipeError(f"none of these {len(runs)} runs is finished", where="--finished", fix="leave --finished out")
+    return found
+
+
+def _with_shared_cores(config: Config, jobs: int) -> Config:
+    """Processes for each run's SQL, and loader workers, only as many as fit beside the other runs."""
+    share = max(1, cores() // jobs)
+    sql = {"workers": config.eval.workers or share}
+    loader = {"loader_workers": 0} if config.train.loader_workers < 0 and share < 4 else {}
+    update = {"eval": config.eval.model_copy(update=sql), "train": config.train.model_copy(update=loader)}
+    return config.model_copy(update=update)
+
+
+def _report(session: Session, runs: list[Run], out: Path, as_json: bool) -> dict[str, Any]:
+    rows = rows_of(runs, session.store)
+    groups = groups_of(runs, rows)
+    _write_parquet(rows, out / ROWS)
+    failed = [{"run": run.cell.describe(), "error": run.error, "log": str(run.folder)} for run in runs if run.error]
+    summary = {"rows": str(out / ROWS), "runs": len(runs), "failed": failed, "groups": groups}
+    Store(out).write_json(SUMMARY, summary)
+    if as_json:
+        session.print_json(summary)
+    else:
+        session.console.print(table_of(groups))
+        session.console.print(f"{len(runs)} runs: {out / ROWS}")
+    if failed:
+        shown = "; ".join(f"{item['run']}: {item['error']}" for item in failed[:3])
+        raise KidpipeError(
+            f"{len(failed)} of {len(runs)} runs failed: {shown}",
+            where=failed[0]["log"],
+            fix="mend that and run the same command again: it does only what is missing",
+        )
+    return summary
+
+
+def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new")
+    pq.write_table(pa.Table.from_pylist(rows), temporary, compression="zstd")
+    temporary.replace(path)

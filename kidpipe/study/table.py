@@ -1,0 +1,136 @@
+"""Finished and failed runs in; one row a run for Parquet, and one row a group with intervals over seeds out."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from kidcore.config.config import Method
+from kidcore.store.manifest import STAGES
+from kidcore.store.store import Store
+from kidpipe.commands.restricted import restricted
+from kidpipe.commands.session import make_table
+from kidpipe.study.grid import METHOD, SEED
+from kidpipe.study.intervals import Interval, mean_interval
+from kidpipe.study.runs import Run
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_SECONDS = ("train_seconds", "online_seconds", "build_seconds", "build_seconds_shared")
+FIGURES = (
+    "ex_bag",
+    "ex_set",
+    "valid_sql",
+    "final_nll",
+    *_SECONDS,
+    "peak_memory_mib",
+)
+# Parts of a training step that online methods log.
+_ONLINE = ("generate_seconds", "teacher_seconds")
+# Stages in which a model runs; what masking and rewriting take is not the teacher's.
+_MODEL_STAGES = frozenset(STAGES) - {"ingest", "mask", "rewrite", "outcome"}
+
+
+def rows_of(runs: Sequence[Run], store: Store) -> list[dict[str, Any]]:
+    """One row a run: its axes, its error if it failed, its figures if it did not."""
+    rows = []
+    for run, seconds in zip(runs, _build_seconds(runs, store), strict=True):
+        axes = {name.removeprefix("train."): value for name, value in run.cell.axes.items()}
+        names = {name: run.request.get(name) for name in ("run", "manifest", "evaluation", "checkpoint")}
+        online = {"online_seconds": sum(run.result.get(name, 0.0) for name in _ONLINE)} if run.result else {}
+        rows.append({**axes, "error": run.error or None, **names, **seconds, **run.result, **online})
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in columns} for row in rows]
+
+
+def _build_seconds(runs: Sequence[Run], store: Store) -> list[dict[str, float | None]]:
+    """For each run, what the models took for the shards it reads, and that divided among the runs here that read each shard.
+
+    None where a shard was made elsewhere and its time is not known.
+    """
+    log = store.root / "log" / "shards.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    known = {record["key"]: float(record["seconds"]) for record in map(json.loads, lines)}
+    builds = {(run.request["manifest"], run.cell.config.train.method) for run in runs if run.request}
+    shards = {(digest, method): _model_shards(store, digest, method) for digest, method in builds}
+    read = [shards[run.request["manifest"], run.cell.config.train.method] if run.request else set() for run in runs]
+    sharers = Counter(key for keys in read for key in keys)
+    found: list[dict[str, float | None]] = []
+    for keys in read:
+        whole = all(key in known for key in keys)
+        seconds = {
+            "build_seconds": round(sum(known[key] for key in keys), 3) if whole else None,
+            "build_seconds_shared": round(sum(known[key] / sharers[key] for key in keys), 3) if whole else None,
+        }
+        found.append(seconds)
+    return found
+
+
+def _model_shards(store: Store, digest: str, method: Method) -> set[str]:
+    """Keys of the shards of a manifest that a model was run for and that `method` reads, or that those were made from."""
+    parts = restricted(store.read_json(f"manifests/{digest}.json"), method)["parts"]
+    files = [part.get(stage, []) for part in parts for stage in _MODEL_STAGES]
+    names = [name for entry in files for name in ([entry] if isinstance(entry, str) else entry)]
+    return {name.partition("/")[2].partition(".")[0] for name in names}
+
+
+def groups_of(runs: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Runs that differ in the seed alone, together: the interval of each figure, and of ex_bag's difference from the first group.
+
+    The difference is taken seed by seed: runs of one seed see the examples in the same order and are judged on the same
+    questions, so that what they share falls out.
+    """
+    groups: dict[Any, dict[int, Mapping[str, Any]]] = {}
+    for run, row in zip(runs, rows, strict=True):
+        groups.setdefault(run.cell.group, {})[run.cell.seed] = row
+    first = next(iter(groups.values()))
+    found = []
+    for axes, by_seed in groups.items():
+        finished = {seed: row for seed, row in by_seed.items() if row["error"] is None}
+        pairs = [(row, first[seed]) for seed, row in finished.items() if seed in first and first[seed]["error"] is None]
+        figures = {name: [row[name] for row in finished.values() if row.get(name) is not None] for name in FIGURES}
+        differences = [row["ex_bag"] - other["ex_bag"] for row, other in pairs if None not in (row["ex_bag"], other["ex_bag"])]
+        found.append(
+            {
+                "axes": dict(axes),
+                "seeds": len(finished),
+                "failed": len(by_seed) - len(finished),
+                "figures": {name: _as_json(mean_interval(values)) for name, values in figures.items()},
+                "ex_bag_minus_first": None if by_seed is first else _as_json(mean_interval(differences)),
+            }
+        )
+    return found
+
+
+def _as_json(interval: Interval | None) -> dict[str, Any] | None:
+    return asdict(interval) if interval else None
+
+
+def table_of(groups: Sequence[Mapping[str, Any]]) -> "Table":
+    """What people read: a line a group."""
+    axes = [name for name in groups[0]["axes"] if name != SEED]
+    names = {name: name.removeprefix("train.") for name in axes}
+    columns = {names[name]: "left" if name == METHOD else "right" for name in axes} | {"seeds": "right", "ex_bag": "right"}
+    columns |= {"95% over seeds": "left", "minus first": "right", "95% of that": "left"}
+    columns |= {"training s": "right", "online s": "right", "build s": "right", "shared s": "right", "peak MiB": "right"}
+    table = make_table("", columns)
+    for group in groups:
+        settings = ["" if group["axes"][name] is None else str(group["axes"][name]) for name in axes]
+        figures, difference = group["figures"], group["ex_bag_minus_first"]
+        seconds = [_mean(figures[name], ".1f") for name in _SECONDS]
+        quality = [_mean(figures["ex_bag"], ".1%"), _bounds(figures["ex_bag"], ".1%")]
+        against = [_mean(difference, "+.1%"), _bounds(difference, "+.1%")]
+        table.add_row(*settings, str(group["seeds"]), *quality, *against, *seconds, _mean(figures["peak_memory_mib"], ".0f"))
+    return table
+
+
+def _mean(interval: Mapping[str, Any] | None, form: str) -> str:
+    return format(interval["mean"], form) if interval else ""
+
+
+def _bounds(interval: Mapping[str, Any] | None, form: str) -> str:
+    if interval is None or interval["low"] is None:
+        return ""
+    return f"{format(interval['low'], form)} to {format(interval['high'], form)}"

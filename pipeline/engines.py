@@ -1,0 +1,44 @@
+"""Model sources in, one open engine at a time out: predict and score of one build share it."""
+
+from dataclasses import dataclass
+
+from kidcore.config.config import Dtype, EngineSettings
+from kidcore.models.backends.base import Backend
+from kidcore.models.sources import ModelSource
+
+
+@dataclass
+class EngineRoom:
+    """Opens a model when a stage first needs it and keeps it until another one is needed."""
+
+    settings: EngineSettings
+    dtype: Dtype
+    max_top_k: int
+    max_length: int
+    """Tokens of the longest sequence that will be asked for."""
+    verbose: bool = False
+    _current: Backend | None = None
+    _identity: str = ""
+
+    def open(self, model: ModelSource) -> Backend:
+        """The engine that holds `model`."""
+        from kidcore.models.backends.select import open_backend
+
+        if self._current is None or self._identity != model.identity:
+            self.close()
+            self._current = open_backend(
+                model.path,
+                self.settings,
+                self.dtype,
+                max_top_k=min(self.max_top_k, model.vocab_size),
+                max_length=self.max_length,
+                verbose=self.verbose,
+            )
+            self._identity = model.identity
+        return self._current
+
+    def close(self) -> None:
+        """Free the engine, if one is open."""
+        if self._current is not None:
+            self._current.close()
+        self._current, self._identity = None, ""

@@ -1,0 +1,100 @@
+"""vLLM engines started and stopped: what they refuse, and how they leave the process."""
+
+import logging
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kidcore.errors import KidpipeError
+from kidcore.models.backends.base import ScoreRequest
+from kidcore.models.backends.select import open_backend
+from kidcore.models.backends.transformers import TransformersBackend
+from tests.kidcore.models.backends.conftest import assert_same, engine_settings, open_vllm, random_requests, save_tiny_model
+
+pytestmark = pytest.mark.engine
+
+
+def test_process_is_left_as_it_was(tiny_model: Path) -> None:
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    functions = torch.set_num_threads, torch.accelerator.synchronize, torch.accelerator.empty_cache
+    expected = (
+        random.Random(1).random(),
+        np.random.RandomState(1).random(),
+        torch.rand(1, generator=torch.Generator().manual_seed(1)),
+    )
+    backend = open_vllm(tiny_model)
+    assert (random.random(), np.random.random(), torch.rand(1)) == expected
+    backend.close()
+    assert (torch.set_num_threads, torch.accelerator.synchronize, torch.accelerator.empty_cache) == functions
+
+
+def test_cache_that_fails_its_test_is_left_alone(
+    tiny_model: Path, reference: TransformersBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="kidpipe"):
+        backend = open_vllm(tiny_model, max_length=30)  # shorter than a block of the cache
+    assert "scoring without vLLM's prefix cache" in caplog.text
+    requests = [ScoreRequest(request.token_ids[:30], 20) for request in random_requests(8, seed=16, shared=25)]
+    answers = list(backend.score(requests, 4))
+    backend.close()
+    assert_same(answers, list(reference.score(requests, 4)))
+    assert backend.cached_tokens == 0
+
+
+def test_model_that_vllm_cannot_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Heads of 16 are too narrow for vLLM's CPU attention."""
+    folder = save_tiny_model(tmp_path, heads=4)
+    with pytest.raises(KidpipeError, match=r"vLLM cannot run the model[\s\S]*engine.backend to transformers"):
+        open_vllm(folder)
+    with caplog.at_level(logging.WARNING, logger="kidpipe"):
+        backend = open_backend(folder, engine_settings(backend="auto"), max_top_k=4, max_length=64)
+    assert backend.name == "transformers"
+    assert "running it with transformers" in caplog.text
+    backend.close()
+
+
+def test_two_engines_at_once(tiny_model: Path, tmp_path: Path, reference: TransformersBackend) -> None:
+    """A student that fills holes and the teacher that scores them; closing one leaves the other at work."""
+    first, second = open_vllm(tiny_model), open_vllm(save_tiny_model(tmp_path, seed=1))
+    requests = random_requests(8, seed=17)
+    expected = list(reference.score(requests, 4))
+    assert_same(list(first.score(requests, 4)), expected)
+    other = list(second.score(requests, 4))
+    first.close()
+    for before, after in zip(other, second.score(requests, 4), strict=True):
+        np.testing.assert_array_equal(before.logprobs, after.logprobs)
+    second.close()
+    assert abs(other[0].logprobs - expected[0].logprobs).max() > 0.01
+
+
+def test_cache_too_small_for_one_sequence_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path, max_length=100_000)
+    with pytest.raises(KidpipeError, match=r"vLLM cannot run the model: To serve at least one[\s\S]*raise engine.kv_cache_mib"):
+        open_vllm(folder, max_length=100_000)
+
+
+_SILENT = """
+import sys
+from kidcore.models.backends.select import open_backend
+from kidcore.config.config import EngineSettings
+from tests.kidcore.models.backends.conftest import random_requests
+backend = open_backend(sys.argv[1], EngineSettings(backend="auto", device="cpu", kv_cache_mib=32), max_top_k=4, max_length=512)
+assert backend.name == "vllm"
+assert len(list(backend.score(random_requests(5, seed=0), 4))) == 5
+assert len(list(backend.generate([[5, 6, 7]], 4, []))) == 1
+"""
+
+
+@pytest.mark.parametrize("ending", ["backend.close()", ""], ids=["closed", "left open"])
+def test_engine_is_silent(tiny_model: Path, ending: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _SILENT + ending, str(tiny_model)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

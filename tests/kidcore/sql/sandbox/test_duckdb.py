@@ -1,0 +1,150 @@
+"""DuckDB databases in the sandbox: the same rules as for SQLite, and the same verdicts."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from eval.databases import Databases
+from eval.execution import GoldCache
+from eval.verdicts import VerdictKind, judge, judge_one
+from kidcore.config.config import EvalSettings
+from kidcore.sql.datasets import Example
+from kidcore.sql.sandbox.job import Job, Kind, Limits
+from kidcore.sql.sandbox.pool import SandboxPool
+from tests.eval.attacks import peaks_mib, within_a_second
+
+LIMITS = Limits(timeout_s=1.0, memory_mib=512)
+GOLD = "SELECT name FROM singer WHERE country = 'France'"
+ATTACKS = {
+    "delete": "DELETE FROM singer",
+    "update returning": "UPDATE singer SET country = 'France' RETURNING name",
+    "insert": "INSERT INTO singer VALUES (99, 'x', 'France', 1)",
+    "with delete": "WITH t AS (DELETE FROM singer RETURNING *) SELECT * FROM t",
+    "drop": "DROP TABLE singer",
+    "create": "CREATE TABLE evil (a INTEGER)",
+    "create temp": "CREATE TEMP TABLE singer AS SELECT 'x' AS name",
+    "create macro": "CREATE MACRO evil() AS 1",
+    "copy to": "COPY singer TO '{folder}/evil.csv'",
+    "copy from": "COPY singer FROM '/etc/passwd'",
+    "export": "EXPORT DATABASE '{folder}/evil'",
+    "attach": "ATTACH '{folder}/evil.duckdb'",
+    "attach writable self": "ATTACH '{database}' AS again",
+    "read csv": "SELECT * FROM read_csv('/etc/passwd')",
+    "read text": "SELECT * FROM read_text('/etc/passwd')",
+    "read blob": "SELECT * FROM read_blob('/etc/passwd')",
+    "sniff csv": "SELECT * FROM sniff_csv('/etc/passwd')",
+    "file as table": "SELECT * FROM '/etc/passwd.csv'",
+    "list files": "SELECT * FROM glob('/etc/*')",
+    "python object": "SELECT * FROM job",
+    "environment": "SELECT getenv('PATH')",
+    "install": "INSTALL httpfs",
+    "load": "LOAD '{folder}/evil.so'",
+    "set": "SET threads = 8",
+    "set memory": "SET memory_limit = '100GB'",
+    "unlock": "SET lock_configuration = false",
+    "reset": "RESET ALL",
+    "pragma": "PRAGMA enable_external_access",
+    "checkpoint": "CHECKPOINT",
+    "vacuum": "VACUUM",
+    "begin": "BEGIN TRANSACTION",
+    "prepare": "PREPARE v AS SELECT 1",
+    "two statements": "SELECT 1; DELETE FROM singer",
+    "two readings": f"{GOLD}; SELECT 1",
+    "use": "USE memory",
+    "call": "CALL force_checkpoint()",
+    "secret": "CREATE SECRET evil (TYPE s3)",
+    "endless": "WITH RECURSIVE t (a) AS (SELECT 1 UNION ALL SELECT a + 1 FROM t) SELECT COUNT(*) FROM t",
+    "cross join": "SELECT COUNT(*) FROM range(1000000) a, range(1000000) b, range(1000) c WHERE a.range + b.range <> c.range",
+    "cross join returned": "SELECT * FROM range(1000000) a, range(1000000) b",
+    "sorted": "SELECT a.range || 'x' AS k FROM range(3000) a, range(10000) b ORDER BY k DESC",
+    "repeat bomb": "SELECT repeat('x', 2000000000)",
+    "list bomb": "SELECT list(range) FROM range(1000000000)",
+    "deep": "SELECT " + "(" * 3000 + "1" + ")" * 3000,
+    "ten megabytes": "SELECT '" + "x" * 10_000_000 + "'",
+    "nul": "SELECT 1\0",
+    "empty": ";",
+    "comment": "-- nothing",
+    "garbage": "I think the answer is 42.",
+}
+MUST_BE_REFUSED = {
+    "delete",
+    "insert",
+    "with delete",
+    "drop",
+    "copy to",
+    "attach",
+    "read csv",
+    "set",
+    "two readings",
+    "begin",
+    "install",
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("duck") / "world.duckdb"
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("CREATE TABLE singer (id INTEGER PRIMARY KEY, name VARCHAR, country VARCHAR, fee DECIMAL(6, 2))")
+        connection.execute(
+            "INSERT INTO singer "
+            "SELECT range, 'Singer ' || range, ['France', 'Peru', 'Japan'][1 + range % 3], range / 4 FROM range(60)"
+        )
+    return path
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[SandboxPool]:
+    with SandboxPool(LIMITS, workers=1) as pool:
+        yield pool
+
+
+def attack(name: str, world: Path) -> str:
+    return ATTACKS[name].replace("{folder}", str(world.parent)).replace("{database}", str(world))
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack_harms_nobody(name: str, world: Path, pool: SandboxPool) -> None:
+    digest = hashlib.sha256(world.read_bytes()).digest()
+    gold = pool.execute(Job(str(world), GOLD))
+    result = within_a_second(pool, Job(str(world), attack(name, world)))
+    assert result.kind is not Kind.OK
+    assert name not in MUST_BE_REFUSED or result.kind is Kind.REFUSED
+    assert hashlib.sha256(world.read_bytes()).digest() == digest
+    assert [path.name for path in world.parent.iterdir()] == [world.name]
+    after = pool.execute(Job(str(world), GOLD))
+    assert (after.kind, after.rows, len(after.rows)) == (Kind.OK, gold.rows, 20)
+
+
+def test_memory_stays_bounded(world: Path) -> None:
+    hogs = [name for name in ATTACKS if name in ("endless", "sorted", "repeat bomb", "list bomb", "cross join returned")]
+    peaks = peaks_mib(LIMITS, [Job(str(world), attack(name, world)) for name in hogs])
+    # DuckDB itself takes about 100 MiB.
+    assert 60 < max(peaks) < LIMITS.memory_mib + 100
+
+
+def test_values_compare_by_content(world: Path, pool: SandboxPool) -> None:
+    sql = "SELECT DATE '2020-01-02', 1.50::DECIMAL(5, 2), 2::HUGEINT, 'nan'::DOUBLE, [1, NULL], {'a': 1}, NULL, TRUE, 'x'::BLOB"
+    first, second = pool.execute(Job(str(world), sql)), pool.execute(Job(str(world), sql))
+    assert first.is_ok
+    assert first.rows == second.rows
+    assert len(set(first.rows)) == 1
+    assert first.rows[0][1:3] == (1.5, 2)
+
+
+def test_verdicts_in_duckdbs_dialect(world: Path) -> None:
+    gold = "SELECT country, COUNT(*) AS n FROM singer GROUP BY ALL ORDER BY ALL"
+    settings = EvalSettings(exact_match=False)
+    assert judge_one(gold, "SELECT country, COUNT(*) FROM singer GROUP BY country ORDER BY 1", world, settings).ex_bag
+    assert not judge_one(gold, "SELECT country, COUNT(*) FROM singer GROUP BY country ORDER BY 1 DESC", world, settings).ex_bag
+    examples = [Example(name, "world", "", GOLD) for name in ("right", "wrong", "refused")]
+    predictions = {
+        "right": "FROM singer SELECT name WHERE country = 'France'",
+        "wrong": "SELECT 1",
+        "refused": "DROP TABLE singer",
+    }
+    verdicts = judge(examples, predictions, Databases(lambda _db_id: world), GoldCache(EvalSettings(workers=2)))
+    assert [verdict.kind for verdict in verdicts] == [VerdictKind.CORRECT, VerdictKind.WRONG, VerdictKind.REFUSED]

@@ -1,0 +1,127 @@
+"""The official layouts, stable ids, and what is said of broken files."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kidcore.config.config import DataSettings
+from kidcore.errors import KidpipeError
+from kidcore.sql.datasets import read
+
+REAL = Path(os.environ.get("KIDPIPE_DATA", Path(__file__).parents[4] / "shared" / "data"))
+needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no Spider and BIRD data here (KIDPIPE_DATA)")
+
+
+def write(folder: Path, name: str, rows: list[dict[str, Any]], databases: str = "database") -> Path:
+    (folder / databases).mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "\n".join(map(json.dumps, rows)) if name.endswith("l") else json.dumps(rows)
+    path.write_text(text)
+    return path
+
+
+ROW = {"db_id": "d", "question": " How many? ", "query": "SELECT count(*) FROM t ;"}
+
+
+def test_spider_reads_both_training_files_with_ids_of_their_own(tmp_path: Path) -> None:
+    write(tmp_path, "train_spider.json", [ROW, ROW])
+    write(tmp_path, "train_others.json", [ROW])
+    examples = read(DataSettings(path=str(tmp_path)), "train").examples
+    assert [e.example_id for e in examples] == ["train:0", "train:1", "train_others:0"]
+    assert examples[0].gold_sql == "SELECT count(*) FROM t"
+    assert examples[0].question == "How many?"
+
+
+def test_spider_syn_takes_the_reworded_question(tmp_path: Path) -> None:
+    row = {"db_id": "d", "query": "SELECT 1", "SpiderQuestion": "old", "SpiderSynQuestion": "new"}
+    write(tmp_path, "dev.json", [row])
+    assert read(DataSettings(layout="spider-syn", path=str(tmp_path)), "dev").examples[0].question == "new"
+
+
+def test_bird_brings_evidence_and_difficulty_and_its_own_ids(tmp_path: Path) -> None:
+    row = {"question_id": 7, "db_id": "d", "question": "q", "evidence": "e", "SQL": "SELECT 1", "difficulty": "simple"}
+    write(tmp_path, "dev/dev.json", [row], "dev/dev_databases")
+    data = read(DataSettings(layout="bird", path=str(tmp_path)), "dev")
+    example = data.examples[0]
+    assert (example.example_id, example.evidence, example.difficulty, example.gold_sql) == ("dev:7", "e", "simple", "SELECT 1")
+    assert data.database("d") == tmp_path / "dev" / "dev_databases" / "d" / "d.sqlite"
+
+
+def test_jsonl_keeps_given_ids_and_appending_keeps_the_others(tmp_path: Path) -> None:
+    write(tmp_path, "train.jsonl", [ROW | {"id": "a"}, ROW], "databases")
+    settings = DataSettings(layout="jsonl", path=str(tmp_path))
+    before = [e.example_id for e in read(settings, "train").examples]
+    write(tmp_path, "train.jsonl", [ROW | {"id": "a"}, ROW, ROW], "databases")
+    after = [e.example_id for e in read(settings, "train").examples]
+    assert before == ["train:a", "train:1"]
+    assert after == [*before, "train:2"]
+
+
+def test_limit_cuts_training_only(tmp_path: Path) -> None:
+    write(tmp_path, "train_spider.json", [ROW, ROW, ROW])
+    write(tmp_path, "dev.json", [ROW, ROW, ROW])
+    settings = DataSettings(path=str(tmp_path), limit=2)
+    assert len(read(settings, "train").examples) == 2
+    assert len(read(settings, "dev").examples) == 3
+
+
+def test_a_missing_folder_says_which_setting(tmp_path: Path) -> None:
+    with pytest.raises(KidpipeError, match="no such data folder") as caught:
+        read(DataSettings(path=str(tmp_path / "none")), "train")
+    assert "data.path" in caught.value.where
+
+
+def test_a_folder_of_another_layout_lists_what_is_there(tmp_path: Path) -> None:
+    write(tmp_path, "train.jsonl", [ROW])
+    with pytest.raises(KidpipeError, match=r"none of train_spider\.json") as caught:
+        read(DataSettings(path=str(tmp_path)), "train")
+    assert "train.jsonl" in caught.value.where
+
+
+def test_malformed_json_names_the_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "train_spider.json", [ROW])
+    path.write_text('[\n{"db_id": "d"},\n{"db_id": }\n]')
+    with pytest.raises(KidpipeError, match="malformed JSON") as caught:
+        read(DataSettings(path=str(tmp_path)), "train")
+    assert caught.value.where.endswith("line 3")
+    lines = write(tmp_path, "train.jsonl", [ROW], "databases")
+    lines.write_text(json.dumps(ROW) + "\n\n{broken\n")
+    with pytest.raises(KidpipeError, match="malformed JSON") as caught:
+        read(DataSettings(layout="jsonl", path=str(tmp_path)), "train")
+    assert caught.value.where.endswith("line 3")
+
+
+@pytest.mark.parametrize("bad", [{"db_id": "d", "question": "q"}, {"db_id": "d", "question": "", "query": "SELECT 1"}, [1]])
+def test_a_missing_key_names_the_example(tmp_path: Path, bad: Any) -> None:
+    write(tmp_path, "train_spider.json", [ROW, bad])
+    with pytest.raises(KidpipeError) as caught:
+        read(DataSettings(path=str(tmp_path)), "train")
+    assert "example 1" in caught.value.where
+
+
+def test_an_id_twice_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "train.jsonl", [ROW | {"id": 1}, ROW | {"id": 1}], "databases")
+    with pytest.raises(KidpipeError, match="'train:1' occurs twice"):
+        read(DataSettings(layout="jsonl", path=str(tmp_path)), "train")
+
+
+@needs_real
+@pytest.mark.parametrize(
+    ("settings", "split", "count"),
+    [
+        (DataSettings(path=str(REAL / "spider")), "train", 5765),
+        (DataSettings(path=str(REAL / "spider")), "dev", 882),
+        (DataSettings(layout="spider-syn", path=str(REAL / "spider_syn"), databases="../spider/database"), "train", 5765),
+        (DataSettings(layout="bird", path=str(REAL / "bird_sample")), "dev", 174),
+    ],
+)
+def test_real_data_is_read_whole(settings: DataSettings, split: Any, count: int) -> None:
+    data = read(settings, split)
+    assert len(data.examples) == count
+    assert all(data.database(e.db_id).is_file() for e in data.examples)
+    if settings.layout == "bird":
+        assert sum(bool(e.evidence) for e in data.examples) == 149

@@ -1,0 +1,140 @@
+"""Commits are whole or absent, damage is noticed, one driver holds the store."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from kidcore.errors import KidpipeError
+from kidcore.store.manifest import read_manifest
+from kidcore.store.store import DamagedShard, Shard, Store, hash_file
+
+TABLE = pa.table({"x": [1, 2, 3]})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "artifacts")
+
+
+def test_a_commit_can_be_scanned_read_and_counted(store: Store) -> None:
+    shard = store.commit("mask", "k1", TABLE, {"in": 3, "out": 3})
+    assert store.scan("mask") == {"k1": shard}
+    assert store.read(shard).equals(TABLE)
+    assert store.counts(shard) == {"in": 3, "out": 3}
+    assert shard.digest == hash_file(store.path(shard))
+    assert store.scan("predict") == {}
+
+
+def test_equal_rows_give_equal_bytes(store: Store) -> None:
+    first, second = (store.commit("mask", key, TABLE, {"in": 3}) for key in ("k1", "k2"))
+    assert first.digest == second.digest
+
+
+def test_other_files_are_no_shards(store: Store) -> None:
+    store.commit("mask", "k1", TABLE, {})
+    for name in (".tmp-1-k2", "README.md", "k.x.d.parquet", "k1.3.abc.parquet.broken"):
+        (store.root / "mask" / name).write_text("x")
+    assert list(store.scan("mask")) == ["k1"]
+    tokenizer = store.root / "tokenizers" / ".tmp-abc"
+    tokenizer.mkdir(parents=True)
+    (tokenizer / "tokenizer.json").write_text("{")
+    store.remove_temporaries()
+    assert not (store.root / "mask" / ".tmp-1-k2").exists()
+    assert not tokenizer.exists()
+
+
+def test_two_results_of_one_key_are_read_alike_by_all(store: Store) -> None:
+    (store.root / "mask").mkdir(parents=True)
+    for digest in ("bb", "aa"):
+        (store.root / "mask" / f"k1.3.{digest}.parquet").write_text("")
+    assert store.scan("mask")["k1"].digest == "aa"
+
+
+@pytest.mark.parametrize("keep", [0, 10, -10])
+def test_a_truncated_shard_is_noticed(store: Store, keep: int) -> None:
+    shard = store.commit("mask", "k1", TABLE, {})
+    path = store.path(shard)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(DamagedShard, match="damaged"):
+        store.read(shard)
+    store.set_aside(shard)
+    assert store.scan("mask") == {}
+
+
+def test_another_number_of_rows_is_noticed(store: Store) -> None:
+    shard = store.commit("mask", "k1", TABLE, {})
+    renamed = Shard("mask", "k1", 4, shard.digest)
+    store.path(shard).rename(store.path(renamed))
+    with pytest.raises(DamagedShard, match="3 rows instead of 4"):
+        store.read(renamed)
+
+
+def hold(root: Path, ready: "multiprocessing.synchronize.Event") -> None:
+    with Store(root).lock():
+        ready.set()
+        time.sleep(60)
+
+
+def test_a_second_driver_is_told_of_the_first_and_death_frees_the_lock(store: Store) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=hold, args=(store.root, ready))
+    process.start()
+    try:
+        assert ready.wait(30)
+        with pytest.raises(KidpipeError, match=f"process {process.pid} on"), store.lock():
+            pass
+        assert f"process {process.pid}" in store.lock_holder()
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+    finally:
+        process.join(30)
+    with store.lock():
+        pass
+    assert store.lock_holder() == ""
+
+
+def test_a_manifest_of_a_newer_kidpipe_is_refused(store: Store) -> None:
+    store.write_json("manifest.json", {"schema_version": 99})
+    with pytest.raises(KidpipeError, match="schema version 99"):
+        read_manifest(store)
+
+
+def test_an_unreadable_manifest_is_said(store: Store) -> None:
+    store.write_json("manifest.json", {})
+    (store.root / "manifest.json").write_text("{")
+    with pytest.raises(KidpipeError, match="not readable"):
+        read_manifest(store)
+
+
+def test_a_full_disk_is_a_message_and_loses_nothing(tmp_path: Path) -> None:
+    """On a file system of 64 KiB, in a mount namespace of its own."""
+    code = """
+import sys, pyarrow as pa
+from pathlib import Path
+from kidcore.errors import KidpipeError
+from kidcore.store.store import Store
+store = Store(Path(sys.argv[1]))
+first = store.commit("mask", "small", pa.table({"x": [1]}), {})
+try:
+    store.commit("mask", "big", pa.table({"x": pa.array([str(i * 7919 % 100003) for i in range(200000)])}), {})
+except KidpipeError as error:
+    assert "disk is full" in error.what, error
+    assert store.read(first).num_rows == 1
+    assert [p.name for p in (store.root / "mask").iterdir()] == [first.file.split("/")[1]]
+    print("said")
+"""
+    mount = ["unshare", "--mount", "--map-root-user", "sh", "-c", 'mount -t tmpfs -o size=64k none "$0" && exec "$@"']
+    done = subprocess.run(
+        [*mount, str(tmp_path), sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip(f"no mount namespaces here: {done.stderr.strip()}")
+    assert done.stdout == "said\n", done.stderr

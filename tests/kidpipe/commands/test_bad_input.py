@@ -1,0 +1,125 @@
+"""What people get wrong: one clear message with exit code 1 and no traceback, or a row set aside with a reason."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kidcore.store.store import Store
+from kidpipe.demo.models import train_tokenizer
+from tests.kidpipe.commands.running import Cli, Done
+
+
+def assert_said(done: Done, *parts: str) -> None:
+    """An error for a person: it says what, where and what to type, and is no traceback."""
+    assert done.code == 1, done.out
+    assert done.err.startswith("error: "), done.err
+    assert "Traceback" not in done.err
+    for part in parts:
+        assert part in done.err
+
+
+@pytest.fixture
+def data(world: Path, tmp_path: Path, cli: Cli) -> Path:
+    """A copy of the world that a test may break."""
+    shutil.copytree(world, tmp_path / "data")
+    cli.settings["data.path"] = str(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def rows(data: Path) -> list[dict[str, Any]]:
+    examples: list[dict[str, Any]] = json.loads((data / "train_spider.json").read_text())
+    return examples
+
+
+def test_no_such_teacher(cli: Cli, tiny_model: Path) -> None:
+    assert_said(cli("build-imperfect", teacher__model="./no/such/folder"), "not found", "no/such/folder")
+    assert_said(cli("build-imperfect", teacher__model=str(tiny_model.parent)), "config.json")
+    assert_said(cli("build-imperfect", teacher__model='""'), "no teacher is named", "--teacher")
+
+
+def test_no_such_data_folder(cli: Cli) -> None:
+    assert_said(cli("build-imperfect", data__path="./none"), "no such data folder", "data.path")
+
+
+def test_malformed_json_at_a_line(cli: Cli, data: Path) -> None:
+    (data / "train_spider.json").write_text('[\n {"db_id": "x",\n  "question": }\n]')
+    assert_said(cli("build-imperfect"), "malformed JSON", "train_spider.json, line 3")
+
+
+def test_an_unknown_setting(cli: Cli) -> None:
+    assert_said(cli("build-imperfect", mask__ration=0.3), "unknown setting: mask.ration", "did you mean mask.ratio?")
+    assert_said(cli("plan", "--set", "mask.ratio"), "no value")
+    assert_said(cli("build-imperfect", "--until", "masks"), "no such stage", "mask")
+
+
+def test_missing_databases_and_failing_golds_are_set_aside_with_a_reason(cli: Cli, data: Path) -> None:
+    examples = rows(data)
+    gone = examples[0]["db_id"]
+    shutil.rmtree(data / "database" / gone)
+    number_gone = sum(e["db_id"] == gone for e in examples)
+    broken = next(e for e in examples if e["db_id"] != gone)["db_id"]
+    (data / "database" / broken / f"{broken}.sqlite").write_bytes(b"no database" * 500)
+    number_broken = sum(e["db_id"] == broken for e in examples)
+    wrong = next(i for i, e in enumerate(examples) if e["db_id"] not in (gone, broken))
+    examples[wrong]["query"] = "SELECT no_such_column FROM no_such_table"
+    (data / "train_spider.json").write_text(json.dumps(examples))
+    done = cli("build-imperfect", "--until", "ingest", "--json")
+    assert done.code == 0, done.err
+    counts = json.loads(done.out)["counts"]["ingest"]
+    assert counts["in"] == 60 == counts["out"] + sum(counts["set_aside"].values())
+    assert counts["set_aside"]["database missing"] == number_gone
+    assert sum(counts["set_aside"].values()) == number_gone + number_broken + 1
+    found = json.loads(cli("query", f"select reason from ingest where example_id = 'train:{wrong}'", "--json").out)
+    assert "no such table" in found[0]["reason"]
+    assert_said(cli("inspect", f"train:{wrong}"), "was set aside: gold SQL fails")
+
+
+def test_an_example_longer_than_the_model_is_set_aside_and_the_others_go_on(cli: Cli, data: Path) -> None:
+    examples = rows(data)
+    examples[3]["question"] = "why " * 1000
+    (data / "train_spider.json").write_text(json.dumps(examples))
+    summary = json.loads(cli("build-imperfect", "--json", mask__views=1, ingest__max_prompt_tokens=100_000).out)
+    assert summary["counts"]["ingest"]["set_aside"] == {"longer than the model": 1}
+    assert summary["counts"]["score"]["out"] == 59
+
+
+def test_a_student_with_another_tokenizer(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
+    cli("build-imperfect", "--until", "ingest")
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model, other)
+    train_tokenizer(["wholly different words " * 5, "SELECT nothing"], 300).save_pretrained(other)
+    assert_said(cli("train", "--method", "sft", "--student", str(other)), "tokenizer")
+    assert_said(cli("build-imperfect", "--predictor", "student", predict__student=str(other)), "tokenizer")
+
+
+def test_no_student_no_shards_no_run(cli: Cli) -> None:
+    assert_said(cli("train", train__student='""'), "no student is named", "--student")
+    assert_said(cli("train", "--method", "kid"), "not built", "kidpipe build-imperfect")
+    assert_said(cli("eval"), "no model is named")
+    assert_said(cli("inspect", "train:0"), "nothing has been built")
+
+
+def test_two_builds_at_once(cli: Cli, tmp_path: Path) -> None:
+    with Store(tmp_path / "artifacts").lock():
+        assert_said(cli("build-imperfect", "--until", "ingest"), "another build holds this store", "process")
+
+
+def test_a_manifest_of_a_newer_version(cli: Cli, tmp_path: Path) -> None:
+    Store(tmp_path / "artifacts").write_json("manifest.json", {"schema_version": 1000})
+    for command in (["build-imperfect"], ["train"], ["status"], ["plan"]):
+        assert_said(cli(*command), "schema version 1000", "upgrade kidpipe")
+
+
+def test_bad_sql_in_query_names_the_views(cli: Cli) -> None:
+    cli("build-imperfect", "--until", "ingest")
+    assert_said(cli("query", "select * from nothing"), "nothing", "views: ingest")
+
+
+def test_a_query_reads_and_is_one(cli: Cli, tmp_path: Path) -> None:
+    cli("build-imperfect", "--until", "ingest")
+    assert_said(cli("query", f"copy (select 1) to '{tmp_path}/out.csv'"), "reads only")
+    assert_said(cli("query", "select 1; select 2"), "one statement")
+    assert not (tmp_path / "out.csv").exists()

@@ -1,0 +1,238 @@
+"""`kidpipe compare`: what runs and what need not, interruptions, failing runs, and what people type wrong."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from kidcore.config.config import Config
+from kidcore.method.methods import METHODS
+from kidcore.store.store import Store
+from kidpipe.study.grid import make_cells
+from kidpipe.study.intervals import mean_interval, t_quantile
+from tests.conftest import configure
+from tests.kidpipe.commands.running import Cli, Done
+
+SMALL: dict[str, object] = {
+    "train.max_steps": 3,
+    "train.batch_size": 8,
+    "train.holdout": 0.1,
+    "mask.views": 1,
+    "eval.limit": 4,
+    "eval.max_new_tokens": 8,
+}
+
+
+@pytest.fixture
+def compare(cli: Cli) -> Cli:
+    cli.settings.update(SMALL)
+    return cli
+
+
+def rows(folder: Path, name: str = "comparison") -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = pq.read_table(folder / "artifacts" / "compare" / name / "runs.parquet").to_pylist()
+    return found
+
+
+def without_clocks(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if "seconds" not in k and "memory" not in k} for row in found]
+
+
+def assert_said(done: Done, *parts: str) -> None:
+    assert done.code == 1, done.out
+    assert done.err.startswith("error: "), done.err
+    assert "Traceback" not in done.err
+    for part in parts:
+        assert part in done.err
+
+
+def test_stages_run_once_and_every_run_is_told(compare: Cli, tmp_path: Path) -> None:
+    command = ("compare", "--methods", "sft,kid", "--seeds", "0,1", "--ratios", "0.5", "--jobs", "2")
+    done = compare(*command, "--json")
+    assert done.code == 0, done.err
+    found = rows(tmp_path)
+    assert [(row["method"], row["mask.ratio"], row["seed"]) for row in found] == [
+        ("sft", None, 0),
+        ("sft", None, 1),
+        ("kid", 0.5, 0),
+        ("kid", 0.5, 1),
+    ]
+    assert {len(list((tmp_path / "artifacts" / stage).glob("*"))) for stage in ("ingest", "mask", "score")} == {3}
+    for row in found:
+        assert row["error"] is None
+        assert row["steps"] == 3
+        assert row["questions"] == 4
+        assert row["gold_tokens"] > 0
+        assert row["train_seconds"] > 0
+        assert row["peak_memory_mib"] > 50
+        assert (row["build_seconds"] > 0) == (row["method"] == "kid")
+    assert found[2]["build_seconds_shared"] == pytest.approx(found[2]["build_seconds"] / 2, abs=0.002)
+    assert found[0]["final_nll"] != found[1]["final_nll"]
+    sft, kid = json.loads(done.out)["groups"]
+    assert (sft["seeds"], sft["ex_bag_minus_first"]) == (2, None)
+    assert kid["ex_bag_minus_first"]["n"] == 2
+    assert not (tmp_path / "artifacts" / "manifest.json").exists(), "a comparison is not what the next training starts from"
+
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    again = compare(*command)
+    assert "4 of 4 runs were finished before" in again.err
+    assert "mask.ratio" in again.out
+    assert rows(tmp_path) == found
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")} == times
+
+    assert compare("build-imperfect", "--until", "generate", generate__max_new_tokens=4).code == 0
+    assert compare(*command, "--finished").code == 0
+    assert rows(tmp_path) == found, "answers that nothing here reads are no cost of these runs"
+
+    digest = found[2]["manifest"]
+    by_hand = compare("train", "--method", "kid", "--manifest", digest[:10], mask__ratio=0.5)
+    assert "nothing to do" in by_hand.out, "the comparison's run is the one that this command names"
+
+
+def test_a_failing_run_is_a_row_and_the_others_go_on(compare: Cli, tmp_path: Path) -> None:
+    (tmp_path / "grid.toml").write_text("train.learning_rate = [1e30, 1e-3]\n")
+    command = ("compare", "--methods", "sft", "--seeds", "0", "--grid", "grid.toml")
+    first = compare(*command)
+    assert first.code == 1
+    assert "1 of 2 runs failed: sft, train.learning_rate 1e+30, seed 0: the gradient is not finite" in first.err
+    assert "0.001" in first.out
+    bad, good = rows(tmp_path)
+    assert "not finite" in bad["error"]
+    assert good["error"] is None
+    assert good["ex_bag"] is not None
+    assert compare(*command, "--finished").code == 0
+    assert [row["error"] for row in rows(tmp_path)] == [None]
+    again = compare(*command)
+    assert "1 of 2 runs were finished before" in again.err
+    assert "2/2  sft" in again.err
+
+
+@pytest.mark.engine
+def test_killed_and_run_again_it_gives_the_same_rows(compare: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    command = ["compare", "--methods", "sft", "--seeds", "0,1"]
+    for folder in (whole, cut):
+        folder.mkdir()
+    compare.settings.pop("store.path")
+    monkeypatch.chdir(whole)
+    assert compare(*command, "--jobs", "2").code == 0
+    given = [text for name, value in compare.settings.items() for text in ("--set", f"{name}={value}")]
+    process = subprocess.Popen([sys.executable, "-m", "kidpipe.cli", *command, *given], cwd=cut, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(cut.rglob("compare/runs/*/result.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    monkeypatch.chdir(cut)
+    wait_for_orphans(cut)
+    done = compare(*command)
+    assert done.code == 0, done.err
+    assert "runs were finished before" in done.err
+    assert without_clocks(rows(cut)) == without_clocks(rows(whole))
+
+
+def wait_for_orphans(folder: Path) -> None:
+    """The killed comparison's run ends by itself; nothing else may be needed than waiting a little."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        running = [path for path in Path("/proc").glob("[0-9]*") if is_run_in(path, folder)]
+        if not running:
+            return
+        time.sleep(0.05)
+    raise AssertionError("a run outlived the comparison that started it")
+
+
+def is_run_in(process: Path, folder: Path) -> bool:
+    try:
+        return b"compare_cell" in (process / "cmdline").read_bytes() and (process / "cwd").readlink() == folder
+    except OSError:
+        return False
+
+
+def test_mistakes_are_told_before_anything_runs(compare: Cli, tmp_path: Path) -> None:
+    assert_said(compare("compare", "--methods", "sft,kdi"), "train.method", "'kdi'", "'kid'")
+    assert_said(compare("compare", "--methods", "sft,,kid"), "empty place", "--methods")
+    assert_said(compare("compare", "--seeds", "one"), "train.seed", "integer")
+    assert_said(compare("compare", "--ratios", "0.2,20"), "mask.ratio", "less than or equal to 1")
+    assert_said(compare("compare", "--strategies", "hardest"), "mask.strategy", "'hard'")
+    assert_said(compare("compare", "--checkpoint", "newest"), "best or last")
+    assert_said(compare("compare", train__student='""'), "no student is named", "--student")
+    assert_said(compare("compare", teacher__model='""'), "no teacher is named", "--teacher")
+    assert_said(compare("compare", data__path="./none"), "no such data folder")
+    assert_said(compare("compare", "--grid", "none.toml"), "no such grid file")
+    assert_said(compare("compare", "--methods", "sft", "--finished"), "none of these 3 runs is finished")
+    for text, said in {
+        "mask.ration = [0.1]": "not an axis: mask.ration",
+        "mask.ratio = 0.1": "write section.field = [value, value]",
+        "seeds = [1]": "not an axis: seeds",
+        "mask.ratio = [": "not valid TOML",
+        "train.method = ['kid']": "train.method is an axis already",
+    }.items():
+        (tmp_path / "grid.toml").write_text(text)
+        assert_said(compare("compare", "--grid", "grid.toml"), said, "grid.toml")
+    with Store(tmp_path / "artifacts").lock():
+        assert_said(compare("compare"), "another build holds this store")
+    assert not (tmp_path / "artifacts" / "runs").exists()
+
+
+def test_a_manifest_that_is_not_there(compare: Cli) -> None:
+    compare("build-imperfect", "--until", "ingest")
+    assert_said(compare("train", "--method", "sft", "--manifest", "zz"), "no manifests begin with zz", "build-imperfect")
+
+
+@pytest.fixture
+def cells(settings: dict[str, object]) -> Any:
+    def resolve(changes: Mapping[str, Any]) -> Config:
+        return configure(settings, **{name.replace(".", "__"): value for name, value in changes.items()})
+
+    def make(seed_masks: bool = False, **axes: list[Any]) -> list[dict[str, Any]]:
+        names = {name.replace("__", "."): values for name, values in axes.items()}
+        return [dict(cell.axes) for cell in make_cells(resolve, {**names, "train.seed": [0, 1]}, seed_masks=seed_masks)]
+
+    return make
+
+
+def test_what_makes_no_difference_is_not_run_twice(cells: Any) -> None:
+    assert len(cells(train__method=["sft"], mask__ratio=[0.1, 0.2], predict__fill=["argmax", "sample"])) == 2
+    assert len(cells(train__method=["rkd"], mask__strategy=["random", "hard"])) == 2
+    assert len(cells(train__method=["kid"], mask__strategy=["random", "hard"])) == 4
+    assert len(cells(train__method=["sft", "rkd"], train__kd_weight=[0.3, 1.0])) == 6
+    assert len(cells(train__method=["rkd", "kid"], train__views_per_step=[1, 2])) == 6
+    assert len(cells(train__method=["gkd"], mask__ratio=[0.1, 0.2], train__mle_weight=[0.0, 1.0])) == 2
+    assert len(cells(train__method=["kid-online"], mask__ratio=[0.1, 0.2])) == 4
+    assert len(cells(train__method=["sft"], data__limit=[20, 40])) == 4
+    for method in METHODS:
+        assert len(cells(train__method=[method])) == 2
+
+
+def test_a_seed_may_draw_masks_too(settings: dict[str, object]) -> None:
+    def resolve(changes: Mapping[str, Any]) -> Config:
+        return configure(settings, **{name.replace(".", "__"): value for name, value in changes.items()})
+
+    axes = {"train.method": ["sft", "kid"], "train.seed": [0, 7]}
+    seeds = [(c.config.train.seed, c.config.mask.seed, c.config.predict.seed) for c in make_cells(resolve, axes, seed_masks=True)]
+    assert seeds == [(0, 0, 0), (7, 0, 0), (0, 0, 0), (7, 7, 7)]
+    assert {c.config.mask.seed for c in make_cells(resolve, axes)} == {0}
+    assert len({c.build for c in make_cells(resolve, axes)}) == 2
+
+
+def test_intervals_are_students() -> None:
+    """Quantiles as tables print them, and one interval computed by hand: 1, 2, 3, 6 has mean 3 and spread 2.160."""
+    printed = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 9: 2.2622, 10: 2.2281, 30: 2.0423, 120: 1.9799}
+    assert {n: round(t_quantile(n), 4) for n in printed} == printed
+    interval = mean_interval([1, 2, 3, 6])
+    assert interval is not None
+    assert (interval.mean, interval.n) == (3, 4)
+    assert interval.high == pytest.approx(3 + 3.1824 * 2.1602 / 2, abs=1e-3)
+    assert interval.low == pytest.approx(3 - 3.1824 * 2.1602 / 2, abs=1e-3)
+    alone = mean_interval([0.5])
+    assert alone is not None
+    assert alone.low is None
+    assert mean_interval([]) is None

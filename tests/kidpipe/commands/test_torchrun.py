@@ -1,0 +1,125 @@
+"""`kidpipe train` in several processes: one voice, one exit code, and the folder that one process would leave."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.kidpipe.commands.running import Cli
+
+ROOT = Path(__file__).parents[3]
+SMALL = {
+    "engine.device": "cpu",
+    "train.max_steps": 4,
+    "train.save_every": 2,
+    "train.pack_tokens": 256,
+    "train.batch_size": 8,
+    "score.top_k": 8,
+}
+
+
+def torchrun(settings: dict[str, object], *arguments: str, second: str = "") -> subprocess.CompletedProcess[str]:
+    """Two processes on the CPU; the environment of the second one begins with `second`."""
+    given = [text for name, value in settings.items() for text in ("--set", f"{name}={value}")]
+    command = [sys.executable, "-m", "kidpipe.cli", "train", *arguments, *given]
+    if second:
+        script = f'if [ "$RANK" = 1 ]; then export {second}; fi; exec "$@"'
+        command = ["--no-python", "bash", "-c", script, "-", *command]
+    else:
+        command = command[1:]
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+
+
+@pytest.fixture
+def built(cli: Cli) -> dict[str, object]:
+    """Settings of a store with everything that kid trains on."""
+    cli.settings.update(SMALL)
+    assert cli("build-imperfect").code == 0
+    return cli.settings
+
+
+@pytest.mark.engine
+def test_two_processes_speak_with_one_voice(built: dict[str, object], cli: Cli) -> None:
+    done = torchrun(built, "--json", "--name", "together")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["steps"] == 4
+    assert not summary["was_finished"]
+    again = cli("train", "--json", "--name", "together")
+    assert json.loads(again.out)["was_finished"]
+    assert (Path(summary["run"]) / "last" / "model.safetensors").exists()
+
+
+@pytest.mark.engine
+def test_sft_ingests_once_for_all_processes(cli: Cli) -> None:
+    cli.settings.update(SMALL)
+    done = torchrun(cli.settings, "--method", "sft")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("sft ") == 1
+    assert done.stdout.count("4 steps") == 1
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("mistake", [("--student", "no/such/folder"), ("--set", "train.divergence=backward_kl")])
+def test_a_mistake_that_all_processes_see_is_said_once(built: dict[str, object], mistake: tuple[str, str]) -> None:
+    """Before the processes have found each other, and after."""
+    done = torchrun({name: value for name, value in built.items() if name != "train.student"}, *mistake)
+    assert done.returncode == 1
+    assert done.stderr.count("error: ") == 1, done.stderr
+    assert "no/such/folder" in done.stderr or "backward_kl" in done.stderr
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("moment", ["start", "training"])
+def test_a_mistake_of_one_process_ends_all(built: dict[str, object], tmp_path: Path, moment: str) -> None:
+    """The second process has a setting that does not exist, or a store with a broken shard."""
+    second = "KIDPIPE_TRAIN__DIVERGENCE=backward_kl"
+    if moment == "training":
+        broken = tmp_path / "broken"
+        shutil.copytree(str(built.pop("store.path")), broken)
+        for shard in (broken / "score").rglob("*.parquet"):
+            shard.write_bytes(b"PAR1 and nothing else")
+        second = f"KIDPIPE_STORE__PATH={broken}"
+    done = torchrun(built, second=second)
+    assert done.returncode == 1
+    assert done.stderr.count("error: ") == 1, done.stderr
+    assert ("a shard cannot be read" if moment == "training" else "backward_kl") in done.stderr
+
+
+@pytest.mark.engine
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_an_online_method_divides_what_it_prepares(cli: Cli, tiny_model: Path, tmp_path: Path, parallel: str) -> None:
+    """Each process generates and scores its share of the examples, and the step is that of one process."""
+    # The teacher with other weights: a student that equals it has nothing to learn from it.
+    student = shutil.copytree(tiny_model, tmp_path / "student")
+    model = AutoModelForCausalLM.from_pretrained(student)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    model.save_pretrained(student)
+    cli.settings.update({"train.student": str(student), "train.method": "gkd", "train.rollout_tokens": 8})
+    alone = json.loads(cli("train", "--json", "--name", "alone").out)
+    together = torchrun(cli.settings | {"train.parallel": parallel}, "--json", "--name", "together")
+    assert together.returncode == 0, together.stderr
+    mine, theirs = (
+        [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+        for folder in (json.loads(together.stdout)["run"], alone["run"])
+    )
+    for left, right in zip(mine, theirs, strict=True):
+        for name in ("kind", "step", "examples", "teacher_tokens", "generated_tokens", "trunk_tokens"):
+            assert left.get(name) == right.get(name), name
+        assert left["loss"] == pytest.approx(right["loss"], rel=1e-4)
+        assert left["loss"] > 1e-3

@@ -1,0 +1,1 @@
+"""From stored shards to packs of tokens."""

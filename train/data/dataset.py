@@ -1,0 +1,247 @@
+"""The shards of a build in; the examples of any optimiser step out, as a function of (seed, step) alone.
+
+The examples of all epochs form one stream, cut into steps of batch_size. An epoch takes the parts in shuffled order,
+`buffer_shards` at a time (a window); a window is in memory at once and its groups of questions are shuffled together.
+To start at any step, only the windows that hold it are read.
+"""
+
+import bisect
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from kidcore.config.config import TrainSettings
+from kidcore.errors import KidpipeError
+from kidcore.method.methods import METHODS, gold_share, gold_weight
+from train.data.examples import Example
+from train.data.sampler import group_order, is_drawn, is_held_out, part_order
+from train.data.shards import (
+    GENERATE_COLUMNS,
+    GOLD_SCORE_COLUMNS,
+    INGEST_COLUMNS,
+    SCORE_COLUMNS,
+    PartFiles,
+    Shard,
+    gold_example,
+    mixed_example,
+    read_shard,
+    read_usable_ids,
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a manifest says to train on: its parts, the EOS token, and the digest that a run is tied to."""
+
+    parts: list[PartFiles]
+    eos_id: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Parts shuffled together, and the number of the epoch's first example among them."""
+
+    parts: list[int]
+    first: int
+
+
+@dataclass
+class Dataset:
+    """The training stream and the holdout of one Source under one method's settings."""
+
+    source: Source
+    settings: TrainSettings
+    _windows: dict[int, list[_Window]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check(self.source, self.settings)
+        if self.num_examples == 0:
+            raise KidpipeError(
+                "there is no example to train on",
+                where=f"{len(self.source.parts)} parts, train.holdout = {self.settings.holdout}",
+                fix="see why rows were set aside: kidpipe query 'select reason, count(*) from ingest group by 1'",
+            )
+
+    @cached_property
+    def _usable(self) -> dict[int, tuple[set[str], set[str]]]:
+        """Ids to train on and held-out ids, by part. Only two columns of the shards are read for it.
+
+        Method seqkd trains on questions all of whose answers are of use, and holds out as the others do.
+        """
+        usable = {}
+        for number, files in enumerate(self.source.parts):
+            ids = read_usable_ids(files.ingest)
+            held = {x for x in ids if is_held_out(x, self.settings.holdout, self.settings.seed)}
+            answered = [set(read_usable_ids(path)) for path in files.generate] if self.settings.method == "seqkd" else []
+            usable[number] = (set(ids).difference(held).intersection(*answered), held)
+        return usable
+
+    @property
+    def num_examples(self) -> int:
+        """Examples of one epoch."""
+        return sum(len(train) for train, _ in self._usable.values())
+
+    @property
+    def num_held_out(self) -> int:
+        """Examples kept for evaluation."""
+        return sum(len(held) for _, held in self._usable.values())
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that see every example once, rounded up."""
+        return -(-self.num_examples // self.settings.batch_size)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        if self.settings.max_steps:
+            return self.settings.max_steps
+        return max(1, -(-round(self.settings.epochs * self.num_examples) // self.settings.batch_size))
+
+    def steps(self, first: int = 0, every: int = 1) -> Iterator[list[Example]]:
+        """The examples of step `first` and of each `every`-th step after it, without end."""
+        position = first * self.settings.batch_size
+        epoch, offset = divmod(position, self.num_examples)
+        number, batch = 0, []
+        while True:
+            for row in self._epoch(epoch, offset):
+                batch.append(row)
+                if len(batch) == self.settings.batch_size:
+                    if number % every == 0:
+                        yield [part.example(example_id) for part, example_id in batch]
+                    number, batch = number + 1, []
+            epoch, offset = epoch + 1, 0
+
+    def held_out(self) -> Iterator[list[Example]]:
+        """The held-out examples, one list a part: gold whatever the weights are, and view 0 for method kid."""
+        for number in range(len(self.source.parts)):
+            ids = self._usable[number][1]
+            if ids:
+                part = _HeldOut(self.source, number, self.settings)
+                yield [part.example(example_id) for example_id in sorted(ids)]
+
+    def _epoch(self, epoch: int, offset: int) -> Iterator[tuple["_Part", str]]:
+        """The part and id of each example of an epoch, from the `offset`-th on."""
+        views = self.views(epoch)
+        windows = self._epoch_windows(epoch)
+        start = bisect.bisect_right([window.first for window in windows], offset) - 1
+        for window in windows[start:]:
+            parts = [_Part(self.source, number, self.settings, epoch, views) for number in window.parts]
+            home = {x: part for number, part in zip(window.parts, parts, strict=True) for x in self._usable[number][0]}
+            pairs = [(x, part.db_id(x)) for x, part in home.items()]
+            ordered = group_order(sorted(pairs), self.settings.group_size, self.settings.seed, epoch)
+            for example_id in ordered[max(0, offset - window.first) :]:
+                yield home[example_id], example_id
+
+    def views(self, epoch: int) -> list[int]:
+        """The views that the examples of an epoch show; consecutive epochs take turns through all of them."""
+        files = self.source.parts[0]
+        if self.settings.method == "seqkd":
+            return [epoch % len(files.generate)]
+        if self.settings.method != "kid":
+            return []
+        first = epoch * self.settings.views_per_step
+        return [(first + j) % len(files.score) for j in range(self.settings.views_per_step)]
+
+    def _epoch_windows(self, epoch: int) -> list[_Window]:
+        if epoch not in self._windows:
+            order = part_order(range(len(self.source.parts)), self.settings.seed, epoch)
+            size, first, windows = self.settings.buffer_shards, 0, []
+            for start in range(0, len(order), size):
+                parts = order[start : start + size]
+                windows.append(_Window(parts, first))
+                first += sum(len(self._usable[number][0]) for number in parts)
+            self._windows = {epoch: windows}
+        return self._windows[epoch]
+
+
+class _Part:
+    """The shards of one part that the method learns from in one epoch."""
+
+    def __init__(self, source: Source, number: int, settings: TrainSettings, epoch: int, views: list[int]) -> None:
+        files, self._eos_id = source.parts[number], source.eos_id
+        self._settings, self._epoch = settings, epoch
+        self._gold = _read_gold(files, settings) if settings.method != "kid" or is_mixture(settings) else None
+        if settings.method == "seqkd":
+            self._gold = read_shard(files.generate[views[0]], GENERATE_COLUMNS)
+        self._views = [read_shard(files.score[view], SCORE_COLUMNS) for view in views] if settings.method == "kid" else []
+
+    def db_id(self, example_id: str) -> str:
+        shard = self._gold or self._views[0]
+        return shard.db_ids[shard.row(example_id)]
+
+    def example(self, example_id: str) -> Example:
+        """What the epoch teaches of an example."""
+        learn_gold = gold_weight(self._settings) > 0
+        if self._settings.method != "kid":
+            assert self._gold is not None
+            # An online method makes its own sequences from gold, whatever it does with it.
+            learn_gold = learn_gold or METHODS[self._settings.method].is_online
+            return gold_example(self._gold, self._gold.row(example_id), self._eos_id, learn_gold=learn_gold)
+        shows_views = is_drawn(self._settings.imperfect_share, *self._draw("imperfect", example_id))
+        shows_gold = not shows_views or is_drawn(gold_share(self._settings), *self._draw("gold", example_id))
+        return mixed_example(
+            self._views if shows_views else [],
+            self._gold if shows_gold else None,
+            example_id,
+            self._eos_id,
+            learn_gold=learn_gold,
+        )
+
+    def _draw(self, purpose: str, example_id: str) -> tuple[object, ...]:
+        return purpose, self._settings.seed, self._epoch, example_id
+
+
+class _HeldOut:
+    """The shards of one part that evaluation reads: gold, and view 0 for method kid."""
+
+    def __init__(self, source: Source, number: int, settings: TrainSettings) -> None:
+        files, self._eos_id = source.parts[number], source.eos_id
+        is_kid = settings.method == "kid"
+        self._shard = read_shard(files.score[0], SCORE_COLUMNS) if is_kid else _read_gold(files, settings)
+        self._has_views = is_kid
+
+    def example(self, example_id: str) -> Example:
+        """Gold whatever the weights are."""
+        if self._has_views:
+            return mixed_example([self._shard], None, example_id, self._eos_id, learn_gold=True)
+        return gold_example(self._shard, self._shard.row(example_id), self._eos_id, learn_gold=True)
+
+
+def _read_gold(files: PartFiles, settings: TrainSettings) -> Shard:
+    """Gold SQL, with the teacher's distributions where the method learns from stored ones."""
+    if METHODS[settings.method].stage in ("ingest", "generate"):
+        return read_shard(files.ingest, INGEST_COLUMNS)
+    assert files.gold_score is not None
+    return read_shard(files.gold_score, GOLD_SCORE_COLUMNS)
+
+
+def is_mixture(settings: TrainSettings) -> bool:
+    """Whether method kid also teaches the divergence on gold."""
+    return settings.imperfect_share < 1 or gold_share(settings) > 0
+
+
+def _check(source: Source, settings: TrainSettings) -> None:
+    """Refuse what the build does not hold, before anything is read."""
+    stage = METHODS[settings.method].stage
+    wants_gold = stage == "gold_score" or (stage == "score" and is_mixture(settings))
+    for files in source.parts:
+        if stage == "score" and len(files.score) < max(1, settings.views_per_step):
+            raise KidpipeError(
+                f"method kid wants {settings.views_per_step} views a step, and the build holds {len(files.score)}",
+                where=f"part {files.part}",
+                fix="raise mask.views and run kidpipe build-imperfect, or lower train.views_per_step",
+            )
+        if wants_gold and files.gold_score is None:
+            raise KidpipeError(
+                f"method {settings.method} learns from the teacher's scores on gold SQL, and the build holds none",
+                where=f"part {files.part}",
+                fix="run kidpipe build-imperfect",
+            )
+        if stage == "generate" and not files.generate:
+            raise KidpipeError(
+                "method seqkd learns from the teacher's own answers, and the build holds none",
+                where=f"part {files.part}",
+                fix="run kidpipe build-imperfect --until generate",
+            )

@@ -1,0 +1,1 @@
+"""Divergences, and the LM head that computes them."""

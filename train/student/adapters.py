@@ -1,0 +1,53 @@
+"""A causal language model in, the same with LoRA adapters beside its linear layers out; and merged weights for export."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from kidcore.config.config import TrainSettings
+from kidcore.errors import KidpipeError
+
+
+def add_adapters(model: nn.Module, settings: TrainSettings) -> nn.Module:
+    """Freeze `model` and put trainable adapters beside its linear layers, without dropout.
+
+    Dropout would draw other masks for a prompt that is shared than for its copies.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise KidpipeError(
+            "LoRA needs peft, which is not installed", where="train.lora_rank", fix="pip install 'kidpipe[lora]'"
+        ) from error
+    names = [name.strip() for name in settings.lora_targets.split(",") if name.strip()]
+    config = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear" if names == ["all-linear"] else names,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        adapted: nn.Module = get_peft_model(model, config)
+    except ValueError as error:
+        linear = sorted({name.rpartition(".")[2] for name, x in model.named_modules() if isinstance(x, nn.Linear)})
+        raise KidpipeError(
+            f"no layer is called {settings.lora_targets}",
+            where="train.lora_targets",
+            fix=f"choose all-linear, or among {', '.join(linear)}",
+        ) from error
+    return adapted
+
+
+def merged_state(causal: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The weights under the names of the plain model, adapters added in; the model itself is left as it is."""
+    layers: dict[str, Any] = {f"{name}.": x for name, x in causal.named_modules() if hasattr(x, "get_delta_weight")}
+    for name, tensor in causal.state_dict().items():
+        owner = next((prefix for prefix in layers if name.startswith(prefix)), "")
+        if not owner:
+            yield name, tensor
+        elif name.startswith(f"{owner}base_layer."):
+            plain = name.replace("base_layer.", "")
+            is_weight = name == f"{owner}base_layer.weight"
+            yield plain, tensor + layers[owner].get_delta_weight("default") if is_weight else tensor

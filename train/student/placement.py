@@ -1,0 +1,84 @@
+"""A student on the CPU in; the student where it trains out: whole or divided, how it packs, and what generates in its place."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from kidcore.config.config import TrainSettings
+from kidcore.method.methods import METHODS
+from kidcore.models.trees.layout import Layout
+from train.step import autocast_dtype
+from train.student.layout import check_head, choose_layout
+from train.student.ranks import Ranks
+from train.student.sharding import Sharded, choose_parallel, shard, whole
+
+
+class WholeCopy:
+    """The weights of a divided student, whole in each process and without gradients, for it to generate with."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype | None) -> None:
+        """Around a copy of the student, for running it under autocast to `dtype` (None: without).
+
+        What autocast would cast anew for each token is kept cast: results stay the same at half the memory. Embeddings, and
+        LM heads tied to them, are not cast there and stay as they are.
+        """
+        self.model = model.requires_grad_(False).eval()
+        embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+        for module in model.modules():
+            if dtype is not None and isinstance(module, nn.Linear) and id(module.weight) not in embeddings:
+                module.to(dtype)
+
+    @torch.no_grad()
+    def refresh(self, sharded: Sharded) -> None:
+        """Take over the trained weights as they are now; all processes have to do so together."""
+        own = dict(self.model.named_parameters())
+        sharded.reshard()
+        for name, parameter in sharded.model.named_parameters():
+            if parameter.requires_grad:
+                own[name].copy_(whole(parameter))
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A student, ready to train."""
+
+    model: nn.Module
+    sharded: Sharded | None
+    """The model divided over processes."""
+    copy: WholeCopy | None
+    """What generates in the place of a divided model, under methods whose student makes sequences."""
+    layout: Layout
+    autocast_dtype: torch.dtype | None
+
+    @property
+    def generator(self) -> nn.Module:
+        """The model that makes sequences during training."""
+        return self.copy.model if self.copy else self.model
+
+    def refresh(self) -> None:
+        """Let the generator have the weights of this moment; all processes have to do so together."""
+        if self.copy and self.sharded:
+            self.copy.refresh(self.sharded)
+
+
+def place(model: nn.Module, settings: TrainSettings, ranks: Ranks) -> Placed:
+    """Put the student, whole and the same in every process, where it trains."""
+    dtype = autocast_dtype(settings, ranks.device)
+
+    def choose(model: nn.Module) -> Layout:
+        check_head(model)
+        return choose_layout(model, settings.packing, dtype)
+
+    if choose_parallel(settings.parallel, model, ranks) == "ddp":
+        model = model.to(ranks.device)
+        return Placed(model, None, None, choose(model), dtype)
+    copy = None
+    if METHODS[settings.method].is_online:
+        twin = deepcopy(model).to(ranks.device)
+        # Tried as it was loaded: half of the weights in another precision run under autocast only.
+        choose(twin)
+        copy = WholeCopy(twin, dtype)
+    sharded = shard(model, ranks)
+    return Placed(model, sharded, copy, sharded.inspect(choose), dtype)

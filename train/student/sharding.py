@@ -1,0 +1,106 @@
+"""A model in; the same with weights, gradients and optimiser state divided over processes (FSDP2) out, and whole tensors back.
+
+A layer's weights are gathered when it runs. Everything else (embeddings, last norm, LM head) is gathered while `Sharded`
+runs, so whatever reads the LM head or calls the trunk has to be done inside of it.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from kidcore.models.trees.trunk import causal_of
+from train.student.ranks import Ranks
+
+T = TypeVar("T")
+_STATE_BYTES = 16
+"""Of a trained float32 weight: itself, its gradient and the two moments of AdamW."""
+_SHARE_OF_DEVICE = 0.7
+"""What these may take of a GPU, to leave room for activations."""
+
+
+class Sharded(nn.Module):
+    """Runs work on a model while the weights outside its layers are whole."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, work: Callable[[nn.Module], T]) -> T:
+        """What `work` makes of the model. Its tensors are what may be differentiated."""
+        return work(self.model)
+
+    def inspect(self, work: Callable[[nn.Module], T]) -> T:
+        """The same where nothing is differentiated: the weights are divided again at once."""
+        with torch.no_grad():
+            result: T = self(work)
+        self.reshard()
+        return result
+
+    def reshard(self) -> None:
+        """Divide the weights that a forward pass without a backward one left whole."""
+        for module in _shards(self):
+            module.reshard()
+
+
+def shard(model: nn.Module, ranks: Ranks) -> Sharded:
+    """Divide `model`, whole and the same in every process, over all of them; gradients are summed, not averaged."""
+    mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
+    names = set(getattr(causal_of(model), "_no_split_modules", None) or ())
+    for module in list(model.modules()):
+        if type(module).__name__ in names:
+            fully_shard(module, mesh=mesh)
+    root = Sharded(model)
+    fully_shard(root, mesh=mesh)
+    for part in _shards(root):
+        part.set_gradient_divide_factor(1.0)
+        # Division by one through NCCL's own scaling is not offered by gloo.
+        part.set_force_sum_reduction_for_comms(True)
+        # An expert that a process's packs do not reach has a gradient in another.
+        part.set_reduce_scatter_unused_params(True, recurse=False)
+    return root
+
+
+def choose_parallel(asked: Literal["auto", "ddp", "fsdp"], model: nn.Module, ranks: Ranks) -> Literal["ddp", "fsdp"]:
+    """What was asked for; auto = ddp where weights, gradients and optimiser state fit on one GPU. Alone, ddp."""
+    if ranks.world_size == 1:
+        return "ddp"
+    if asked != "auto" or ranks.device.type != "cuda":
+        return "ddp" if asked == "auto" else asked
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    frozen = sum(parameter.nbytes for parameter in model.parameters() if not parameter.requires_grad)
+    available = torch.cuda.get_device_properties(ranks.device).total_memory * _SHARE_OF_DEVICE
+    return "ddp" if trained * _STATE_BYTES + frozen <= available else "fsdp"
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that may be divided; all processes have to ask."""
+    full: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return full
+
+
+def divided(tensor: Tensor, like: Tensor) -> Tensor:
+    """This process's part of a whole tensor, if `like` is divided."""
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def gather(state: Any, *, keep: bool) -> Any:
+    """Dictionaries and lists of tensors with the divided ones made whole, one at a time, on the CPU; `keep` them or not."""
+    if isinstance(state, dict):
+        return {name: gather(value, keep=keep) for name, value in state.items()}
+    if isinstance(state, list):
+        return [gather(value, keep=keep) for value in state]
+    if isinstance(state, DTensor):
+        full = whole(state)
+        return full.cpu() if keep else None
+    return state
+
+
+def _shards(root: nn.Module) -> Iterator[FSDPModule]:
+    return (module for module in root.modules() if isinstance(module, FSDPModule))

@@ -1,0 +1,87 @@
+"""A model folder in, a trainable model out; a trained model in, an ordinary save_pretrained folder out."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kidcore.config.config import TrainSettings
+from kidcore.errors import KidpipeError
+from kidcore.models.trees.trunk import causal_of
+from train.student.adapters import add_adapters, merged_state
+from train.student.sharding import gather
+
+_TOKENIZER_FILES = (
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "*.tiktoken",
+    "*.model",
+)
+
+
+def load_student(path: Path, device: torch.device, settings: TrainSettings) -> nn.Module:
+    """The causal language model in folder `path`, in float32, ready to train."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
+    except (OSError, ValueError) as error:
+        raise KidpipeError(
+            f"the student cannot be loaded: {str(error).splitlines()[0]}",
+            where=str(path),
+            fix="set train.student to a folder made by save_pretrained, with its weights and tokenizer",
+        ) from error
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+    if settings.lora_rank:
+        model = add_adapters(model, settings)
+    return model.to(device).train()
+
+
+@torch.no_grad()
+def student_state(model: nn.Module, origin: Path, *, keep: bool = True) -> dict[str, Tensor]:
+    """All weights, whole, in the precision that the student was stored in; every process of a sharded run has to ask.
+
+    Adapters are merged into the weights they stand beside: what comes out is an ordinary model.
+    """
+    stored = _stored_dtype(origin)
+    causal: Any = causal_of(model)
+    tied: dict[str, str] = getattr(causal, "all_tied_weights_keys", None) or {}
+    state = {
+        name: gather(x.to(stored) if x.is_floating_point() else x, keep=keep)
+        for name, x in merged_state(causal)
+        if name not in tied
+    }
+    # The same tensor under both names: save_pretrained writes it once.
+    return state | {name: state[source] for name, source in tied.items()}
+
+
+def save_student(model: nn.Module, state: dict[str, Tensor], origin: Path, folder: Path) -> None:
+    """Write the weights of `student_state` and the configuration, and copy the tokenizer files."""
+    causal: Any = causal_of(model)
+    config = causal.config
+    stored, trained = _stored_dtype(origin), config.dtype
+    config.dtype = stored
+    try:
+        causal.save_pretrained(folder, state_dict=state)
+    finally:
+        config.dtype = trained
+    for pattern in _TOKENIZER_FILES:
+        for path in origin.glob(pattern):
+            if path.is_file():
+                shutil.copyfile(path, folder / path.name)
+
+
+def _stored_dtype(origin: Path) -> torch.dtype:
+    from transformers import AutoConfig
+
+    dtype = AutoConfig.from_pretrained(origin).dtype
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
