@@ -35,11 +35,13 @@ def init(
     Example: kidpipe init --data spider --teacher Qwen/Qwen2.5-Coder-7B --student Qwen/Qwen2.5-Coder-0.5B
     """
     from kidpipe.commands.session import open_session
-    from kidpipe.commands.settings import init as body
 
     flags = {"teacher.model": teacher, "train.student": student, "data.path": data, "data.layout": layout}
     given = {name: value for name, value in flags.items() if value is not None}
-    body(open_session(None, [], {}), path, given, force=force)
+    session = open_session(None, [], {})
+    from kidpipe.commands.settings import init as body
+
+    body(session, path, given, force=force)
 
 
 @app.command()
@@ -87,11 +89,12 @@ def build_imperfect(
 
     Example: kidpipe build-imperfect --teacher Qwen/Qwen2.5-Coder-7B --data spider
     """
-    from kidpipe.commands.build import build_imperfect as body
-
     flags = {"teacher__model": teacher, "data__path": data, "data__layout": layout}
     flags |= {"predict__predictor": predictor, "engine__backend": backend}
-    body(open_command(config, settings, verbose, **flags), until=until, as_json=json)
+    session = open_command(config, settings, verbose, **flags)
+    from kidpipe.commands.build import build_imperfect as body
+
+    body(session, until=until, as_json=json)
 
 
 @app.command()
@@ -116,11 +119,12 @@ def train(
 
     Example: kidpipe train --student Qwen/Qwen2.5-Coder-0.5B --method kid
     """
-    from kidpipe.commands.train import train as body
-
     flags = {"train__student": student, "train__method": method, "teacher__model": teacher}
     flags |= {"data__path": data, "data__layout": layout}
-    body(open_command(config, settings, verbose, **flags), name=name, as_json=json, digest=manifest)
+    session = open_command(config, settings, verbose, **flags)
+    from kidpipe.commands.train import train as body
+
+    body(session, name=name, as_json=json, digest=manifest)
 
 
 cli_eval.register(app)
@@ -143,10 +147,11 @@ def plan(
 
     Example: kidpipe plan --why --set predict.fill=sample
     """
+    flags = {"teacher__model": teacher, "data__path": data, "data__layout": layout}
+    session = open_command(config, settings, False, **flags)
     from kidpipe.commands.build import plan as body
 
-    flags = {"teacher__model": teacher, "data__path": data, "data__layout": layout}
-    body(open_command(config, settings, False, **flags), why=why, as_json=json, check=check, until=until)
+    body(session, why=why, as_json=json, check=check, until=until)
 
 
 @app.command()
@@ -155,9 +160,10 @@ def status(config: ConfigFile = None, settings: Settings = None, json: Json = Fa
 
     Example: kidpipe status
     """
+    session = open_command(config, settings)
     from kidpipe.commands.store import status as body
 
-    body(open_command(config, settings), as_json=json)
+    body(session, as_json=json)
 
 
 @app.command()
@@ -171,9 +177,10 @@ def verify(
 
     Example: kidpipe verify --deep
     """
+    session = open_command(config, settings)
     from kidpipe.commands.store import verify as body
 
-    body(open_command(config, settings), deep=deep, as_json=json)
+    body(session, deep=deep, as_json=json)
 
 
 @app.command()
@@ -187,9 +194,10 @@ def gc(
 
     Example: kidpipe gc
     """
+    session = open_command(config, settings)
     from kidpipe.commands.store import gc as body
 
-    body(open_command(config, settings), delete=delete, as_json=json)
+    body(session, delete=delete, as_json=json)
 
 
 @app.command()
@@ -198,9 +206,10 @@ def pin(config: ConfigFile = None, settings: Settings = None, json: Json = False
 
     Example: kidpipe pin
     """
+    session = open_command(config, settings)
     from kidpipe.commands.store import pin as body
 
-    body(open_command(config, settings), as_json=json)
+    body(session, as_json=json)
 
 
 @app.command()
@@ -215,9 +224,10 @@ def inspect(
 
     Example: kidpipe inspect train:17 --view 1
     """
+    session = open_command(config, settings)
     from kidpipe.commands.inspect import inspect as body
 
-    body(open_command(config, settings), example_id, view, as_json=json)
+    body(session, example_id, view, as_json=json)
 
 
 @app.command()
@@ -231,9 +241,10 @@ def query(
 
     Example: kidpipe query "select strategy, avg(rewritten) from rewrite group by strategy"
     """
+    session = open_command(config, settings)
     from kidpipe.commands.inspect import query as body
 
-    body(open_command(config, settings), sql, as_json=json)
+    body(session, sql, as_json=json)
 
 
 def main() -> None:

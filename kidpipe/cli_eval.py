@@ -49,8 +49,6 @@ def evaluate(
 
     Example: kidpipe eval --predictions predicted.sql --suite test_suite_database --strip-distinct
     """
-    from kidpipe.commands.evaluate import evaluate as body
-
     generating: dict[str, Any] = {
         "--samples": samples,
         "--temperature": temperature,
@@ -81,6 +79,8 @@ def evaluate(
     if temperature is not None and session.config.eval.samples == 1:
         raise KidpipeError("--temperature has no effect on greedy decoding", fix="add --samples n, such as --samples 8")
     more: dict[str, Any] = {"predictions_file": predictions, "suite": suite, "with_exposure": exposure, "split": split}
+    from kidpipe.commands.evaluate import evaluate as body
+
     body(session, model[0] if model else "", name=name, as_json=json, **more)
 
 
@@ -109,9 +109,10 @@ def compare_evaluations(
 
     Example: kidpipe eval-compare sft-1d02 kid-4f1c22aa
     """
+    session = open_command(config, settings)
     from kidpipe.commands.compare_evaluations import compare as body
 
-    body(open_command(config, settings), first, second, rows=rows, as_json=json)
+    body(session, first, second, rows=rows, as_json=json)
 
 
 def fuzz_suite(
@@ -129,7 +130,7 @@ def fuzz_suite(
 
     Example: kidpipe fuzz-suite --out suite --data spider
     """
+    session = open_command(config, settings, data__path=data, data__layout=layout, eval__limit=limit)
     from kidpipe.commands.fuzz import fuzz_suite as body
 
-    session = open_command(config, settings, data__path=data, data__layout=layout, eval__limit=limit)
     body(session, out, variants=variants, seed=seed, as_json=json)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from kidcore.config.config import Dtype, EngineSettings
 from kidcore.models.backends.base import Backend
+from kidcore.models.backends.select import open_backend
 from kidcore.models.sources import ModelSource
 
 
@@ -22,8 +23,6 @@ class EngineRoom:
 
     def open(self, model: ModelSource) -> Backend:
         """The engine that holds `model`."""
-        from kidcore.models.backends.select import open_backend
-
         if self._current is None or self._identity != model.identity:
             self.close()
             self._current = open_backend(

@@ -9,13 +9,13 @@ from kidcore.store.graph import Grid
 from kidcore.store.manifest import STAGES, rates, read_manifest
 from kidcore.store.plan import StagePlan, make_plan
 from kidpipe.commands.session import Session, make_table, show_seconds
+from pipeline.build import build
+from pipeline.context import open_context
+from pipeline.stages import stages
 
 
 def build_imperfect(session: Session, *, until: str, as_json: bool, quiet: bool = False) -> dict[str, Any]:
     """Run what is stale and, unless `quiet`, say what came of it."""
-    from pipeline.build import build
-    from pipeline.context import open_context
-
     if until not in STAGES:
         raise KidpipeError(f"no such stage: {until}", where="--until", fix=f"one of {', '.join(STAGES)}")
     read_manifest(session.store)  # a manifest of a newer kidpipe is refused before any work
@@ -62,9 +62,6 @@ def _print_result(session: Session, summary: Mapping[str, Any]) -> None:
 
 def plan(session: Session, *, why: bool, as_json: bool, check: bool, until: str) -> None:
     """Say what a build would run; with `check`, exit with 1 when that is anything."""
-    from pipeline.context import open_context
-    from pipeline.stages import stages
-
     context = open_context(session.config, need_teacher=until != "ingest")
     grid = Grid(stages(context, until), context.parts, session.store)
     plans = make_plan(grid, session.store, read_manifest(session.store))

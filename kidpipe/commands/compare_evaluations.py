@@ -3,26 +3,22 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.markup import escape
 
+from eval.comparison import ComparedRuns, compare_runs, difference_table, flip_lines
+from eval.evaluate import SUMMARY_FILE, VERDICTS_FILE
+from eval.report import finite, read_verdicts
 from kidcore.config.config import EvalSettings
 from kidcore.errors import KidpipeError
 from kidpipe.commands.session import Session
-
-if TYPE_CHECKING:
-    from eval.comparison import ComparedRuns
 
 _JUDGING = ("keep_distinct", "mend_operators", "max_steps")
 
 
 def compare(session: Session, first: str, second: str, *, rows: int, as_json: bool) -> dict[str, Any]:
     """Paired difference by metric with interval and p, then the first `rows` rows that flipped."""
-    from eval.comparison import compare_runs, difference_table, flip_lines
-    from eval.evaluate import VERDICTS_FILE
-    from eval.report import read_verdicts
-
     folders = [find_evaluation(session, name) for name in (first, second)]
     same = folders[0].name == folders[1].name
     ours, theirs = (first, second) if same else (folders[0].name, folders[1].name)
@@ -49,8 +45,6 @@ def compare(session: Session, first: str, second: str, *, rows: int, as_json: bo
 
 def find_evaluation(session: Session, name: str) -> Path:
     """The folder that `name` means: one under eval/ in the store, or any folder with verdicts."""
-    from eval.evaluate import VERDICTS_FILE
-
     root = session.store.root / "eval"
     for folder in (root / name, Path(name)):
         if (folder / VERDICTS_FILE).is_file():
@@ -67,8 +61,6 @@ def _changed_settings(first: Path, second: Path) -> dict[str, tuple[Any, Any]]:
 
 def _how(folder: Path) -> dict[str, Any]:
     """The settings that decide verdicts; a summary names those that are not the default."""
-    from eval.evaluate import SUMMARY_FILE
-
     path = folder / SUMMARY_FILE
     summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     settings = EvalSettings().model_dump(include=set(_JUDGING)) | summary.get("settings", {})
@@ -76,7 +68,6 @@ def _how(folder: Path) -> dict[str, Any]:
 
 
 def _summary(runs: "ComparedRuns", folders: list[Path], changed: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
-    from eval.report import finite
 
     flips = [
         {

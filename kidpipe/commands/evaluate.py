@@ -5,23 +5,30 @@ import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from eval.databases import Databases
+from eval.evaluate import VERDICTS_FILE, Evaluation
+from eval.evaluate import evaluate as judge
+from eval.generate import Predictions, generate
+from eval.metrics.vote import vote
+from eval.names import read_tables_json
+from eval.prediction_files import read_predictions
+from eval.report import tables
 from kidcore.config.config import EvalSettings, IngestSettings
 from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
+from kidcore.models.backends.base import Sampling
+from kidcore.models.backends.select import open_backend
+from kidcore.models.sources import resolve
+from kidcore.models.tokenizers import load
 from kidcore.sql.datasets import DataSet, Split, read
 from kidcore.sql.schema_text import read_schema
 from kidpipe.commands.exposure import exposure, find_teacher, show
 from kidpipe.commands.session import Session
-
-if TYPE_CHECKING:
-    from eval.databases import Databases
-    from eval.evaluate import Evaluation
-    from eval.generate import Predictions
 
 log = logging.getLogger("kidpipe")
 _TABLES_FILES = ("tables.json", "dev_tables.json", "dev/dev_tables.json")
@@ -43,8 +50,6 @@ def evaluate(
     split: str = "dev",
 ) -> dict[str, Any]:
     """Generate or read, execute, compare; verdicts and summary go to eval/<name> in the store."""
-    from eval.evaluate import evaluate as judge
-
     config = session.config
     # How SQL would be generated is no part of how a file of it is judged.
     settings = config.eval.model_copy(update=_NOT_GENERATED) if predictions_file else config.eval
@@ -86,8 +91,6 @@ def _split(name: str) -> Split:
 
 
 def _show(session: Session, result: "Evaluation") -> None:
-    from eval.evaluate import VERDICTS_FILE
-    from eval.report import tables
 
     summary = result.summary
     source = summary.get("model") or summary["predictions"]
@@ -99,8 +102,6 @@ def _show(session: Session, result: "Evaluation") -> None:
 
 
 def _databases(dataset: DataSet, data: Path, suite: Path | None) -> "Databases":
-    from eval.databases import Databases
-    from eval.names import read_tables_json
 
     schemas = next((data / name for name in _TABLES_FILES if (data / name).is_file()), None)
     databases = Databases(dataset.database, suite, read_tables_json(schemas) if schemas else {})
@@ -121,8 +122,6 @@ def _origin(session: Session, model: str, predictions: Path | None) -> tuple[dic
 
 
 def _read(path: Path, dataset: DataSet) -> "Predictions":
-    from eval.generate import Predictions
-    from eval.prediction_files import read_predictions
 
     @cache
     def tables(db_id: str) -> frozenset[str] | None:
@@ -138,12 +137,6 @@ def _read(path: Path, dataset: DataSet) -> "Predictions":
 
 
 def _generate(session: Session, folder: str, dataset: DataSet, bar: Progress) -> "Predictions":
-    from eval.generate import generate
-    from eval.metrics.vote import vote
-    from kidcore.models.backends.base import Sampling
-    from kidcore.models.backends.select import open_backend
-    from kidcore.models.sources import resolve
-    from kidcore.models.tokenizers import load
 
     source = resolve(folder, digests=FileDigests(session.store.root / "digests.json"))
     settings, config = ingest_settings(session, source.path), session.config

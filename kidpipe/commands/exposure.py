@@ -4,22 +4,23 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from eval.generate import Predictions
+from eval.metrics.exposure import Scores, measure, requests, score
+from eval.metrics.teacher_scores import built, keep, kept, key_of
 from kidcore.config.config import IngestSettings
 from kidcore.config.digests import FileDigests
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
+from kidcore.models.backends.base import ScoreRequest
+from kidcore.models.backends.select import open_backend
 from kidcore.models.prompts import PromptEncoder
 from kidcore.models.sources import ModelSource, resolve
+from kidcore.models.tokenizers import eos_id, load, require_same
 from kidcore.sql.datasets import DataSet
 from kidcore.store.manifest import read_manifest
 from kidpipe.commands.session import Session
-
-if TYPE_CHECKING:
-    from eval.generate import Predictions
-    from eval.metrics.exposure import Scores
-    from kidcore.models.backends.base import ScoreRequest
 
 _TOP_K = 64
 """Tokens a position that the two models' distributions are compared on."""
@@ -62,8 +63,6 @@ def exposure(
     The student scores gold and its own answers. The teacher's scores are read from the store; it is loaded only for those that
     are not there, and they are kept.
     """
-    from eval.metrics.exposure import measure, requests
-    from kidcore.models.tokenizers import eos_id, load, require_same
 
     config = session.config
     source = resolve(student, digests=FileDigests(session.store.root / "digests.json"))
@@ -89,8 +88,6 @@ def _teachers(
     session: Session, teacher: Teacher, asked: Sequence["ScoreRequest"], example_ids: set[str]
 ) -> tuple[list["Scores"], int]:
     """The teacher's scores, and how many of them were stored."""
-    from eval.metrics.teacher_scores import built, keep, kept, key_of
-
     root, dtype = session.store.root, session.config.teacher.dtype
     keys = [key_of(request) for request in asked]
     folder = root / "exposure" / fingerprint({"teacher": teacher.identity, "dtype": dtype, "top_k": _TOP_K})
@@ -116,8 +113,6 @@ def _teachers(
 
 
 def _ask(session: Session, source: ModelSource, dtype: Any, asked: Sequence["ScoreRequest"]) -> list["Scores"]:
-    from eval.metrics.exposure import score
-    from kidcore.models.backends.select import open_backend
 
     top_k = min(_TOP_K, source.vocab_size)
     longest = max(len(request.token_ids) for request in asked)

@@ -4,6 +4,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from eval.suites.fuzz import fuzz_suite as make
+from eval.suites.fuzz import total
 from kidcore.sql.datasets import read
 from kidpipe.commands.evaluate import progress_lines, ticker
 from kidpipe.commands.session import Session, make_table
@@ -11,9 +13,6 @@ from kidpipe.commands.session import Session, make_table
 
 def fuzz_suite(session: Session, out: Path, *, variants: int, seed: int, as_json: bool) -> dict[str, Any]:
     """Write the suite into `out` and show the kill rate, by database and overall."""
-    from eval.suites.fuzz import fuzz_suite as make
-    from eval.suites.fuzz import total
-
     config = session.config
     dataset = read(config.data, "dev")
     examples = dataset.examples[: config.eval.limit] if config.eval.limit else dataset.examples

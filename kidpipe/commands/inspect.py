@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import duckdb
 import numpy as np
 from rich.text import Text
 
 from kidcore.errors import KidpipeError
+from kidcore.models.tokenizers import load
 from kidcore.store.arrow import lists
 from kidcore.store.manifest import STAGES
 from kidcore.store.store import Shard, Store
@@ -18,8 +20,6 @@ _SHOWN_VALUES = 3
 
 def inspect(session: Session, example_id: str, view: int, *, as_json: bool) -> None:
     """Show gold, masked, predicted and imperfect SQL of one example, and the predictor's best at each hole."""
-    from kidcore.models.tokenizers import load
-
     store, manifest = session.store, session.manifest()
     rows = {stage: _find(store, manifest, stage, example_id, view) for stage in ("ingest", "predict", "rewrite", "outcome")}
     ingest = rows["ingest"]
@@ -138,8 +138,6 @@ def _visible(text: str) -> str:
 
 def query(session: Session, sql: str, *, as_json: bool) -> None:
     """Run SQL with DuckDB over the latest manifest's shards; each stage is a view of its name."""
-    import duckdb
-
     store, manifest = session.store, session.manifest()
     with duckdb.connect() as connection:
         for stage in STAGES:
@@ -167,8 +165,6 @@ def query(session: Session, sql: str, *, as_json: bool) -> None:
 
 def _require_reading(connection: Any, sql: str) -> None:
     """Shards are written by builds only."""
-    import duckdb
-
     statements = connection.extract_statements(sql)
     if len(statements) != 1:
         raise KidpipeError(f"{len(statements)} statements were given", where=sql, fix="give one statement")

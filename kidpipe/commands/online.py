@@ -1,19 +1,17 @@
 """A configuration and a manifest in; the teacher that an online method asks during training, checked before it is loaded, out."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kidcore.config import processes
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS
-from kidcore.models.backends.select import require_vllm
+from kidcore.models.backends.select import require_vllm, stored_dtype
 from kidcore.models.sources import ModelSource, resolve
 from kidcore.models.tokenizers import load, require_same, special_ids, tokens_of
 from kidpipe.commands.session import Session
-
-if TYPE_CHECKING:
-    from train.online.setup import OnlineSetup
+from train.online.setup import OnlineSetup
 
 
 def online_setup(session: Session, manifest: dict[str, Any], tokenizer: Any, student: ModelSource) -> "OnlineSetup":
@@ -25,8 +23,6 @@ def online_setup(session: Session, manifest: dict[str, Any], tokenizer: Any, stu
     Raises:
         KidpipeError: no teacher is named, it reads other tokens, or the settings ask for what is not there.
     """
-    from kidcore.models.backends.select import stored_dtype
-    from train.online.setup import OnlineSetup
 
     config = session.config
     teacher = _teacher(session)

@@ -3,21 +3,27 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from kidcore.config import processes
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS
+from kidcore.models.sources import ModelSource, resolve
+from kidcore.models.tokenizers import load as load_tokenizer
+from kidcore.models.tokenizers import require_same
 from kidcore.store.manifest import find_manifest, read_manifest
+from kidpipe.commands.build import build_imperfect
 from kidpipe.commands.online import check_rollouts, online_setup
 from kidpipe.commands.restricted import restricted
 from kidpipe.commands.session import Session, show_seconds
-
-if TYPE_CHECKING:
-    from kidcore.models.sources import ModelSource
-    from train.data.dataset import Source
-    from train.online.setup import OnlineSetup
+from train.data.dataset import Source
+from train.data.shards import PartFiles
+from train.online.setup import OnlineSetup
+from train.student.ranks import open_ranks
+from train.trainer import run
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,6 @@ def prepare(session: Session, digest: str = "", *, quiet: bool = False) -> Prepa
     Raises:
         KidpipeError: one of them is missing, or they do not fit together.
     """
-    from kidcore.models.sources import resolve
-    from kidcore.models.tokenizers import load as load_tokenizer
-    from kidcore.models.tokenizers import require_same
 
     settings = session.config.train
     check_rollouts(settings)
@@ -66,8 +69,6 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "") -> di
 
     Under torchrun every process comes here. The first one makes and writes what is not there, and speaks.
     """
-    from train.student.ranks import open_ranks
-    from train.trainer import run
 
     settings = session.config.train
     with open_ranks(_device(session)) as ranks:
@@ -118,7 +119,6 @@ def _show(session: Session, summary: dict[str, Any], *, as_json: bool) -> None:
 def _device(session: Session) -> str:
     if session.config.engine.device != "auto":
         return session.config.engine.device
-    import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -132,8 +132,6 @@ def _manifest(session: Session, stage: str, digest: str, quiet: bool) -> dict[st
     manifest = find_manifest(session.store, digest) if digest else read_manifest(session.store)
     is_missing = manifest is None or stage not in manifest["stages"]
     if not digest and ((manifest is None and stage == "ingest") or (is_missing and stage == "generate")):
-        from kidpipe.commands.build import build_imperfect
-
         if stage == "generate" and processes.world_size() > 1:
             raise KidpipeError(
                 "the teacher answers in one process, before several train",
@@ -167,8 +165,6 @@ def drift(session: Session, manifest: dict[str, Any]) -> list[str]:
 
 
 def _source(session: Session, manifest: dict[str, Any]) -> "Source":
-    from train.data.dataset import Source
-    from train.data.shards import PartFiles
 
     root = session.store.root
     parts = [

@@ -1,12 +1,12 @@
 """Texts in, a byte-level BPE tokenizer out; sizes in, a random Qwen2 model out. Both save in the usual Hugging Face form."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from kidcore.errors import KidpipeError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<mask>", "<unk>")
 # Words keep their underscores and one trailing digit (T1), digits of numbers stand alone so that values can be copied
@@ -22,9 +22,6 @@ _INITIAL_SPREAD = 0.08
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
     """Byte-level BPE learnt from `texts`; any text survives encode and decode unchanged."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
     smallest = 256 + len(SPECIAL_TOKENS)
     if vocab_size < smallest:
         raise KidpipeError(f"a vocabulary of {vocab_size} has no room for all bytes", fix=f"ask for {smallest} or more")
@@ -66,9 +63,6 @@ def make_model(
     seed: int,
 ) -> "Qwen2ForCausalLM":
     """A float32 Qwen2 with tied embeddings and random weights, the same for the same arguments."""
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
     if hidden_size % heads or heads % kv_heads:
         raise KidpipeError(
             f"hidden size {hidden_size}, {heads} heads and {kv_heads} key-value heads do not go together",

@@ -5,17 +5,19 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from transformers.utils import logging
+
 from kidcore.config.config import DataSettings
 from kidcore.models.prompts import render_question
 from kidcore.sql.datasets import read
 from kidcore.sql.schema_text import read_schema, render
+from kidpipe.demo.models import make_model, train_tokenizer
 from kidpipe.demo.recipe import ModelSize, Recipe
+from kidpipe.demo.world import make_world
 
 
 def prepare(folder: Path, recipe: Recipe) -> None:
     """Make `data`, `models/teacher` and `models/student` under `folder`, unless they are there for this recipe."""
-    from kidpipe.demo.world import make_world
-
     done = folder / "recipe.json"
     text = json.dumps(asdict(recipe), sort_keys=True)
     if done.exists() and done.read_text(encoding="utf-8") == text:
@@ -33,10 +35,6 @@ def _make_models(folder: Path, recipe: Recipe) -> None:
 
 def make_models(data: DataSettings, sizes: Mapping[Path, ModelSize], *, vocab_size: int, max_length: int, seed: int) -> None:
     """Train a tokenizer on a data set's prompts and SQL, and save a random model with it in each folder of `sizes`."""
-    from transformers.utils import logging
-
-    from kidpipe.demo.models import make_model, train_tokenizer
-
     logging.disable_progress_bar()
     tokenizer = train_tokenizer(_texts(data), vocab_size)
     for folder, size in sizes.items():

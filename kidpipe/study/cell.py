@@ -13,20 +13,21 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kidcore.config.config import Config
 from kidcore.config.config_load import Loaded
 from kidcore.errors import KidpipeError
 from kidcore.store.store import Store
+from kidpipe.commands.evaluate import evaluate
 from kidpipe.commands.session import Session, quieten
+from kidpipe.commands.train import train
 
 CELL, TRAINING, RESULT = "cell.json", "training.json", "result.json"
 
 
 def run_cell(folder: Path) -> None:
     """Train unless that is done, evaluate, and write the result last."""
-    from kidpipe.commands.evaluate import evaluate
-    from kidpipe.commands.train import train
-
     cell = json.loads((folder / CELL).read_text(encoding="utf-8"))
     session = Session(Loaded(Config.model_validate(cell["config"]), {}), verbose=False)
     files = Store(folder)
@@ -54,7 +55,6 @@ def _peak_memory() -> dict[str, float]:
     """MiB of this process up to here, and of its GPU; what evaluation takes later is not in it."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     memory = {"peak_memory_mib": round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)}
-    import torch
 
     if torch.cuda.is_available() and (peak_gpu := torch.cuda.max_memory_allocated()):
         memory["peak_gpu_memory_mib"] = round(peak_gpu / 1024**2, 1)

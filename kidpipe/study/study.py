@@ -4,6 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from kidcore.config.config import Config
 from kidcore.config.config_load import Loaded
 from kidcore.config.digests import FileDigests
@@ -19,7 +22,10 @@ from kidpipe.study.cell import RESULT
 from kidpipe.study.grid import Cell, make_cells
 from kidpipe.study.runs import Run, cores, run_all
 from kidpipe.study.table import groups_of, rows_of, table_of
+from pipeline.build import build
+from pipeline.context import open_context
 from pipeline.parts import split_parts
+from pipeline.stages import stages
 
 ROWS, SUMMARY = "runs.parquet", "summary.json"
 
@@ -62,8 +68,6 @@ def compare_grid(
 
 def _check(store: Store, cells: Sequence[Cell]) -> None:
     """Open what each distinct build and run starts from, before the first expensive second."""
-    from pipeline.context import open_context
-
     for cell in cells:
         if not cell.config.train.student:
             raise KidpipeError("no student is named", where="train.student", fix="kidpipe compare --student MODEL")
@@ -78,10 +82,6 @@ def _check(store: Store, cells: Sequence[Cell]) -> None:
 
 def _build_all(session: Session, cells: Sequence[Cell], only_finished: bool) -> dict[str, tuple[str, str]]:
     """By build: the digest of its manifest, or what went wrong. Builds share their stages through the store."""
-    from pipeline.build import build
-    from pipeline.context import open_context
-    from pipeline.stages import stages
-
     builds = {cell.build: cell for cell in cells}
     found: dict[str, tuple[str, str]] = {}
     for number, (key, cell) in enumerate(builds.items(), start=1):
@@ -164,8 +164,6 @@ def _report(session: Session, runs: list[Run], out: Path, as_json: bool) -> dict
 
 
 def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new")

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from transformers.core_model_loading import revert_weight_conversion
 
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
@@ -15,11 +16,9 @@ from kidcore.models.backends.base import Backend, ScoreRequest
 from kidcore.models.backends.vllm_student import VllmStudent
 from kidcore.models.sources import inspect
 from kidcore.models.trees.trunk import causal_of
+from train.online.setup import OnlineSetup
 from train.step import autocast_dtype
 from train.student.adapters import merged_state
-
-if TYPE_CHECKING:
-    from train.online.setup import OnlineSetup
 
 _FARTHEST = {torch.float32: 1e-2, torch.bfloat16: 0.3}
 """Mean distance of log-probabilities that rounding does not explain. Measured: 1e-6, and 0.02 in bfloat16."""
@@ -55,8 +54,6 @@ def open_engine(
 @torch.no_grad()
 def hand_over(model: nn.Module, engine: VllmStudent, dtype: torch.dtype | None) -> None:
     """Give the engine the weights of `model` as they are now, adapters added in; the model is left as it is."""
-    from transformers.core_model_loading import revert_weight_conversion
-
     causal: Any = causal_of(model)
     weights = {name: x.to(dtype or torch.float32) for name, x in merged_state(causal)}
     # Some models are held in other pieces than they are stored in, and vLLM reads the latter.

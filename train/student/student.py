@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging
 
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
@@ -27,9 +29,6 @@ _TOKENIZER_FILES = (
 
 def load_student(path: Path, device: torch.device, settings: TrainSettings) -> nn.Module:
     """The causal language model in folder `path`, in float32, ready to train."""
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
     logging.disable_progress_bar()
     try:
         model: nn.Module = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
@@ -81,7 +80,6 @@ def save_student(model: nn.Module, state: dict[str, Tensor], origin: Path, folde
 
 
 def _stored_dtype(origin: Path) -> torch.dtype:
-    from transformers import AutoConfig
 
     dtype = AutoConfig.from_pretrained(origin).dtype
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
