@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.databases import Databases
-from eval.execution import GoldCache, Pair, compare
+from eval.execution import GoldCache, Pair, compare_results
 from eval.verdicts import judge
 from kidcore.config.config import EvalSettings
 from kidcore.sql.datasets import Example
@@ -155,7 +155,7 @@ def _execute(database: Path, sql: str) -> list[tuple[Any, ...]] | None:
 
 def _compare_afresh(pairs: list[Pair], settings: EvalSettings) -> None:
     """With an empty cache, so that every run executes the gold too."""
-    compare(pairs, GoldCache(settings))
+    compare_results(pairs, GoldCache(settings))
 
 
 def _everything(rows: list[Row]) -> None:

@@ -24,10 +24,10 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bench.mix import make_steps, read_rows
 from kidcore.models.trees.attention import has_tree_attention, install, uninstall
-from kidcore.models.trees.layout import Layout
-from train.data.examples import Example
+from kidcore.models.trees.layout import PackLayout
+from train.data.examples import TrainingExample
 from train.loss.losses import divergence
-from train.step import Recipe, Runner
+from train.step import Runner, RunObjective
 from train.student.layout import choose_layout
 
 # Hidden size, layers, heads, key-value heads, inner size, vocabulary.
@@ -36,8 +36,8 @@ SIZES = {
     "0.5b": (896, 24, 14, 2, 4864, 151_936),
     "1.5b": (1536, 28, 12, 2, 8960, 151_936),
 }
-KID = Recipe(1.0, 1.0, divergence("reverse_kl"))
-SFT = Recipe(1.0, 0.0, None)
+KID = RunObjective(1.0, 1.0, divergence("reverse_kl"))
+SFT = RunObjective(1.0, 0.0, None)
 
 
 def main() -> None:
@@ -103,7 +103,7 @@ class _Bench:
         self.has_tree = has_tree_attention(self.model)
 
     def measure(self, pack_tokens: int) -> list[dict[str, Any]]:
-        ways: dict[str, tuple[Layout, bool, Recipe, list[list[Example]]]] = {
+        ways: dict[str, tuple[PackLayout, bool, RunObjective, list[list[TrainingExample]]]] = {
             "kid tree": ("tree", True, KID, self.kid),
             "kid tree, dense mask": ("tree", False, KID, self.kid),
             "kid padded rows": ("none", False, KID, self.kid),
@@ -132,7 +132,9 @@ class _Bench:
         order = "self_cuda_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
         return str(profile.key_averages().table(sort_by=order, row_limit=40, max_name_column_width=90))
 
-    def _step(self, examples: list[Example], layout: Layout, recipe: Recipe, pack_tokens: int) -> dict[str, float]:
+    def _step(
+        self, examples: list[TrainingExample], layout: PackLayout, recipe: RunObjective, pack_tokens: int
+    ) -> dict[str, float]:
         runner = Runner(self.model, self.device, layout, pack_tokens, self.dtype)
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":

@@ -25,7 +25,7 @@ from bench.students import VOCAB_SIZE, Shape, make_model, shapes
 from kidcore.config.config import TrainSettings
 from kidcore.store.schemas import INGEST, SCORE
 from train.data.dataset import Source
-from train.data.examples import Branch, Example
+from train.data.examples import Branch, TrainingExample
 from train.data.shards import PartFiles
 from train.trainer import run as train
 
@@ -120,7 +120,7 @@ def _table(measured: dict[str, dict[int, list[Waits]]]) -> str:
     return "\n".join(lines)
 
 
-def _write_build(folder: Path, examples: Sequence[Example]) -> Source:
+def _write_build(folder: Path, examples: Sequence[TrainingExample]) -> Source:
     """Shards as a build leaves them: gold in the first branch of each example, views in the others."""
     parts = []
     for number, start in enumerate(range(0, len(examples), _SHARD_ROWS)):
@@ -136,12 +136,12 @@ def _write_build(folder: Path, examples: Sequence[Example]) -> Source:
     return Source(parts, eos_id=1, digest="bench")
 
 
-def _ingest_row(example: Example) -> dict[str, Any]:
+def _ingest_row(example: TrainingExample) -> dict[str, Any]:
     extra = {"question": "", "gold_sql": "", "schema_tokens": 0, "gold_starts": [], "reason": None}
     return _tokens(example) | extra
 
 
-def _score_row(example: Example, view: int) -> dict[str, Any]:
+def _score_row(example: TrainingExample, view: int) -> dict[str, Any]:
     branch = example.branches[view]
     teacher = branch.teacher
     assert teacher is not None
@@ -159,7 +159,7 @@ def _score_row(example: Example, view: int) -> dict[str, Any]:
     }
 
 
-def _tokens(example: Example) -> dict[str, Any]:
+def _tokens(example: TrainingExample) -> dict[str, Any]:
     gold = example.branches[0]
     prompt = gold.tokens[: gold.start].tolist()
     return {"example_id": example.example_id, "db_id": example.db_id, "prompt_ids": prompt, "gold_ids": _sql(gold)}

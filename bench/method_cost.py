@@ -30,7 +30,7 @@ from bench.students import VOCAB_SIZE, Load, Shape, Trainee, load_of, our_turn, 
 from bench.teachers import BenchTeacher, open_teacher
 from bench.timing import Costs, Turn, interleave, release
 from kidcore.config.config import TrainSettings
-from train.data.examples import Example
+from train.data.examples import TrainingExample
 
 GROUP_SIZE = 4
 BASE = "sft, padded"
@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     report(session, where, load, measured, RATIOS, ways=ways, notes=notes, more={"profiles": profiles})
 
 
-def make_mixes(rows: list[Row], load: Load) -> dict[str, list[list[Example]]]:
+def make_mixes(rows: list[Row], load: Load) -> dict[str, list[list[TrainingExample]]]:
     """The same questions as each method stores them."""
     make = partial(
         make_steps,
@@ -121,7 +121,9 @@ def make_mixes(rows: list[Row], load: Load) -> dict[str, list[list[Example]]]:
     }
 
 
-def make_turns(shape: Shape, load: Load, steps: Mapping[str, list[list[Example]]], teacher: BenchTeacher) -> dict[str, Turn]:
+def make_turns(
+    shape: Shape, load: Load, steps: Mapping[str, list[list[TrainingExample]]], teacher: BenchTeacher
+) -> dict[str, Turn]:
     """Every way, by its name in the tables."""
     new_tokens = round(statistics.mean(x.branches[0].num_supervised for step in steps["gold"] for x in step))
     turns = {BASE: our_turn(shape, load, steps["gold"], {"method": "sft", "packing": "none"})}
@@ -145,7 +147,7 @@ def _verdict(measured: Mapping[str, Costs]) -> str:
     return "\n".join(lines)
 
 
-def _profiles(shape: Shape, load: Load, steps: Mapping[str, list[list[Example]]]) -> dict[str, dict[str, float]]:
+def _profiles(shape: Shape, load: Load, steps: Mapping[str, list[list[TrainingExample]]]) -> dict[str, dict[str, float]]:
     """Seconds by kind of work of one step of plain fine-tuning and of kid."""
     found = {}
     for way, mix, settings in (

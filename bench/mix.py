@@ -16,7 +16,7 @@ from kidcore.models.prompts import PromptEncoder, render_question
 from kidcore.sql.datasets import read
 from kidcore.sql.schema_text import read_schema, render
 from kidpipe.demo.models import train_tokenizer
-from train.data.examples import Branch, Example, Teacher
+from train.data.examples import Branch, TeacherTopK, TrainingExample
 from train.data.sampler import group_order
 
 
@@ -64,7 +64,7 @@ def make_steps(
     score_gold: bool = False,
     score_views: bool = True,
     num_steps: int = 0,
-) -> list[list[Example]]:
+) -> list[list[TrainingExample]]:
     """The first steps of an epoch in the trainer's own order, or all that are full.
 
     Imperfect branches have the teacher's distributions unless `score_views` is false, gold ones with `score_gold`.
@@ -79,7 +79,7 @@ def make_steps(
 
 def _example(
     row: Row, rng: np.random.Generator, views: int, rewritten: float, vocab_size: int, score_gold: bool, score_views: bool
-) -> Example:
+) -> TrainingExample:
     prompt = [*row.schema, *row.question]
     teacher = _teacher(rng, len(row.gold) + 1, vocab_size) if score_gold else None
     branches = [Branch(np.array(prompt + row.gold, np.int32), len(prompt), 1, True, teacher)]
@@ -90,12 +90,12 @@ def _example(
         tokens = np.concatenate([np.array(prompt, np.int32), sql])
         teacher = _teacher(rng, len(sql) + 1, vocab_size) if score_views else None
         branches.append(Branch(tokens, len(prompt), 1, False, teacher))
-    return Example(row.example_id, row.db_id, tuple(branches))
+    return TrainingExample(row.example_id, row.db_id, tuple(branches))
 
 
-def _teacher(rng: np.random.Generator, length: int, vocab_size: int) -> Teacher:
+def _teacher(rng: np.random.Generator, length: int, vocab_size: int) -> TeacherTopK:
     """Peaked distributions: a few ids at most positions, up to 64 at some."""
     count: NDArray[np.int16] = np.minimum(rng.geometric(0.15, size=length), 64).astype(np.int16)
     ids = np.concatenate([rng.choice(vocab_size, size=int(k), replace=False) for k in count]).astype(np.int32)
     logprobs = np.concatenate([np.log(np.full(int(k), 0.999 / k)) for k in count]).astype(np.float16)
-    return Teacher(count, ids, logprobs, np.full(length, 0.001, np.float32))
+    return TeacherTopK(count, ids, logprobs, np.full(length, 0.001, np.float32))

@@ -8,7 +8,7 @@ import torch
 
 from bench.students import Trainee
 from bench.timing import table
-from train.data.examples import Example
+from train.data.examples import TrainingExample
 
 _KINDS = (
     ("optimiser and clipping", re.compile(r"adam|_foreach|clip_grad|linalg_vector_norm|Optimizer", re.IGNORECASE)),
@@ -17,7 +17,7 @@ _KINDS = (
 )
 
 
-def time_by_kind(trainee: Trainee, examples: Sequence[Example], vocab_size: int) -> dict[str, float]:
+def time_by_kind(trainee: Trainee, examples: Sequence[TrainingExample], vocab_size: int) -> dict[str, float]:
     """Seconds of one step by kind: on a GPU the kernels', else the operators' own on the CPU.
 
     Work on tensors with a dimension of the vocabulary's size is the LM head and the loss.

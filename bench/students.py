@@ -15,9 +15,9 @@ from torch import nn
 
 from bench.timing import Cost, PeakMemory, Stopwatch, Turn
 from kidcore.config.config import TrainSettings
-from train.data.examples import Example
+from train.data.examples import TrainingExample
 from train.schedule import make_optimizer
-from train.step import Figures, Recipe, Runner, autocast_dtype
+from train.step import Runner, RunObjective, StepMetrics, autocast_dtype
 from train.student.layout import choose_layout
 
 
@@ -123,10 +123,10 @@ class Trainee:
         layout = choose_layout(self.model, settings.packing, dtype)
         self.runner = Runner(self.model, device, layout, load.pack_tokens, dtype)
         self.settings = settings
-        self._recipe = Recipe.of(settings)
+        self._recipe = RunObjective.of(settings)
         self._optimizer = make_optimizer(self.model, settings)
 
-    def step(self, examples: Sequence[Example]) -> Figures:
+    def step(self, examples: Sequence[TrainingExample]) -> StepMetrics:
         """One optimiser step, as train.trainer takes it."""
         self._optimizer.zero_grad(set_to_none=True)
         figures = self.runner.accumulate(list(examples), self._recipe)
@@ -136,13 +136,13 @@ class Trainee:
         return figures
 
 
-Lessons = Callable[[float, list[Example]], list[Example]]
+Lessons = Callable[[float, list[TrainingExample]], list[TrainingExample]]
 """(share of the run that is done, gold examples of a step) -> what the step learns from."""
 Open = Callable[[Trainee], Lessons]
 
 
 def our_turn(
-    shape: Shape, load: Load, steps: list[list[Example]], settings: Mapping[str, Any], open_lessons: Open | None = None
+    shape: Shape, load: Load, steps: list[list[TrainingExample]], settings: Mapping[str, Any], open_lessons: Open | None = None
 ) -> Turn:
     """Optimiser steps over `steps`, twice.
 
@@ -161,7 +161,7 @@ def our_turn(
 def _take_turn(
     shape: Shape,
     load: Load,
-    steps: list[list[Example]],
+    steps: list[list[TrainingExample]],
     settings: TrainSettings,
     open_lessons: Open | None,
     measure_memory: bool,

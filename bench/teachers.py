@@ -19,7 +19,7 @@ from kidcore.models.backends.base import ScoreRequest
 from kidcore.models.backends.transformers import TransformersBackend
 from kidcore.models.sources import ModelSource
 from kidcore.models.tokenizers import Tokens
-from train.data.examples import Example
+from train.data.examples import TrainingExample
 from train.online.online import Online
 from train.online.setup import OnlineSetup
 
@@ -44,11 +44,11 @@ class BenchTeacher:
         model = make_model(self.shape, self.device, seed=1).eval().requires_grad_(False)
         return model.to(torch.bfloat16) if self.device == "cuda" else model
 
-    def scores(self, load: Load, steps: list[list[Example]], passes: int) -> Turn:
+    def scores(self, load: Load, steps: list[list[TrainingExample]], passes: int) -> Turn:
         """What a build pays to score each example's last branch `passes` times; a masked sequence is as long as a filled one."""
         return partial(_score_turn, self, load, steps, passes)
 
-    def answers(self, load: Load, steps: list[list[Example]], new_tokens: int) -> Turn:
+    def answers(self, load: Load, steps: list[list[TrainingExample]], new_tokens: int) -> Turn:
         """What a build pays for the teacher's own answer to each prompt (seqkd)."""
         return partial(_answer_turn, self, load, steps, new_tokens)
 
@@ -76,10 +76,10 @@ def open_teacher(student: Shape, device: str) -> Iterator[BenchTeacher]:
         yield teacher
 
 
-def _score_turn(teacher: BenchTeacher, load: Load, steps: list[list[Example]], passes: int, measure_memory: bool) -> Cost:
+def _score_turn(teacher: BenchTeacher, load: Load, steps: list[list[TrainingExample]], passes: int, measure_memory: bool) -> Cost:
     del measure_memory
 
-    def work(engine: TransformersBackend, step: Sequence[Example]) -> None:
+    def work(engine: TransformersBackend, step: Sequence[TrainingExample]) -> None:
         branches = [example.branches[-1] for example in step]
         requests = [ScoreRequest(np.append(x.tokens, np.int32(x.eos_id)).astype(np.int32), x.start) for x in branches]
         for _ in range(passes):
@@ -88,17 +88,19 @@ def _score_turn(teacher: BenchTeacher, load: Load, steps: list[list[Example]], p
     return _engine_turn(teacher, load, steps, work)
 
 
-def _answer_turn(teacher: BenchTeacher, load: Load, steps: list[list[Example]], new_tokens: int, measure_memory: bool) -> Cost:
+def _answer_turn(
+    teacher: BenchTeacher, load: Load, steps: list[list[TrainingExample]], new_tokens: int, measure_memory: bool
+) -> Cost:
     del measure_memory
 
-    def work(engine: TransformersBackend, step: Sequence[Example]) -> None:
+    def work(engine: TransformersBackend, step: Sequence[TrainingExample]) -> None:
         prompts = [example.branches[0].tokens[: example.branches[0].start].tolist() for example in step]
         assert sum(1 for _ in engine.generate(prompts, new_tokens, [1])) == len(step)
 
     return _engine_turn(teacher, load, steps, work)
 
 
-def _engine_turn(teacher: BenchTeacher, load: Load, steps: list[list[Example]], work: Any) -> Cost:
+def _engine_turn(teacher: BenchTeacher, load: Load, steps: list[list[TrainingExample]], work: Any) -> Cost:
     """All steps at one go, as a build asks for whole shards; twice, and the second time counts."""
     engine = TransformersBackend.around(teacher.make(), batch_tokens=BATCH_TOKENS, max_length=MAX_LENGTH)
     examples = [example for step in steps for example in step]

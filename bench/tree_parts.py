@@ -27,7 +27,7 @@ from kidcore.models.backends.transformers import TransformersBackend
 from kidcore.models.trees import flex
 from kidcore.models.trees.attention import ancestor_mask
 from kidcore.models.trees.tree import Tree, build_tree
-from train.data.examples import Example
+from train.data.examples import TrainingExample
 from train.data.packing import make_packs
 from train.loss import chunk
 from train.loss.head import Objective, head_loss
@@ -66,7 +66,7 @@ def _milliseconds(work: Callable[[], Any], repeats: int = 9) -> float:
     return 1e3 * statistics.median(times)
 
 
-def _attention(examples: list[Example]) -> dict[str, float]:
+def _attention(examples: list[TrainingExample]) -> dict[str, float]:
     return _attention_at(_tree(examples, 4096), "4096") | _attention_at(_tree(examples, 16384), "16384")
 
 
@@ -84,10 +84,10 @@ def _attention_at(tree: Tree, name: str) -> dict[str, float]:
 
     def repeated() -> Any:
         key_HLE, value_HLE = (x.repeat_interleave(HEADS // GROUPS, dim=1) for x in (key, value))
-        return torch.autograd.grad(flex.attend(query, key_HLE, value_HLE, plan, 0.125), inputs, grad)
+        return torch.autograd.grad(flex.attend_flex(query, key_HLE, value_HLE, plan, 0.125), inputs, grad)
 
     ways: dict[str, Callable[[], Any]] = {
-        "flex": lambda: torch.autograd.grad(flex.attend(query, key, value, plan, 0.125), inputs, grad),
+        "flex": lambda: torch.autograd.grad(flex.attend_flex(query, key, value, plan, 0.125), inputs, grad),
         # Each key-value head in programs of its own in the backward pass, instead of one for all query heads that share it.
         "flex, heads repeated": repeated,
         "dense mask": lambda: torch.autograd.grad(
@@ -103,17 +103,17 @@ def _attention_at(tree: Tree, name: str) -> dict[str, float]:
     return found
 
 
-def _tree(examples: list[Example], budget: int) -> Tree:
+def _tree(examples: list[TrainingExample], budget: int) -> Tree:
     """The first pack of so many rows."""
     number = next(n for n in range(1, len(examples) + 1) if n == len(examples) or _pack_rows(examples[: n + 1]) > budget)
     return build_tree([branch.tokens for example in examples[:number] for branch in example.branches])
 
 
-def _pack_rows(examples: list[Example]) -> int:
+def _pack_rows(examples: list[TrainingExample]) -> int:
     return next(make_packs(examples, "tree", 1 << 30)).num_tokens
 
 
-def _head(examples: list[Example]) -> dict[str, float]:
+def _head(examples: list[TrainingExample]) -> dict[str, float]:
     pack = next(make_packs(examples[:32], "tree", 1 << 30)).to(CUDA)
     weight = (torch.randn(VOCAB, HIDDEN, device=CUDA) / HIDDEN**0.5).requires_grad_()
     hidden = torch.randn(pack.num_tokens, HIDDEN, device=CUDA, dtype=GPU_TYPE).requires_grad_()
@@ -138,7 +138,7 @@ def _head(examples: list[Example]) -> dict[str, float]:
     return found
 
 
-def _scoring(examples: list[Example]) -> dict[str, float]:
+def _scoring(examples: list[TrainingExample]) -> dict[str, float]:
     config = Qwen2Config(
         vocab_size=VOCAB,
         hidden_size=HIDDEN,

@@ -17,7 +17,7 @@ import torch
 from bench.students import Load, Shape, make_model
 from bench.timing import Cost, PeakMemory, Stopwatch, Turn
 from kidcore.errors import KidpipeError
-from train.data.examples import Example
+from train.data.examples import TrainingExample
 
 Make = Callable[[Any, dict[str, Any]], Any]
 """(student, training arguments that all share) -> a TRL trainer."""
@@ -37,7 +37,7 @@ def require_trl() -> None:
     datasets.disable_progress_bars()
 
 
-def sft_turn(shape: Shape, load: Load, steps: list[list[Example]], tokenizer: Any, *, packing: bool) -> Turn:
+def sft_turn(shape: Shape, load: Load, steps: list[list[TrainingExample]], tokenizer: Any, *, packing: bool) -> Turn:
     """SFTTrainer on tokenised examples whose labels mask the prompt; padded, or packed (best fit, padding-free)."""
     from datasets import Dataset
 
@@ -59,7 +59,7 @@ def sft_turn(shape: Shape, load: Load, steps: list[list[Example]], tokenizer: An
 def distillation_turn(
     shape: Shape,
     load: Load,
-    steps: list[list[Example]],
+    steps: list[list[TrainingExample]],
     tokenizer: Any,
     make_teacher: Callable[[], Any],
     prompts: dict[str, str],
@@ -85,7 +85,13 @@ def distillation_turn(
 
 
 def gkd_turn(
-    shape: Shape, load: Load, steps: list[list[Example]], tokenizer: Any, make_teacher: Callable[[], Any], *, rows: int = 0
+    shape: Shape,
+    load: Load,
+    steps: list[list[TrainingExample]],
+    tokenizer: Any,
+    make_teacher: Callable[[], Any],
+    *,
+    rows: int = 0,
 ) -> Turn:
     """GKDTrainer with lmbda = 0: no generation; the teacher runs on the gold SQL in each step, reverse KL."""
     from datasets import Dataset
@@ -110,14 +116,14 @@ def gkd_turn(
     return partial(_take_turn, shape, load, make, len(examples))
 
 
-def row_of(example: Example) -> dict[str, list[int]]:
+def row_of(example: TrainingExample) -> dict[str, list[int]]:
     """Prompt and SQL as TRL wants them: labels of the prompt are masked, the EOS is a target."""
     branch = example.branches[0]
     prompt, targets = branch.tokens[: branch.start].tolist(), branch.targets.tolist()
     return {"input_ids": prompt + targets, "labels": [-100] * len(prompt) + targets, "prompts": prompt}
 
 
-def micro_batch(examples: Sequence[Example], load: Load, rows: int = 0) -> dict[str, int]:
+def micro_batch(examples: Sequence[TrainingExample], load: Load, rows: int = 0) -> dict[str, int]:
     """Rows of a micro-batch: as many as put about `pack_tokens` tokens into one forward pass."""
     longest = sorted(len(example.branches[0].tokens) for example in examples)[-len(examples) // 8]
     fit = rows or max(1, load.pack_tokens // longest)

@@ -14,7 +14,7 @@ from bench.mix import Row, make_steps, read_rows
 from bench.session import Session, finish, open_session, run
 from bench.students import VOCAB_SIZE
 from bench.timing import table
-from kidcore.models.trees.layout import Layout
+from kidcore.models.trees.layout import PackLayout
 from train.data.packing import make_packs
 
 BATCH_SIZE = 32
@@ -54,7 +54,7 @@ def count(rows: list[Row], group_size: int, views: int, rewritten: float, num_st
     num_examples = sum(map(len, steps))
     flat = sum(len(branch.tokens) for step in steps for example in step for branch in example.branches)
     figures: dict[str, Any] = {"group_size": group_size, "views": views, "rewritten": rewritten, "examples": num_examples}
-    layouts: dict[str, Layout] = {"tree": "tree", "padded": "none"}
+    layouts: dict[str, PackLayout] = {"tree": "tree", "padded": "none"}
     for name, layout in layouts.items():
         tokens = sum(pack.num_tokens for step in steps for pack in make_packs(step, layout, PACK_TOKENS))
         figures[name] = tokens / num_examples

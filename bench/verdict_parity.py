@@ -17,7 +17,7 @@ from typing import Any
 from eval.databases import Databases
 from eval.execution import GoldCache
 from eval.names import read_tables_json
-from eval.spider.clauses import Query
+from eval.spider.clauses import ParsedQuery
 from eval.spider.exact_match import ExactMatcher
 from eval.spider.grammar import ParseError, parse
 from eval.verdicts import Verdict, VerdictKind, judge
@@ -165,7 +165,7 @@ def _keeps_one_direction(case: Case) -> bool:
     return _directions(gold) != _directions(pred) and _directions(gold)[-1] == _directions(pred)[-1]
 
 
-def _directions(query: Query) -> list[str]:
+def _directions(query: ParsedQuery) -> list[str]:
     return [direction for _unit, direction in query.order]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.databases import Databases
-from eval.execution import GoldCache, Progress
+from eval.execution import GoldCache, ProgressCallback
 from eval.report import finite, summarize, write_summary, write_verdicts
 from eval.verdicts import Verdict, judge
 from kidcore.config.config import EvalSettings
@@ -26,7 +26,7 @@ class Evaluation:
     folder: Path
 
 
-def evaluate(
+def judge_predictions(
     examples: Sequence[Example],
     predictions: Mapping[str, str],
     databases: Databases,
@@ -34,7 +34,7 @@ def evaluate(
     folder: Path,
     reasons: Mapping[str, str] | None = None,
     notes: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Judge predictions and write `verdicts.parquet` and `summary.json` into `folder`.
 

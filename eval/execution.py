@@ -11,14 +11,14 @@ from eval.metrics.ties import opposite_ties
 from kidcore.config.config import EvalSettings
 from kidcore.sql.lexer import mend_operators, strip_distinct
 from kidcore.sql.results import is_ordered, is_vacuous, same_bag, same_set
-from kidcore.sql.sandbox.job import Job, Kind, Limits, Result
+from kidcore.sql.sandbox.job import Job, Limits, QueryResult, ResultKind
 from kidcore.sql.sandbox.pool import SandboxPool
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Called with (done, total)."""
 
 
-Query = tuple[Path, str]
+GoldQuery = tuple[Path, str]
 """A database file and SQL for it."""
 
 
@@ -35,7 +35,7 @@ class Pair:
 class Gold:
     """A gold query's result, kept for every prediction compared with it."""
 
-    result: Result
+    result: QueryResult
     ordered: bool
     rests_on_ties: bool
 
@@ -50,7 +50,7 @@ class Comparison:
     """How one Pair came out. With `gold.result` not ok, the prediction was not run and says nothing."""
 
     gold: Gold
-    kind: Kind
+    kind: ResultKind
     ex_bag: bool
     ex_set: bool
     soft_f1: float | None
@@ -66,7 +66,7 @@ class GoldCache:
         self._golds: dict[tuple[str, str], Gold] = {}
         self._digests: dict[Path, tuple[tuple[int, int], str]] = {}
 
-    def fill(self, queries: Iterable[Query], check_ties: bool) -> None:
+    def fill(self, queries: Iterable[GoldQuery], check_ties: bool) -> None:
         """Execute the gold queries not seen yet, in worker processes that run nothing else."""
         wanted = [query for query, key in self._keys(queries).items() if key not in self._golds]
         if not wanted:
@@ -83,11 +83,11 @@ class GoldCache:
             ties = check_ties and (query in torn or _differs(pair[0], pair[1], ordered))
             self._golds[key] = Gold(pair[0], ordered, ties)
 
-    def get(self, queries: Iterable[Query]) -> dict[Query, Gold]:
+    def get(self, queries: Iterable[GoldQuery]) -> dict[GoldQuery, Gold]:
         """The results of queries that were filled in."""
         return {query: self._golds[key] for query, key in self._keys(queries).items()}
 
-    def _keys(self, queries: Iterable[Query]) -> dict[Query, tuple[str, str]]:
+    def _keys(self, queries: Iterable[GoldQuery]) -> dict[GoldQuery, tuple[str, str]]:
         """What each distinct query is kept under; every file is looked at once, not once a query."""
         distinct = dict.fromkeys(queries)
         digests = {path: self._digest(path) for path in {path for path, _sql in distinct}}
@@ -108,8 +108,8 @@ class GoldCache:
         return known[1]
 
 
-def compare(
-    pairs: Sequence[Pair], golds: GoldCache, progress: Progress | None = None, check_ties: bool = True
+def compare_results(
+    pairs: Sequence[Pair], golds: GoldCache, progress: ProgressCallback | None = None, check_ties: bool = True
 ) -> list[Comparison]:
     """Execute and compare pairs, in order. Golds run first; predictions run in processes that no gold runs in.
 
@@ -126,7 +126,7 @@ def compare(
         if gold.result.is_ok:
             waiting.append((number, gold))
         else:
-            comparisons[number] = Comparison(gold, Kind.ERROR, False, False, None, gold.result.message, 0.0)
+            comparisons[number] = Comparison(gold, ResultKind.ERROR, False, False, None, gold.result.message, 0.0)
     jobs = (
         Job(str(pairs[number].database), pred_text(pairs[number].pred_sql, settings), (number, gold)) for number, gold in waiting
     )
@@ -144,7 +144,7 @@ def limits_of(settings: EvalSettings, timeout_s: float) -> Limits:
     return Limits(timeout_s=timeout_s, memory_mib=settings.memory_mib, max_steps=settings.max_steps)
 
 
-def _compare(gold: Gold, pred: Result, wants_soft: bool) -> Comparison:
+def _compare(gold: Gold, pred: QueryResult, wants_soft: bool) -> Comparison:
     bag = same = False
     soft = 0.0
     if pred.is_ok:
@@ -159,7 +159,7 @@ def _compare(gold: Gold, pred: Result, wants_soft: bool) -> Comparison:
     return Comparison(gold, pred.kind, bag, same, soft if wants_soft else None, pred.message, pred.seconds)
 
 
-def _breaks_of_ties(pool: SandboxPool, results: dict[Query, Result]) -> set[Query]:
+def _breaks_of_ties(pool: SandboxPool, results: dict[GoldQuery, QueryResult]) -> set[GoldQuery]:
     """The queries whose result changes with the order in which their ORDER BY leaves equal rows."""
     variants = {
         query: pair
@@ -170,7 +170,7 @@ def _breaks_of_ties(pool: SandboxPool, results: dict[Query, Result]) -> set[Quer
     return {query for query in variants if _differs(next(answers), next(answers), is_ordered(query[1]))}
 
 
-def _differs(result: Result, reversed_result: Result, ordered: bool) -> bool:
+def _differs(result: QueryResult, reversed_result: QueryResult, ordered: bool) -> bool:
     if not (result.is_ok and reversed_result.is_ok):
         return False
     return result.payload != reversed_result.payload and not same_bag(result.rows, reversed_result.rows, ordered)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.execution import Progress
+from eval.execution import ProgressCallback
 from kidcore.config.config import IngestSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Backend, Sampling
@@ -31,14 +31,14 @@ class Predictions:
     """Token ids of what `sql` was read from, without the stop token."""
 
 
-def generate(
+def generate_predictions(
     backend: Backend,
     tokenizer: Any,
     examples: Sequence[Example],
     database: Callable[[str], Path],
     settings: IngestSettings,
     max_new_tokens: int,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     sampling: Sampling | None = None,
 ) -> Predictions:
     """Greedy or sampled SQL for each example, from the prompt that `settings` describe (as the model was trained)."""

@@ -7,13 +7,13 @@ from enum import StrEnum
 from pathlib import Path
 
 from eval.databases import Databases
-from eval.execution import Comparison, GoldCache, Pair, Progress, compare
+from eval.execution import Comparison, GoldCache, Pair, ProgressCallback, compare_results
 from eval.metrics.ves import measure_rewards
 from eval.spider.exact_match import hardness
 from kidcore.config.config import EvalSettings
 from kidcore.sql.datasets import Example
 from kidcore.sql.lexer import mend_operators
-from kidcore.sql.sandbox.job import Kind
+from kidcore.sql.sandbox.job import ResultKind
 
 
 class VerdictKind(StrEnum):
@@ -72,7 +72,7 @@ def judge(
     databases: Databases,
     golds: GoldCache,
     reasons: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[Verdict]:
     """Judge every example by its id, in order; examples without a prediction get a verdict too.
 
@@ -86,7 +86,7 @@ def judge(
     """
     answered = [example for example in examples if predictions.get(example.example_id, "").strip()]
     pairs = [Pair(example.gold_sql, predictions[example.example_id], databases.path(example.db_id)) for example in answered]
-    comparisons = dict(zip((example.example_id for example in answered), compare(pairs, golds, progress), strict=True))
+    comparisons = dict(zip((example.example_id for example in answered), compare_results(pairs, golds, progress), strict=True))
     survivors = [example for example in answered if comparisons[example.example_id].ex_bag]
     passed = _suite(survivors, predictions, databases, golds)
     verdicts = []
@@ -114,7 +114,7 @@ def _suite(
     for number in range(max(map(len, files.values()), default=0)):
         alive = [example for example in survivors if passed[example.example_id] and number < len(files[example.db_id])]
         pairs = [Pair(example.gold_sql, predictions[example.example_id], files[example.db_id][number]) for example in alive]
-        for example, comparison in zip(alive, compare(pairs, golds, check_ties=False), strict=True):
+        for example, comparison in zip(alive, compare_results(pairs, golds, check_ties=False), strict=True):
             # A database on which the gold fails says nothing.
             passed[example.example_id] = comparison.ex_bag or not comparison.gold.result.is_ok
     return passed
@@ -175,6 +175,8 @@ def _with_rewards(verdicts: list[Verdict], databases: Databases, settings: EvalS
 def _kind(comparison: Comparison) -> VerdictKind:
     if not comparison.gold.result.is_ok:
         return VerdictKind.GOLD_ERROR
-    if comparison.kind is Kind.OK:
+    if comparison.kind is ResultKind.OK:
         return VerdictKind.CORRECT if comparison.ex_bag else VerdictKind.WRONG
-    return {Kind.TIMEOUT: VerdictKind.TIMEOUT, Kind.REFUSED: VerdictKind.REFUSED}.get(comparison.kind, VerdictKind.ERROR)
+    return {ResultKind.TIMEOUT: VerdictKind.TIMEOUT, ResultKind.REFUSED: VerdictKind.REFUSED}.get(
+        comparison.kind, VerdictKind.ERROR
+    )

@@ -10,7 +10,19 @@ import typer
 from kidcore.config import processes
 from kidcore.errors import KidpipeError
 from kidpipe import cli_compare, cli_eval
-from kidpipe.cli_options import Backend, ConfigFile, Data, Json, Layout, Settings, Student, Teacher, Until, Verbose, open_command
+from kidpipe.cli_options import (
+    BackendOption,
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    LayoutOption,
+    SetOption,
+    StudentOption,
+    TeacherOption,
+    UntilOption,
+    VerboseOption,
+    open_command,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,10 +37,10 @@ app = typer.Typer(
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("kidpipe.toml"),
     force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
-    teacher: Teacher = None,
-    student: Student = None,
-    data: Data = None,
-    layout: Layout = None,
+    teacher: TeacherOption = None,
+    student: StudentOption = None,
+    data: DataOption = None,
+    layout: LayoutOption = None,
 ) -> None:
     """Write a commented kidpipe.toml.
 
@@ -45,7 +57,7 @@ def init(
 
 
 @app.command()
-def config(config: ConfigFile = None, settings: Settings = None, json: Json = False) -> None:
+def config(config: ConfigOption = None, settings: SetOption = None, json: JsonOption = False) -> None:
     """Print every setting, its value and where it comes from.
 
     Example: kidpipe config --set mask.ratio=0.3
@@ -59,9 +71,9 @@ def config(config: ConfigFile = None, settings: Settings = None, json: Json = Fa
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where everything goes.")] = Path("artifacts/demo"),
     quick: Annotated[bool, typer.Option("--quick", help="Only show that every step works; scores mean nothing.")] = False,
-    backend: Backend = "auto",
-    verbose: Verbose = False,
-    json: Json = False,
+    backend: BackendOption = "auto",
+    verbose: VerboseOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Distil a teacher into a student on data made on the spot: no download, about ten minutes on two cores.
 
@@ -74,16 +86,16 @@ def demo(
 
 @app.command("build-imperfect")
 def build_imperfect(
-    teacher: Teacher = None,
-    data: Data = None,
-    layout: Layout = None,
+    teacher: TeacherOption = None,
+    data: DataOption = None,
+    layout: LayoutOption = None,
     predictor: Annotated[str | None, typer.Option("--predictor", help="Who fills the holes: teacher or student.")] = None,
-    backend: Backend = None,
-    until: Until = "score",
-    config: ConfigFile = None,
-    settings: Settings = None,
-    verbose: Verbose = False,
-    json: Json = False,
+    backend: BackendOption = None,
+    until: UntilOption = "score",
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    verbose: VerboseOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Make imperfect training data: ingest, mask, predict, rewrite, score. Only what is stale runs.
 
@@ -99,19 +111,19 @@ def build_imperfect(
 
 @app.command()
 def train(
-    student: Student = None,
+    student: StudentOption = None,
     method: Annotated[
         str | None, typer.Option("--method", help="sft, seqkd, fkd, rkd, f-distill, imitkd, gkd, kid or kid-online.")
     ] = None,
     name: Annotated[str, typer.Option("--name", help="Name of the run; default made from its settings.")] = "",
     manifest: Annotated[str, typer.Option("--manifest", help="Digest of the build to train on; default the latest.")] = "",
-    teacher: Teacher = None,
-    data: Data = None,
-    layout: Layout = None,
-    config: ConfigFile = None,
-    settings: Settings = None,
-    verbose: Verbose = False,
-    json: Json = False,
+    teacher: TeacherOption = None,
+    data: DataOption = None,
+    layout: LayoutOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    verbose: VerboseOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Train a student on the stored shards. An interrupted run continues.
 
@@ -135,13 +147,13 @@ cli_compare.register(app)
 def plan(
     why: Annotated[bool, typer.Option("--why", help="Say because of which change.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 when something is stale.")] = False,
-    until: Until = "score",
-    teacher: Teacher = None,
-    data: Data = None,
-    layout: Layout = None,
-    config: ConfigFile = None,
-    settings: Settings = None,
-    json: Json = False,
+    until: UntilOption = "score",
+    teacher: TeacherOption = None,
+    data: DataOption = None,
+    layout: LayoutOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Show what a build would run, and how long that took before.
 
@@ -155,7 +167,7 @@ def plan(
 
 
 @app.command()
-def status(config: ConfigFile = None, settings: Settings = None, json: Json = False) -> None:
+def status(config: ConfigOption = None, settings: SetOption = None, json: JsonOption = False) -> None:
     """Show what is finished: shards by stage, the manifest, runs.
 
     Example: kidpipe status
@@ -169,9 +181,9 @@ def status(config: ConfigFile = None, settings: Settings = None, json: Json = Fa
 @app.command()
 def verify(
     deep: Annotated[bool, typer.Option("--deep", help="Hash every byte.")] = False,
-    config: ConfigFile = None,
-    settings: Settings = None,
-    json: Json = False,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Check the shards; broken ones are set aside, and the next build makes just those anew.
 
@@ -186,9 +198,9 @@ def verify(
 @app.command()
 def gc(
     delete: Annotated[bool, typer.Option("--delete", help="Really delete; without it, only say what could go.")] = False,
-    config: ConfigFile = None,
-    settings: Settings = None,
-    json: Json = False,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Show the shards that nothing refers to any more, and with which settings they were made.
 
@@ -201,7 +213,7 @@ def gc(
 
 
 @app.command()
-def pin(config: ConfigFile = None, settings: Settings = None, json: Json = False) -> None:
+def pin(config: ConfigOption = None, settings: SetOption = None, json: JsonOption = False) -> None:
     """Keep the shards of the latest manifest from gc.
 
     Example: kidpipe pin
@@ -216,9 +228,9 @@ def pin(config: ConfigFile = None, settings: Settings = None, json: Json = False
 def inspect(
     example_id: Annotated[str, typer.Argument(help="Such as train:17.")],
     view: Annotated[int, typer.Option("--view", help="Which view, from 0.")] = 0,
-    config: ConfigFile = None,
-    settings: Settings = None,
-    json: Json = False,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Show one example: gold, masked, imperfect, and the predictor's best three at each hole.
 
@@ -233,9 +245,9 @@ def inspect(
 @app.command()
 def query(
     sql: Annotated[str, typer.Argument(help="SQL with the stages as tables: ingest, mask, predict, rewrite, ...")],
-    config: ConfigFile = None,
-    settings: Settings = None,
-    json: Json = False,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Run SQL over the artifacts with DuckDB.
 

@@ -7,7 +7,18 @@ from typing import Annotated, Any
 import typer
 
 from kidcore.errors import KidpipeError
-from kidpipe.cli_options import Backend, ConfigFile, Data, Json, Layout, Settings, Student, Teacher, Verbose, open_command
+from kidpipe.cli_options import (
+    BackendOption,
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    LayoutOption,
+    SetOption,
+    StudentOption,
+    TeacherOption,
+    VerboseOption,
+    open_command,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -26,15 +37,15 @@ def compare(
     finished: Annotated[bool, typer.Option("--finished", help="Train nothing: report the runs that are finished.")] = False,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at a time; they share the cores.")] = 1,
     name: Annotated[str, typer.Option("--name", help="Name of the comparison.")] = "comparison",
-    student: Student = None,
-    teacher: Teacher = None,
-    data: Data = None,
-    layout: Layout = None,
-    backend: Backend = None,
-    config: ConfigFile = None,
-    settings: Settings = None,
-    verbose: Verbose = False,
-    json: Json = False,
+    student: StudentOption = None,
+    teacher: TeacherOption = None,
+    data: DataOption = None,
+    layout: LayoutOption = None,
+    backend: BackendOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    verbose: VerboseOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Train and judge a student for every combination, sharing what can be shared; report means and intervals over seeds.
 

@@ -6,7 +6,16 @@ from typing import Annotated, Any
 import typer
 
 from kidcore.errors import KidpipeError
-from kidpipe.cli_options import Backend, ConfigFile, Data, Json, Layout, Settings, Verbose, open_command
+from kidpipe.cli_options import (
+    BackendOption,
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    LayoutOption,
+    SetOption,
+    VerboseOption,
+    open_command,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +32,7 @@ def evaluate(
     name: Annotated[str, typer.Option("--name", help="Name of the result; default the model's or the file's.")] = "",
     predictions: Annotated[Path | None, typer.Option("--predictions", help="Judge this file's SQL instead of a model's.")] = None,
     suite: Annotated[Path | None, typer.Option("--suite", help="Further databases, <db_id>/*.sqlite, for ts_bag.")] = None,
-    samples: Annotated[int | None, typer.Option("--samples", help="SQL texts a question; the majority's result counts.")] = None,
+    samples: Annotated[int | None, typer.Option("--samples", help="SQL texts per question; the majority decides.")] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="Of sampling; only with --samples.")] = None,
     exposure: Annotated[
         bool, typer.Option("--exposure", help="ExAccErr too; loads the teacher for what is not stored of its scores.")
@@ -32,14 +41,14 @@ def evaluate(
     strip_distinct: Annotated[bool, typer.Option("--strip-distinct", help="As most published numbers are.")] = False,
     soft_f1: Annotated[bool, typer.Option("--soft-f1", help="BIRD's Soft-F1 too.")] = False,
     r_ves: Annotated[bool, typer.Option("--r-ves", help="BIRD's R-VES too: times each correct prediction 100 times.")] = False,
-    data: Data = None,
-    layout: Layout = None,
-    backend: Backend = None,
+    data: DataOption = None,
+    layout: LayoutOption = None,
+    backend: BackendOption = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Use only the first n held-out examples.")] = None,
-    config: ConfigFile = None,
-    settings: Settings = None,
-    verbose: Verbose = False,
-    json: Json = False,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    verbose: VerboseOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Generate SQL for the held-out questions, execute it, and compare with gold.
 
@@ -101,16 +110,16 @@ def compare_evaluations(
     first: Annotated[str, typer.Argument(help="Name of an evaluation in the store, or its folder.")],
     second: Annotated[str, typer.Argument(help="The one to compare with it.")],
     rows: Annotated[int, typer.Option("--rows", help="How many flipped rows to show.")] = 20,
-    config: ConfigFile = None,
-    settings: Settings = None,
-    json: Json = False,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Compare two evaluations: paired difference with interval, McNemar's p, and the rows that flipped.
 
     Example: kidpipe eval-compare sft-1d02 kid-4f1c22aa
     """
     session = open_command(config, settings)
-    from kidpipe.commands.compare_evaluations import compare as body
+    from kidpipe.commands.compare_evaluations import compare_evaluations as body
 
     body(session, first, second, rows=rows, as_json=json)
 
@@ -119,12 +128,12 @@ def fuzz_suite(
     out: Annotated[Path, typer.Option("--out", help="Folder of the suite.")],
     variants: Annotated[int, typer.Option("--variants", min=1, help="At most so many for a database.")] = 20,
     seed: Annotated[int, typer.Option("--seed", help="The same seed makes the same contents.")] = 0,
-    data: Data = None,
-    layout: Layout = None,
+    data: DataOption = None,
+    layout: LayoutOption = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Use only the first n held-out examples.")] = None,
-    config: ConfigFile = None,
-    settings: Settings = None,
-    json: Json = False,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Make a test suite: variants of each database on which SQL that is right by chance is found out.
 

@@ -5,16 +5,18 @@ from typing import Annotated, Any
 
 import typer
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; default kidpipe.toml here.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as section.field=value; repeatable.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Let vLLM and transformers speak too.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Data = Annotated[str | None, typer.Option("--data", help="Folder of the data set.")]
-Layout = Annotated[str | None, typer.Option("--layout", help="spider, spider-syn, bird or jsonl.")]
-Teacher = Annotated[str | None, typer.Option("--teacher", help="Hugging Face name or local folder.")]
-Student = Annotated[str | None, typer.Option("--student", help="Hugging Face name or local folder.")]
-Backend = Annotated[str | None, typer.Option("--backend", help="auto, vllm or transformers.")]
-Until = Annotated[str, typer.Option("--until", help="Last stage to run: score, one before it, or generate (for method seqkd).")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; default kidpipe.toml here.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as section.field=value; repeatable.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Let vLLM and transformers speak too.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+DataOption = Annotated[str | None, typer.Option("--data", help="Folder of the data set.")]
+LayoutOption = Annotated[str | None, typer.Option("--layout", help="spider, spider-syn, bird or jsonl.")]
+TeacherOption = Annotated[str | None, typer.Option("--teacher", help="Hugging Face name or local folder.")]
+StudentOption = Annotated[str | None, typer.Option("--student", help="Hugging Face name or local folder.")]
+BackendOption = Annotated[str | None, typer.Option("--backend", help="auto, vllm or transformers.")]
+UntilOption = Annotated[
+    str, typer.Option("--until", help="Last stage to run: score, one before it, or generate (for method seqkd).")
+]
 
 
 def open_command(config: Path | None, settings: list[str] | None, verbose: bool = False, **flags: Any) -> Any:

@@ -13,13 +13,13 @@ from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
 from kidcore.models.prompts import PromptEncoder, prompt_digest
 from kidcore.models.sources import ModelSource, resolve
-from kidcore.models.tokenizers import Tokens, load, require_same, tokenizer_digest, tokens_of
+from kidcore.models.tokenizers import Tokens, load_tokenizer, require_same, tokenizer_digest, tokens_of
 from kidcore.sql.datasets import DataSet, Example, read
 from kidcore.sql.sandbox.job import Limits
 from kidcore.sql.sandbox.pool import SandboxPool
-from kidcore.store.graph import Part
-from pipeline.engines import EngineRoom
-from pipeline.parts import split_parts
+from kidcore.store.graph import Partition
+from pipeline.engines import EnginePool
+from pipeline.partitions import split_parts
 
 # Counted steps decide which gold or imperfect SQL is too slow; wall time is only the net below them.
 _DEADLINE_S = 120.0
@@ -31,7 +31,7 @@ class Context:
 
     config: Config
     dataset: DataSet
-    parts: list[Part]
+    parts: list[Partition]
     teacher: ModelSource | None
     """None for a build that stops before the teacher is needed."""
     predictor: ModelSource | None
@@ -44,7 +44,7 @@ class Context:
         self._stack = ExitStack()
         self._pools: dict[int, SandboxPool] = {}
 
-    def examples(self, part: Part) -> Sequence[Example]:
+    def examples(self, part: Partition) -> Sequence[Example]:
         start = part.index * self.config.ingest.shard_rows
         return self.dataset.examples[start : start + part.rows]
 
@@ -68,9 +68,9 @@ class Context:
         return self._pools[max_steps]
 
     @cached_property
-    def engines(self) -> EngineRoom:
+    def engines(self) -> EnginePool:
         top_k = max(self.config.score.top_k, self.config.predict.top_k + self.tokens.margin)
-        room = EngineRoom(self.config.engine, self.config.teacher.dtype, top_k, self.longest, self.verbose)
+        room = EnginePool(self.config.engine, self.config.teacher.dtype, top_k, self.longest, self.verbose)
         self._stack.callback(room.close)
         return room
 
@@ -114,13 +114,13 @@ def open_context(config: Config, *, need_teacher: bool = True, verbose: bool = F
         raise KidpipeError(
             "no model whose tokenizer could be used", where="teacher.model", fix="set teacher.model or train.student"
         )
-    tokenizer = load(named.path)
+    tokenizer = load_tokenizer(named.path)
     predictor = teacher
     if need_teacher and config.predict.predictor == "student":
         predictor = _resolve(config.predict.student, "predict.student", digests)
         if predictor is None:
             raise KidpipeError("predict.predictor is 'student' but no checkpoint is named", fix="set predict.student")
-        require_same(tokenizer, load(predictor.path))
+        require_same(tokenizer, load_tokenizer(predictor.path))
     return Context(
         config=config,
         dataset=dataset,

@@ -9,7 +9,7 @@ from kidcore.models.sources import ModelSource
 
 
 @dataclass
-class EngineRoom:
+class EnginePool:
     """Opens a model when a stage first needs it and keeps it until another one is needed."""
 
     settings: EngineSettings

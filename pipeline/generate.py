@@ -7,7 +7,7 @@ from typing import Any
 from kidcore.config.config import GenerateSettings
 from kidcore.config.seeds import row_rng
 from kidcore.models.backends.base import Backend, Sampling
-from kidcore.store.arrow import lists, make_table
+from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.graph import Output, Task
 from kidcore.store.schemas import GENERATE
 from pipeline.rows import by_shared_prefix, in_row_order, usable
@@ -34,7 +34,7 @@ def generate(
     asked = [prompts[row].tolist() for row in order]
     for answer in backend.generate(asked, settings.max_new_tokens, stop_ids, _sampling(settings, task.view)):
         answers.append(answer)
-        task.tick(1)
+        task.advance(1)
     answers = in_row_order(order, answers)
     reasons = [_reason(settings, max_length, len(prompt), answer) for prompt, answer in zip(prompts, answers, strict=True)]
     columns: dict[str, Any] = {
@@ -49,7 +49,7 @@ def generate(
     set_aside = Counter(reason.partition(":")[0] for reason in reasons if reason)
     same = sum(answer == sql.tolist() for answer, sql in zip(answers, gold, strict=True))
     counts = {"in": len(answers), "out": len(answers) - set_aside.total(), "set_aside": dict(sorted(set_aside.items()))}
-    return Output(make_table(GENERATE, columns), counts | {"tokens": sum(map(len, answers)), "gold": same})
+    return Output(arrow_table(GENERATE, columns), counts | {"tokens": sum(map(len, answers)), "gold": same})
 
 
 def _sampling(settings: GenerateSettings, number: int) -> Sampling | None:

@@ -9,16 +9,16 @@ from kidcore.config.config import IngestSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.prompts import PromptEncoder
 from kidcore.sql.datasets import DataSet, Example
-from kidcore.sql.sandbox.job import Job, Kind
+from kidcore.sql.sandbox.job import Job, ResultKind
 from kidcore.sql.sandbox.pool import SandboxPool
 from kidcore.sql.schema_text import read_schema, render
-from kidcore.store.arrow import make_table
+from kidcore.store.arrow import arrow_table
 from kidcore.store.graph import Output, Task
 from kidcore.store.schemas import INGEST
 
 
 @dataclass
-class Ingest:
+class IngestStage:
     """The ingest stage over one data set, with what it keeps between parts."""
 
     settings: IngestSettings
@@ -36,9 +36,9 @@ class Ingest:
         rows = []
         for example in examples:
             rows.append(self._row(example, bad_gold.get(example.example_id)))
-            task.tick(1)
+            task.advance(1)
         reasons = Counter(row["reason"].partition(":")[0] for row in rows if row["reason"])
-        table = make_table(INGEST, {name: [row[name] for row in rows] for name in INGEST.names})
+        table = arrow_table(INGEST, {name: [row[name] for row in rows] for name in INGEST.names})
         counts = {"in": len(rows), "out": len(rows) - reasons.total(), "set_aside": dict(sorted(reasons.items()))}
         return Output(table, counts)
 
@@ -95,5 +95,7 @@ class Ingest:
             return {}
         pairs = {(e.db_id, e.gold_sql): None for e in examples if self.dataset.database(e.db_id).is_file()}
         jobs = [Job(str(self.dataset.database(db_id)), sql, (db_id, sql)) for db_id, sql in pairs]
-        failed = {r.key: f"gold SQL fails: {r.message or r.kind.value}" for r in self.pool.run(jobs) if r.kind is not Kind.OK}
+        failed = {
+            r.key: f"gold SQL fails: {r.message or r.kind.value}" for r in self.pool.run(jobs) if r.kind is not ResultKind.OK
+        }
         return {e.example_id: failed[e.db_id, e.gold_sql] for e in examples if (e.db_id, e.gold_sql) in failed}

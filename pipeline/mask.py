@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from kidcore.config.config import MaskSettings
 from kidcore.config.seeds import row_rng
 from kidcore.method.masking import choose, schema_positions
-from kidcore.store.arrow import lists, make_table
+from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.graph import Output
 from kidcore.store.schemas import MASK
 from pipeline.rows import usable
@@ -41,7 +41,7 @@ def mask(settings: MaskSettings, ingest: pa.Table, gold_score: pa.Table | None, 
         )
         for row, example_id in enumerate(example_ids)
     ]
-    table = make_table(
+    table = arrow_table(
         MASK,
         {
             "example_id": example_ids,

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kidcore.sql.results import is_ordered, same_bag
-from kidcore.sql.sandbox.job import Job, Result
+from kidcore.sql.sandbox.job import Job, QueryResult
 from kidcore.sql.sandbox.pool import SandboxPool
-from kidcore.store.arrow import make_table
+from kidcore.store.arrow import arrow_table
 from kidcore.store.graph import Output, Task
 from kidcore.store.schemas import OUTCOME
 from pipeline.rows import usable
 
 
 @dataclass(frozen=True)
-class Outcome:
+class OutcomeStage:
     """The outcome stage, with what it needs to execute SQL."""
 
     database: Callable[[str], Path]
@@ -35,8 +35,8 @@ class Outcome:
             result = results.get((db_id, new))
             executes.append(result is not None and result.is_ok)
             same.append(executes[-1] and gives_gold(results[db_id, old], results[db_id, new], old))
-        task.tick(len(db_ids))
-        table = make_table(
+        task.advance(len(db_ids))
+        table = arrow_table(
             OUTCOME,
             {
                 "example_id": rewrites.column("example_id").to_pylist(),
@@ -50,7 +50,7 @@ class Outcome:
 
     def _execute(
         self, db_ids: list[str], gold: list[str], imperfect: list[str], parsed: list[bool]
-    ) -> dict[tuple[str, str], Result]:
+    ) -> dict[tuple[str, str], QueryResult]:
         """Results by (database, SQL) of what parses, and of its gold; equal statements run once."""
         statements: dict[tuple[str, str], None] = {}
         for db_id, old, new, is_sql in zip(db_ids, gold, imperfect, parsed, strict=True):
@@ -60,6 +60,6 @@ class Outcome:
         return {result.key: result for result in self.pool.run(jobs)}
 
 
-def gives_gold(gold: Result, imperfect: Result, gold_sql: str) -> bool:
+def gives_gold(gold: QueryResult, imperfect: QueryResult, gold_sql: str) -> bool:
     """Whether two results are the same in the sense of `ex_bag`."""
     return gold.is_ok and imperfect.is_ok and same_bag(gold.rows, imperfect.rows, is_ordered(gold_sql))

@@ -7,7 +7,7 @@ from kidcore.config.seeds import row_rng
 from kidcore.method.filling import fill, predictions, request, wanted
 from kidcore.models.backends.base import Backend, TopK
 from kidcore.models.tokenizers import Tokens
-from kidcore.store.arrow import lists, make_table
+from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.graph import Output, Task
 from kidcore.store.schemas import PREDICT
 from pipeline.rows import by_shared_prefix, in_row_order, usable
@@ -24,7 +24,7 @@ def predict(settings: PredictSettings, tokens: Tokens, backend: Backend, task: T
     answers: list[TopK] = []
     for row, answer in zip(order, backend.score(requests, wanted(settings, tokens, backend.vocab_size)), strict=True):
         answers.append(predictions(answer, masked[row], settings.top_k, tokens))
-        task.tick(1)
+        task.advance(1)
     answers = in_row_order(order, answers)
     filled = [
         fill(settings, answer, gold[row][masked[row]], row_rng(settings.seed, "predict", example_ids[row], task.view))
@@ -39,4 +39,4 @@ def predict(settings: PredictSettings, tokens: Tokens, backend: Backend, task: T
         "hole_ids": [answer.ids.reshape(-1) for answer in answers],
         "hole_logprobs": [answer.logprobs.reshape(-1) for answer in answers],
     }
-    return Output(make_table(PREDICT, columns), {"in": len(filled), "out": len(filled)})
+    return Output(arrow_table(PREDICT, columns), {"in": len(filled), "out": len(filled)})

@@ -9,7 +9,7 @@ import sqlglot
 from sqlglot.errors import SqlglotError
 
 from kidcore.method.filling import put
-from kidcore.store.arrow import lists, make_table
+from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.graph import Output, Task
 from kidcore.store.schemas import REWRITE
 from pipeline.rows import usable
@@ -38,8 +38,8 @@ def rewrite(decode: Callable[[list[int]], str], task: Task) -> Output:
         "rewritten": [count / len(row) for count, row in zip(changed, masked, strict=True)],
         "parses": [parses(text) for text in texts],
     }
-    table = make_table(REWRITE, columns)
-    task.tick(table.num_rows)
+    table = arrow_table(REWRITE, columns)
+    task.advance(table.num_rows)
     return Output(table, _counts(table, sum(map(len, gold))))
 
 

@@ -11,7 +11,7 @@ from kidcore.config.config import ScoreSettings
 from kidcore.method.topk import Stored, cut
 from kidcore.models.backends.base import Backend, ScoreRequest
 from kidcore.models.tokenizers import Tokens
-from kidcore.store.arrow import lists, make_table
+from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.graph import Output, Task
 from kidcore.store.schemas import GOLD_SCORE, SCORE
 from pipeline.rows import by_shared_prefix, in_row_order, usable
@@ -23,7 +23,7 @@ def gold_score(settings: ScoreSettings, tokens: Tokens, backend: Backend, task: 
     """Score the gold sequence of each example."""
     ingest = usable(task.tables["ingest"])
     prompts, gold = lists(ingest, "prompt_ids"), lists(ingest, "gold_ids")
-    stored = _score(settings, tokens, backend, prompts, gold, gold, task.tick)
+    stored = _score(settings, tokens, backend, prompts, gold, gold, task.advance)
     columns = {
         "example_id": ingest.column("example_id").to_pylist(),
         "db_id": ingest.column("db_id").to_pylist(),
@@ -32,7 +32,7 @@ def gold_score(settings: ScoreSettings, tokens: Tokens, backend: Backend, task: 
         **_columns(stored),
     }
     del columns["gold_logprob"]
-    return Output(make_table(GOLD_SCORE, columns), _counts(stored))
+    return Output(arrow_table(GOLD_SCORE, columns), _counts(stored))
 
 
 def score(settings: ScoreSettings, tokens: Tokens, backend: Callable[[], Backend], task: Task) -> Output:
@@ -43,10 +43,10 @@ def score(settings: ScoreSettings, tokens: Tokens, backend: Callable[[], Backend
     assert gold_rows.column("example_id").equals(rewrites.column("example_id"))
     stored = stored_rows(gold_rows)
     changed = [row for row in range(len(gold)) if not np.array_equal(gold[row], imperfect[row])]
-    task.tick(len(gold) - len(changed))
+    task.advance(len(gold) - len(changed))
     if changed:
         pick: Callable[[Sequence[Any]], list[Any]] = lambda rows: [rows[row] for row in changed]  # noqa: E731
-        anew = _score(settings, tokens, backend(), pick(prompts), pick(imperfect), pick(gold), task.tick)
+        anew = _score(settings, tokens, backend(), pick(prompts), pick(imperfect), pick(gold), task.advance)
         for row, value in zip(changed, anew, strict=True):
             stored[row] = value
     columns = {
@@ -59,7 +59,7 @@ def score(settings: ScoreSettings, tokens: Tokens, backend: Callable[[], Backend
         "masked": lists(rewrites, "masked"),
         **_columns(stored),
     }
-    return Output(make_table(SCORE, columns), _counts(stored) | {"reused_gold": len(gold) - len(changed)})
+    return Output(arrow_table(SCORE, columns), _counts(stored) | {"reused_gold": len(gold) - len(changed)})
 
 
 def _score(
@@ -69,7 +69,7 @@ def _score(
     prompts: Sequence[Ids],
     sql: Sequence[Ids],
     gold: Sequence[Ids],
-    tick: Callable[[int], None],
+    advance: Callable[[int], None],
 ) -> list[Stored]:
     order = by_shared_prefix(prompts)
     end = np.array([tokens.eos_id], dtype=np.int32)
@@ -77,7 +77,7 @@ def _score(
     stored = []
     for row, answer in zip(order, backend.score(requests, min(settings.top_k, backend.vocab_size)), strict=True):
         stored.append(cut(answer, np.append(sql[row], end), np.append(gold[row], end), settings.tail_mass, tokens.vocab_size))
-        tick(1)
+        advance(1)
     return in_row_order(order, stored)
 
 

@@ -56,10 +56,10 @@ def _stage(name: str, version: int, sections: dict[str, Any], run: Callable[[Tas
 def _ingest(context: Context) -> Stage:
     @cache
     def stage() -> Callable[[Task, Sequence[Example]], Output]:
-        from pipeline.ingest import Ingest
+        from pipeline.ingest import IngestStage
 
         settings = context.config.ingest
-        return Ingest(settings, context.dataset, context.encoder, context.pool(settings.max_steps), context.max_length)
+        return IngestStage(settings, context.dataset, context.encoder, context.pool(settings.max_steps), context.max_length)
 
     def run(task: Task) -> Output:
         return stage()(task, context.examples(task.part))
@@ -85,7 +85,7 @@ def _mask(config: Config, views: int) -> Stage:
         from pipeline.mask import mask
 
         output = mask(config.mask, task.tables["ingest"], task.tables.get("gold_score"), task.view)
-        task.tick(output.table.num_rows)
+        task.advance(output.table.num_rows)
         return output
 
     inputs = ("ingest", "gold_score") if by_confidence else ("ingest",)
@@ -118,9 +118,9 @@ def _outcome(context: Context, views: int) -> Stage:
     settings = context.config.outcome
 
     def run(task: Task) -> Output:
-        from pipeline.outcome import Outcome
+        from pipeline.outcome import OutcomeStage
 
-        return Outcome(context.dataset.database, context.pool(settings.max_steps))(task)
+        return OutcomeStage(context.dataset.database, context.pool(settings.max_steps))(task)
 
     return _stage("outcome", 1, {"outcome": settings}, run, inputs=("ingest", "rewrite"), reads=("databases",), views=views)
 

@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from kidcore.config.config import Config, DataSettings
-from kidcore.config.config_load import load
+from kidcore.config.config_load import load_config
 from kidcore.models.prompts import render_question
 from kidcore.sql.datasets import DataSet, read
 from kidcore.sql.schema_text import read_schema, render
@@ -61,4 +61,4 @@ def settings(world: Path, tiny_model: Path, tmp_path: Path) -> dict[str, object]
 
 def configure(settings: dict[str, object], **changes: object) -> Config:
     """The configuration of `settings`, with `section__field=value` changed."""
-    return load(None, settings | {name.replace("__", "."): value for name, value in changes.items()}, {}).config
+    return load_config(None, settings | {name.replace("__", "."): value for name, value in changes.items()}, {}).config

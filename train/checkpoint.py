@@ -25,7 +25,7 @@ _KEPT = 2
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunProgress:
     """Where a run stands after `step` optimiser steps."""
 
     step: int
@@ -113,7 +113,7 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def save(self, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
+    def save(self, progress: RunProgress, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
         """Write a checkpoint, then drop the oldest. All processes take part, and the first writes."""
         trained = gather(_trained_state(model), keep=ranks.is_first)
         moments = gather(optimizer.state_dict(), keep=ranks.is_first)
@@ -132,14 +132,14 @@ class Checkpoints:
             path.rename(doomed)
             shutil.rmtree(doomed)
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Progress | None:
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> RunProgress | None:
         """Put the newest checkpoint into model and optimiser; None when there is none."""
         found = self._all()
         if not found:
             return None
         folder = found[-1]
         try:
-            progress = Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
+            progress = RunProgress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
             _load_trained(model, torch.load(folder / "model.pt", map_location=device, weights_only=True))
             _load_moments(optimizer, torch.load(folder / "optimizer.pt", map_location=device, weights_only=True))
         except Exception as error:  # the unpickler raises nearly anything on damaged bytes

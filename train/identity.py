@@ -10,7 +10,7 @@ from kidcore.errors import KidpipeError
 from train.checkpoint import write_json
 from train.data.sampler import ORDER_VERSION
 
-SCHEMA_VERSION = 2
+RUN_VERSION = 2
 
 
 def run_identity(
@@ -22,7 +22,7 @@ def run_identity(
         online: the teacher that is asked during training, and the settings of asking it.
     """
     identity: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": RUN_VERSION,
         "manifest": manifest_digest,
         "student": student_identity,
         "order_version": ORDER_VERSION,

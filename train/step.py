@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS, gold_weight
-from kidcore.models.trees.layout import Layout
-from train.data.distribute import Cutter, Share, idle_pack
-from train.data.examples import Counts, Example
+from kidcore.models.trees.layout import PackLayout
+from train.data.distribute import MicroBatcher, MicroBatches, idle_pack
+from train.data.examples import Counts, TrainingExample
 from train.data.packing import Pack
 from train.data.sampler import hashed
 from train.loss.head import Objective, head_loss
@@ -23,7 +23,7 @@ from train.student.sharding import Sharded
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RunObjective:
     """What is minimised: mle_weight * NLL per gold token + kd_weight * divergence per scored token."""
 
     mle_weight: float
@@ -31,7 +31,7 @@ class Recipe:
     divergence: Divergence | None
 
     @classmethod
-    def of(cls, settings: TrainSettings) -> "Recipe":
+    def of(cls, settings: TrainSettings) -> "RunObjective":
         """The recipe of the method that `settings` names."""
         own = METHODS[settings.method].divergence
         if own is None:
@@ -49,7 +49,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Figures:
+class StepMetrics:
     """The losses per token of one step or evaluation, and how many tokens went where."""
 
     mle: float
@@ -68,7 +68,7 @@ class Runner:
 
     model: nn.Module
     device: torch.device
-    layout: Layout
+    layout: PackLayout
     pack_tokens: int
     autocast_dtype: torch.dtype | None
     ranks: Ranks = ALONE
@@ -76,15 +76,15 @@ class Runner:
     """The model divided over processes; each has to run as many packs as the others then."""
 
     @property
-    def cutter(self) -> Cutter:
+    def batcher(self) -> MicroBatcher:
         """What makes this process's share of a step."""
-        return Cutter(self.layout, self.pack_tokens, self.ranks.rank, self.ranks.world_size)
+        return MicroBatcher(self.layout, self.pack_tokens, self.ranks.rank, self.ranks.world_size)
 
-    def accumulate(self, examples: list[Example], recipe: Recipe) -> Figures:
+    def accumulate(self, examples: list[TrainingExample], recipe: RunObjective) -> StepMetrics:
         """`accumulate_share` of examples that are not cut yet."""
-        return self.accumulate_share(self.cutter.cut(examples), recipe)
+        return self.accumulate_share(self.batcher.cut(examples), recipe)
 
-    def accumulate_share(self, share: Share, recipe: Recipe, seed: int | None = None) -> Figures:
+    def accumulate_share(self, share: MicroBatches, recipe: RunObjective, seed: int | None = None) -> StepMetrics:
         """Put the gradient of the step's loss, over all processes, into the parameters' .grad, one pack at a time.
 
         Each pack's sums are divided by the counts of the whole step, so the cut into packs does not matter. With a `seed`,
@@ -95,23 +95,23 @@ class Runner:
             self.ranks.sum_gradients(self.model.parameters())
         return self._figures(sums, share.counts, share.naive_tokens)
 
-    def evaluate(self, batches: Iterable[list[Example]], recipe: Recipe) -> Figures:
+    def evaluate(self, batches: Iterable[list[TrainingExample]], recipe: RunObjective) -> StepMetrics:
         """The losses per token over all batches, without gradients or dropout."""
         counts, naive_tokens, sums = Counts(0, 0), 0, torch.zeros(4, dtype=torch.float64)
         self.model.eval()
         try:
             with torch.no_grad():
                 for batch in batches:
-                    share = self.cutter.cut(batch)
+                    share = self.batcher.cut(batch)
                     sums += self._run(share, recipe, train=False)
                     counts, naive_tokens = counts + share.counts, naive_tokens + share.naive_tokens
         finally:
             self.model.train()
         return self._figures(sums, counts, naive_tokens)
 
-    def _figures(self, sums: Tensor, counts: Counts, naive_tokens: int) -> Figures:
+    def _figures(self, sums: Tensor, counts: Counts, naive_tokens: int) -> StepMetrics:
         mle, kd, trunk_tokens, packs = self.ranks.sum(sums).tolist()
-        return Figures(
+        return StepMetrics(
             mle=mle / max(1, counts.mle),
             kd=kd / max(1, counts.kd),
             counts=counts,
@@ -120,7 +120,7 @@ class Runner:
             packs=int(packs),
         )
 
-    def _run(self, share: Share, recipe: Recipe, *, train: bool, seed: int | None = None) -> Tensor:
+    def _run(self, share: MicroBatches, recipe: RunObjective, *, train: bool, seed: int | None = None) -> Tensor:
         """NLL, divergence, tokens through the trunk and packs of this process's share."""
         objective = recipe.scaled(share.counts)
         losses = [torch.zeros(2, device=self.device)]

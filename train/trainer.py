@@ -21,10 +21,10 @@ from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS
 from kidcore.models.backends.vllm_student import VllmStudent
 from kidcore.models.sources import resolve
-from train.checkpoint import Checkpoints, Progress, clean_checkpoints, commit_folder, recover_folder, write_json
+from train.checkpoint import Checkpoints, RunProgress, clean_checkpoints, commit_folder, recover_folder, write_json
 from train.data.dataset import Dataset, Source
-from train.data.distribute import Share
-from train.data.examples import Example
+from train.data.distribute import MicroBatches
+from train.data.examples import TrainingExample
 from train.data.loader import Loader, choose_workers
 from train.data.sampler import hashed
 from train.display import Display
@@ -34,13 +34,13 @@ from train.online.rollouts import open_engine
 from train.online.setup import OnlineSetup
 from train.runlog import RunLog
 from train.schedule import learning_rate, make_optimizer
-from train.step import Figures, Recipe, Runner
+from train.step import Runner, RunObjective, StepMetrics
 from train.student.placement import place
 from train.student.ranks import Ranks
 from train.student.sharding import whole
 from train.student.student import load_student, save_student, student_state
 
-_Make = Callable[[list[Example]], Share | list[Example]]
+_Make = Callable[[list[TrainingExample]], MicroBatches | list[TrainingExample]]
 _LOG = logging.getLogger(__name__)
 
 
@@ -146,7 +146,7 @@ def _read_result(out: Path) -> TrainResult | None:
     return TrainResult(**figures, best=out / "best", last=out / "last", was_finished=True)
 
 
-def _as_they_are(examples: list[Example]) -> list[Example]:
+def _as_they_are(examples: list[TrainingExample]) -> list[TrainingExample]:
     """Examples that an online method turns into something else before they are packed."""
     return examples
 
@@ -173,7 +173,7 @@ class _Session:
         placed = place(load_student(origin, torch.device("cpu"), settings), settings, ranks)
         self._model, dtype = placed.model, placed.autocast_dtype
         self._runner = Runner(self._model, ranks.device, placed.layout, settings.pack_tokens, dtype, ranks, placed.sharded)
-        self._recipe = Recipe.of(settings)
+        self._recipe = RunObjective.of(settings)
         self._optimizer = make_optimizer(self._model, settings)
         self._num_steps = self._data.num_steps
         self._online = None
@@ -190,7 +190,7 @@ class _Session:
             )
         self._eval_every = settings.eval_every or self._data.steps_per_epoch
         self._save_every = settings.save_every or self._eval_every
-        fresh = Progress(step=0, best_step=0, best_nll=math.inf, log_bytes=0, seconds=0.0)
+        fresh = RunProgress(step=0, best_step=0, best_nll=math.inf, log_bytes=0, seconds=0.0)
         self._progress = checkpoints.load(self._model, self._optimizer, ranks.device) or fresh
 
     def train(self, *, show: bool) -> TrainResult:
@@ -203,7 +203,7 @@ class _Session:
         is_first = self._ranks.is_first
         display = Display(self._num_steps, done.step, show=show and is_first)
         with RunLog(self._out / "log.jsonl" if is_first else None, done.log_bytes) as log, display:
-            make: _Make = self._runner.cutter.cut if self._online is None else _as_they_are
+            make: _Make = self._runner.batcher.cut if self._online is None else _as_they_are
             stream = self._loader.steps(self._data, done.step, self._num_steps, make)
             began = time.perf_counter()
             for step, item in enumerate(stream, start=done.step + 1):
@@ -225,14 +225,14 @@ class _Session:
                         best_step, best_nll = step, nll
                         self._save("best")
                 if step % self._save_every == 0 and step < self._num_steps:
-                    self._progress = Progress(step, best_step, best_nll, log.commit(), seconds)
+                    self._progress = RunProgress(step, best_step, best_nll, log.commit(), seconds)
                     self._checkpoints.save(self._progress, self._model, self._optimizer, self._ranks)
                 began = time.perf_counter()
             log.commit()
         self._save("last")
         return self._finish(best_step, best_nll, nll, seconds)
 
-    def _step(self, step: int, item: Share | list[Example]) -> dict[str, float | int | str]:
+    def _step(self, step: int, item: MicroBatches | list[TrainingExample]) -> dict[str, float | int | str]:
         """One optimiser step; `step` counts from 1."""
         rate = learning_rate(self._settings, step - 1, self._num_steps)
         for group in self._optimizer.param_groups:
@@ -252,13 +252,13 @@ class _Session:
         named: dict[str, float | int | str] = {"kind": "step", "step": step, "epoch": epoch, "examples": share.digest}
         return {**named, **self._figures(figures), **extra, "lr": rate, "grad_norm": norm}
 
-    def _share(self, step: int, item: Share | list[Example]) -> tuple[Share, Mapping[str, float | int]]:
+    def _share(self, step: int, item: MicroBatches | list[TrainingExample]) -> tuple[MicroBatches, Mapping[str, float | int]]:
         """What this process does of a step, and what it took to make."""
-        if isinstance(item, Share):
+        if isinstance(item, MicroBatches):
             return item, {}
         assert self._online is not None
         prepared = prepare_together(self._online, self._ranks, step, item)
-        return self._runner.cutter.cut(prepared.examples), prepared.figures
+        return self._runner.batcher.cut(prepared.examples), prepared.figures
 
     def _evaluate(self, step: int, log: RunLog) -> float:
         """Gold NLL per token on the holdout; nan without one."""
@@ -270,7 +270,7 @@ class _Session:
         log.write({"kind": "eval", "step": step, **self._figures(figures), "seconds": time.perf_counter() - began})
         return figures.mle
 
-    def _figures(self, figures: Figures) -> dict[str, float | int | str]:
+    def _figures(self, figures: StepMetrics) -> dict[str, float | int | str]:
         return {
             "loss": self._recipe.loss(figures.mle, figures.kd),
             "gold_nll": figures.mle,

@@ -67,7 +67,7 @@ def requests(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]])
     ]
 
 
-def score(backend: Backend, asked: Sequence[ScoreRequest], top_k: int) -> list[Scores]:
+def score_answers(backend: Backend, asked: Sequence[ScoreRequest], top_k: int) -> list[Scores]:
     """One model's scores. The two models can be asked one after the other, never both in memory."""
     return [Scores.of(topk) for topk in backend.score(asked, top_k)]
 

@@ -17,7 +17,7 @@ from eval.metrics.exposure import Scores
 from eval.report import write_whole
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import ScoreRequest
-from kidcore.store.arrow import lists, make_table
+from kidcore.store.arrow import arrow_table, lists
 
 _KEPT = pa.schema(
     [
@@ -47,7 +47,7 @@ def keep(folder: Path, scores: Mapping[str, Scores]) -> None:
         "outside": [np.asarray(row.outside) for row in rows],
     }
     name = hashlib.sha256("".join(sorted(scores)).encode()).hexdigest()[:32]
-    table = make_table(_KEPT, columns)
+    table = arrow_table(_KEPT, columns)
     write_whole(folder / f"{name}.parquet", lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from eval.execution import Progress, limits_of
+from eval.execution import ProgressCallback, limits_of
 from kidcore.config.config import EvalSettings
 from kidcore.sql.datasets import Example
-from kidcore.sql.sandbox.job import Job, Result
+from kidcore.sql.sandbox.job import Job, QueryResult
 from kidcore.sql.sandbox.pool import SandboxPool
 
 
@@ -16,7 +16,7 @@ def vote(
     samples: Mapping[str, Sequence[str]],
     database: Callable[[str], Path],
     settings: EvalSettings,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> dict[str, str]:
     """The majority's prediction by example id; gold plays no part.
 
@@ -42,7 +42,7 @@ def vote(
     }
 
 
-def _ballot(result: Result) -> object:
+def _ballot(result: QueryResult) -> object:
     """What equal results have in common; None where there is no result."""
     if not result.is_ok:
         return None

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 
 @dataclass(frozen=True)
-class Column:
+class ColumnName:
     """A column as written; `table` is empty where unqualified, `name` is * for all."""
 
     table: str
@@ -17,7 +17,7 @@ class ColumnUnit:
     """A column under at most one aggregate."""
 
     aggregate: str
-    column: Column
+    column: ColumnName
     distinct: bool
 
 
@@ -37,11 +37,11 @@ class Literal:
     text: str
 
 
-Value: TypeAlias = "Query | ValueUnit | ColumnUnit | Literal | None"
+Value: TypeAlias = "ParsedQuery | ValueUnit | ColumnUnit | Literal | None"
 
 
 @dataclass(frozen=True)
-class Condition:
+class ConditionUnit:
     """`left [NOT] operator value [AND second]`."""
 
     negated: bool
@@ -60,28 +60,28 @@ class SelectItem:
 
 
 @dataclass(frozen=True)
-class Source:
+class FromSource:
     """A table by name, or a subquery, in FROM; `alias` is empty where there is none."""
 
-    table: "str | Query"
+    table: "str | ParsedQuery"
     alias: str
 
 
 @dataclass
-class Query:
+class ParsedQuery:
     """The clauses of one SELECT; `connectors` are the ANDs and ORs between its conditions."""
 
     distinct: bool = False
     select: list[SelectItem] = field(default_factory=list)
-    sources: list[Source] = field(default_factory=list)
-    join: list[Condition] = field(default_factory=list)
+    sources: list[FromSource] = field(default_factory=list)
+    join: list[ConditionUnit] = field(default_factory=list)
     join_connectors: list[str] = field(default_factory=list)
-    where: list[Condition] = field(default_factory=list)
+    where: list[ConditionUnit] = field(default_factory=list)
     where_connectors: list[str] = field(default_factory=list)
     group: list[ColumnUnit] = field(default_factory=list)
-    having: list[Condition] = field(default_factory=list)
+    having: list[ConditionUnit] = field(default_factory=list)
     having_connectors: list[str] = field(default_factory=list)
     order: list[tuple[ValueUnit, str]] = field(default_factory=list)
     limit: bool = False
     set_operation: str = ""
-    other: "Query | None" = None
+    other: "ParsedQuery | None" = None

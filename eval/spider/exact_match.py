@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any, TypeAlias
 
 from eval.names import Names
-from eval.spider.clauses import Column, ColumnUnit, Condition, Query, Value, ValueUnit
+from eval.spider.clauses import ColumnName, ColumnUnit, ConditionUnit, ParsedQuery, Value, ValueUnit
 from eval.spider.grammar import ParseError, parse
 
 Key: TypeAlias = Any
@@ -61,7 +61,7 @@ def hardness(sql: str) -> str:
     return "hard" if nested == 1 and clauses <= 1 and others == 0 else "extra"
 
 
-def _count_clauses(query: Query) -> int:
+def _count_clauses(query: ParsedQuery) -> int:
     conditions = [*query.join, *query.where, *query.having]
     connectors = [*query.join_connectors, *query.where_connectors, *query.having_connectors]
     return (
@@ -73,13 +73,13 @@ def _count_clauses(query: Query) -> int:
     )
 
 
-def _count_nested(query: Query) -> int:
+def _count_nested(query: ParsedQuery) -> int:
     conditions = [*query.join, *query.where, *query.having]
     values = [value for condition in conditions for value in (condition.value, condition.second)]
-    return sum(isinstance(value, Query) for value in values) + (query.other is not None)
+    return sum(isinstance(value, ParsedQuery) for value in values) + (query.other is not None)
 
 
-def _count_others(query: Query) -> int:
+def _count_others(query: ParsedQuery) -> int:
     """Aggregates beyond one, select items, conditions and group columns beyond one; the aggregates as Spider counts them.
 
     Its evaluator looks for an aggregate where a condition says whether it is negated, and takes HAVING's AND and OR for
@@ -96,7 +96,7 @@ def _count_others(query: Query) -> int:
     return (aggregates > 1) + (len(query.select) > 1) + (len(query.where) > 1) + (len(query.group) > 1)
 
 
-def _clauses(query: Query, names: Names, linked: frozenset[str] | None = None, outer: "_Scope | None" = None) -> Key:
+def _clauses(query: ParsedQuery, names: Names, linked: frozenset[str] | None = None, outer: "_Scope | None" = None) -> Key:
     """What exact set match looks at, in a form that compares by ==.
 
     Columns linked by keys are one column where the outermost query names their table: those are `linked`.
@@ -120,13 +120,13 @@ def _clauses(query: Query, names: Names, linked: frozenset[str] | None = None, o
     )
 
 
-def _order(query: Query, units: "_Units") -> Key:
+def _order(query: ParsedQuery, units: "_Units") -> Key:
     if not query.order:
         return None
     return [(units.value_unit(unit), direction) for unit, direction in query.order], query.limit
 
 
-def _keywords(query: Query) -> set[str]:
+def _keywords(query: ParsedQuery) -> set[str]:
     conditions = [*query.join, *query.where, *query.having]
     connectors = [*query.join_connectors, *query.where_connectors, *query.having_connectors]
     clauses = {"where": query.where, "group": query.group, "having": query.having, "order": query.order, "limit": query.limit}
@@ -136,11 +136,11 @@ def _keywords(query: Query) -> set[str]:
     return words | ({"or"} if "or" in connectors else set())
 
 
-def _source(table: "str | Query", names: Names, scope: "_Scope") -> Key:
+def _source(table: "str | ParsedQuery", names: Names, scope: "_Scope") -> Key:
     return table if isinstance(table, str) else _nested(table, names, scope)
 
 
-def _nested(query: Query, names: Names, outer: "_Scope") -> Key:
+def _nested(query: ParsedQuery, names: Names, outer: "_Scope") -> Key:
     """A subquery in a condition or in FROM: compared clause by clause in the order written, DISTINCT included."""
     scope = _Scope(query, names, outer)
     units = _Units(scope, names, frozenset(), keep_distinct=True)
@@ -159,14 +159,14 @@ def _nested(query: Query, names: Names, outer: "_Scope") -> Key:
     )
 
 
-def _flat(conditions: list[Condition], connectors: list[str], units: "_Units") -> Key:
+def _flat(conditions: list[ConditionUnit], connectors: list[str], units: "_Units") -> Key:
     return tuple(units.condition(condition) for condition in conditions), tuple(connectors)
 
 
 class _Scope:
     """The names that a query's FROM gives to tables, and the queries around it."""
 
-    def __init__(self, query: Query, names: Names, outer: "_Scope | None") -> None:
+    def __init__(self, query: ParsedQuery, names: Names, outer: "_Scope | None") -> None:
         self.tables = [source.table for source in query.sources if isinstance(source.table, str)]
         self._known = names
         self._outer = outer
@@ -179,7 +179,7 @@ class _Scope:
                 if source.alias:
                     self._names[source.alias] = source.table
 
-    def resolve(self, column: Column) -> str:
+    def resolve(self, column: ColumnName) -> str:
         """`table.column` of a column as written; raises ParseError where there is none."""
         if column.name == _EVERY_COLUMN:
             return _EVERY_COLUMN
@@ -214,7 +214,7 @@ class _Units:
     def value_unit(self, unit: ValueUnit) -> Key:
         return unit.operator, self.column_unit(unit.left), None if unit.right is None else self.column_unit(unit.right)
 
-    def condition(self, condition: Condition) -> Key:
+    def condition(self, condition: ConditionUnit) -> Key:
         values = tuple(self._value(value) for value in (condition.value, condition.second))
         return condition.negated, condition.operator, self.value_unit(condition.left), values
 
@@ -224,4 +224,4 @@ class _Units:
             self.value_unit(value)
         elif isinstance(value, ColumnUnit):
             self._scope.resolve(value.column)
-        return _nested(value, self._known, self._scope) if isinstance(value, Query) else None
+        return _nested(value, self._known, self._scope) if isinstance(value, ParsedQuery) else None

@@ -7,7 +7,17 @@ column or an arithmetic pair. What lies outside (outer joins, functions, CASE, p
 from collections.abc import Callable
 from typing import TypeVar
 
-from eval.spider.clauses import Column, ColumnUnit, Condition, Literal, Query, SelectItem, Source, Value, ValueUnit
+from eval.spider.clauses import (
+    ColumnName,
+    ColumnUnit,
+    ConditionUnit,
+    FromSource,
+    Literal,
+    ParsedQuery,
+    SelectItem,
+    Value,
+    ValueUnit,
+)
 from kidcore.sql.lexer import Token, TokenKind, tokens
 
 AGGREGATES = ("max", "min", "count", "sum", "avg")
@@ -29,7 +39,7 @@ class ParseError(ValueError):
     """The text is not SQL of Spider's grammar."""
 
 
-def parse(sql: str, complete: bool = True) -> Query:
+def parse(sql: str, complete: bool = True) -> ParsedQuery:
     """The query that `sql` is, or begins with where it need not be complete; raises ParseError."""
     solid = [token for token in tokens(sql) if token.kind is not TokenKind.SPACE]
     if solid and _is_unclosed(solid[-1]):
@@ -50,7 +60,7 @@ class _Parser:
         self._at = 0
         self._depth = 0
 
-    def query(self) -> Query:
+    def query(self) -> ParsedQuery:
         self._depth += 1
         if self._depth > _DEEPEST:
             raise ParseError("nested too deeply")
@@ -58,9 +68,9 @@ class _Parser:
         self._depth -= 1
         return query
 
-    def _query(self) -> Query:
+    def _query(self) -> ParsedQuery:
         block = self._take("(")
-        query = Query()
+        query = ParsedQuery()
         self._need("select")
         query.distinct = self._take("distinct")
         query.select = self._list(self._select_item)
@@ -86,7 +96,7 @@ class _Parser:
             self._set_operation(query)
         return query
 
-    def _set_operation(self, query: Query) -> None:
+    def _set_operation(self, query: ParsedQuery) -> None:
         """`(A) EXCEPT B` and `(A EXCEPT B)` are both written."""
         if self._peek() in SET_OPERATIONS:
             if query.other is not None:
@@ -117,7 +127,7 @@ class _Parser:
         if self._take("as"):
             self._name()
 
-    def _from(self, query: Query) -> None:
+    def _from(self, query: ParsedQuery) -> None:
         while True:
             query.sources.append(self._source())
             if self._take("on"):
@@ -133,8 +143,8 @@ class _Parser:
             if not self._take("join"):
                 return
 
-    def _source(self) -> Source:
-        table: str | Query
+    def _source(self) -> FromSource:
+        table: str | ParsedQuery
         if self._peek() == "(":
             self._at += 1
             table = self.query()
@@ -144,9 +154,9 @@ class _Parser:
         alias = ""
         if self._take("as") or (self._is_name() and self._peek() not in _NOT_ALIASES):
             alias = self._name()
-        return Source(table, alias)
+        return FromSource(table, alias)
 
-    def _conditions(self) -> tuple[list[Condition], list[str]]:
+    def _conditions(self) -> tuple[list[ConditionUnit], list[str]]:
         conditions = [self._condition()]
         connectors: list[str] = []
         while self._peek() in ("and", "or"):
@@ -154,7 +164,7 @@ class _Parser:
             conditions.append(self._condition())
         return conditions, connectors
 
-    def _condition(self) -> Condition:
+    def _condition(self) -> ConditionUnit:
         left = self._value_unit()
         negated = self._take("not")
         operator = _SYNONYMS.get(self._peek(), self._peek())
@@ -166,7 +176,7 @@ class _Parser:
         if operator == "between":
             self._need("and")
             second = self._value()
-        return Condition(negated, operator, left, value, second)
+        return ConditionUnit(negated, operator, left, value, second)
 
     def _value(self) -> Value:
         if self._peek() == "(" and self._peek(1) in ("select", "("):
@@ -231,13 +241,13 @@ class _Parser:
             self._need(")")
         return ColumnUnit(aggregate, column, distinct)
 
-    def _column(self) -> Column:
+    def _column(self) -> ColumnName:
         if self._take("*"):
-            return Column("", "*")
+            return ColumnName("", "*")
         name = self._name()
         if self._take("."):
-            return Column(name, "*" if self._take("*") else self._name())
-        return Column("", name)
+            return ColumnName(name, "*" if self._take("*") else self._name())
+        return ColumnName("", name)
 
     def _list(self, rule: Callable[[], _Item]) -> list[_Item]:
         items = [rule()]

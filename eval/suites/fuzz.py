@@ -9,14 +9,14 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.execution import GoldCache, Pair, Progress, compare
+from eval.execution import GoldCache, Pair, ProgressCallback, compare_results
 from eval.suites.key_proofs import is_equal_by_keys, read_keys
 from eval.suites.mutants import literals, mutants
 from eval.suites.variants import Aim, make_variant
 from kidcore.config.config import EvalSettings
 from kidcore.errors import KidpipeError
 from kidcore.sql.datasets import Example
-from kidcore.sql.sandbox.job import Kind
+from kidcore.sql.sandbox.job import ResultKind
 from kidcore.sql.sandbox.worker import engine_name
 
 REPORT_FILE = "suite.json"
@@ -41,14 +41,14 @@ class DatabaseReport:
     equal: int
 
 
-def fuzz_suite(
+def make_suite(
     examples: Sequence[Example],
     database: Callable[[str], Path],
     folder: Path,
     num_variants: int,
     seed: int,
     settings: EvalSettings,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> dict[str, DatabaseReport]:
     """Write <folder>/<db_id>/*.sqlite, the original among them, and `suite.json`; returns the report by db_id.
 
@@ -146,8 +146,8 @@ def _aim(number: int, seed: str, golds: list[str], alive: list[tuple[str, str]])
 
 def _survivors(pairs: list[tuple[str, str]], path: Path, settings: EvalSettings) -> tuple[list[tuple[str, str]], int]:
     """Mutants that give their gold's result on this database, and how many don't execute at all."""
-    found = compare([Pair(gold, mutant, path) for gold, mutant in pairs], GoldCache(settings), check_ties=False)
-    invalid = sum(item.kind is not Kind.OK for item in found)
+    found = compare_results([Pair(gold, mutant, path) for gold, mutant in pairs], GoldCache(settings), check_ties=False)
+    invalid = sum(item.kind is not ResultKind.OK for item in found)
     return [pair for pair, item in zip(pairs, found, strict=True) if item.ex_bag], invalid
 
 

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from kidcore.config.settings import Identity, Input, Runtime, Section
 
-Layout = Literal["spider", "spider-syn", "bird", "jsonl"]
+DataLayout = Literal["spider", "spider-syn", "bird", "jsonl"]
 Strategy = Literal["random", "uniform", "hard", "easy", "schema"]
 Fill = Literal["auto", "argmax", "sample", "argmax_wrong"]
 Method = Literal["sft", "seqkd", "fkd", "rkd", "f-distill", "imitkd", "gkd", "kid", "kid-online"]
@@ -21,7 +21,7 @@ BackendName = Literal["auto", "vllm", "transformers"]
 class DataSettings(Section):
     """Where the text-to-SQL data lies. What it holds is hashed; where it lies is not."""
 
-    layout: Input[Layout] = Field("spider", description="file layout of the data set")
+    layout: Input[DataLayout] = Field("spider", description="file layout of the data set")
     path: Input[str] = Field("data", description="folder of the data set")
     train: Input[str] = Field("", description="file of training examples under path; empty = the layout's own")
     dev: Input[str] = Field("", description="file of held-out examples under path; empty = the layout's own")
@@ -37,9 +37,9 @@ class IngestSettings(Section):
     chat: Identity[bool] = Field(False, description="wrap the prompt in the tokenizer's chat template")
     max_prompt_tokens: Identity[int] = Field(2048, ge=16, description="longer prompts are set aside, tokens")
     max_sql_tokens: Identity[int] = Field(256, ge=4, description="longer gold SQL is set aside, tokens")
-    shard_rows: Identity[int] = Field(512, ge=1, description="source examples a shard")
+    shard_rows: Identity[int] = Field(512, ge=1, description="source examples per shard")
     check_gold: Identity[bool] = Field(True, description="set aside examples whose gold SQL does not execute")
-    max_steps: Identity[int] = Field(100_000_000, ge=1000, description="SQLite steps a gold SQL: a repeatable deadline")
+    max_steps: Identity[int] = Field(100_000_000, ge=1000, description="SQLite steps per gold SQL: a repeatable deadline")
 
 
 class TeacherSettings(Section):
@@ -58,7 +58,7 @@ class EngineSettings(Section):
     tensor_parallel: Runtime[int] = Field(1, ge=1, description="GPUs a model is split over (vLLM)")
     gpu_memory: Runtime[float] = Field(0.85, gt=0, le=1, description="share of GPU memory that vLLM may take")
     kv_cache_mib: Runtime[int] = Field(512, ge=32, description="key-value cache on the CPU, MiB (vLLM)")
-    batch_tokens: Runtime[int] = Field(8192, ge=64, description="tokens a forward pass; bounds peak memory")
+    batch_tokens: Runtime[int] = Field(8192, ge=64, description="tokens per forward pass; bounds peak memory")
     prefix_cache: Runtime[bool] = Field(True, description="compute a shared prompt prefix once (vLLM)")
 
 
@@ -67,7 +67,7 @@ class MaskSettings(Section):
 
     strategy: Identity[Strategy] = Field("random", description="how positions are chosen")
     ratio: Identity[float] = Field(0.2, gt=0, le=1, description="share of SQL tokens masked (alpha in the paper)")
-    views: Input[int] = Field(2, ge=1, le=64, description="differently seeded corruptions an example; each its own shards")
+    views: Input[int] = Field(2, ge=1, le=64, description="differently seeded corruptions per example; each its own shards")
     seed: Identity[int] = Field(0, ge=0, description="seed of the choice of positions")
 
 
@@ -89,13 +89,13 @@ class OutcomeSettings(Section):
     """What becomes of imperfect SQL when it is executed: statistics, which nothing else depends on."""
 
     execute: Identity[bool] = Field(True, description="execute imperfect SQL and compare with gold, for the statistics")
-    max_steps: Identity[int] = Field(100_000_000, ge=1000, description="SQLite steps a statement: a repeatable deadline")
+    max_steps: Identity[int] = Field(100_000_000, ge=1000, description="SQLite steps per statement: a repeatable deadline")
 
 
 class ScoreSettings(Section):
     """What is stored of the teacher's distributions."""
 
-    top_k: Identity[int] = Field(64, ge=1, le=1024, description="most token ids stored at a position")
+    top_k: Identity[int] = Field(64, ge=1, le=1024, description="most token ids stored per position")
     tail_mass: Identity[float] = Field(
         1e-4, ge=0, lt=1, description="stop storing ids where the mass outside them is below this; 0 = always top_k"
     )
@@ -106,7 +106,7 @@ class GenerateSettings(Section):
 
     max_new_tokens: Identity[int] = Field(256, ge=1, description="longest answer, tokens; those that reach it are set aside")
     temperature: Identity[float] = Field(0.0, ge=0, le=10, description="temperature of sampling; 0 = greedy")
-    samples: Input[int] = Field(1, ge=1, le=64, description="answers a prompt, each its own shards; epochs take turns")
+    samples: Input[int] = Field(1, ge=1, le=64, description="answers per prompt, each its own shards; epochs take turns")
     seed: Identity[int] = Field(0, ge=0, description="seed of sampling")
 
 
@@ -117,10 +117,10 @@ class TrainSettings(Section):
     student: Input[str] = Field("", description="Hugging Face name or local folder the run starts from")
     epochs: Identity[float] = Field(3.0, gt=0, description="passes over the examples")
     max_steps: Identity[int] = Field(0, ge=0, description="optimiser steps; 0 = as many as the epochs give")
-    batch_size: Identity[int] = Field(32, ge=1, description="examples an optimiser step, over all processes")
+    batch_size: Identity[int] = Field(32, ge=1, description="examples per optimiser step, over all processes")
     group_size: Identity[int] = Field(4, ge=1, description="questions on one database kept together, to share its schema")
     buffer_shards: Identity[int] = Field(4, ge=1, description="shards shuffled together; bounds memory")
-    pack_tokens: Runtime[int] = Field(4096, ge=64, description="tokens a forward pass; bounds peak memory")
+    pack_tokens: Runtime[int] = Field(4096, ge=64, description="tokens per forward pass; bounds peak memory")
     packing: Runtime[Literal["auto", "tree", "plain", "none"]] = Field("auto", description="auto = tree where the model can")
     learning_rate: Identity[float] = Field(2e-4, gt=0, description="peak learning rate")
     warmup: Identity[float] = Field(0.03, ge=0, le=1, description="share of the steps that warm up")
@@ -137,7 +137,7 @@ class TrainSettings(Section):
     divergence_parameter: Identity[float] = Field(
         0.5, gt=0, lt=1, description="beta of jensen_shannon (teacher's share), skew of skew_forward_kl and skew_reverse_kl"
     )
-    views_per_step: Identity[int] = Field(1, ge=1, description="imperfect views of an example in one step (kid, kid-online)")
+    views_per_step: Identity[int] = Field(1, ge=1, description="imperfect views per example and step (kid, kid-online)")
     imperfect_share: Identity[float] = Field(
         1.0,
         ge=0,
@@ -174,7 +174,7 @@ class TrainSettings(Section):
         "auto", description="under torchrun: ddp = whole models, fsdp = divided ones; auto = ddp where it fits on a GPU"
     )
     loader_workers: Runtime[int] = Field(
-        -1, ge=-1, description="processes that read and pack ahead; -1 = two a training process where cores are to spare"
+        -1, ge=-1, description="processes that read and pack ahead; -1 = two per training process where cores are to spare"
     )
     gradient_checkpointing: Runtime[bool] = Field(False, description="recompute activations to save memory")
     seed: Identity[int] = Field(0, ge=0, description="seed of the order of examples and of dropout")
@@ -185,7 +185,7 @@ class EvalSettings(Section):
 
     max_new_tokens: Identity[int] = Field(256, ge=1, description="longest SQL generated, tokens")
     samples: Identity[int] = Field(
-        1, ge=1, description="SQL texts generated a question, of which the majority's result counts; 1 = greedy"
+        1, ge=1, description="SQL texts generated per question, of which the majority's result counts; 1 = greedy"
     )
     sample_temperature: Identity[float] = Field(0.8, gt=0, description="temperature of sampling; of no account with one sample")
     sample_seed: Identity[int] = Field(0, description="seed of sampling")
@@ -204,11 +204,11 @@ class EvalSettings(Section):
     max_steps: Identity[int] = Field(
         1_000_000_000,
         ge=0,
-        description="SQLite virtual-machine steps a statement; stops the same ones on every machine; 0 = no limit",
+        description="SQLite virtual-machine steps per statement; stops the same ones on every machine; 0 = no limit",
     )
     timeout_s: Runtime[float] = Field(10.0, gt=0, description="deadline of one predicted statement, seconds")
     gold_timeout_s: Runtime[float] = Field(120.0, gt=0, description="deadline of one gold statement, seconds")
-    workers: Runtime[int] = Field(0, ge=0, description="processes that execute SQL; 0 = one a core")
+    workers: Runtime[int] = Field(0, ge=0, description="processes that execute SQL; 0 = one per core")
     memory_mib: Runtime[int] = Field(1024, ge=64, description="memory of such a process, MiB")
 
 

@@ -29,7 +29,7 @@ class Loaded:
         return self.origins.get(name, "default")
 
 
-def load(
+def load_config(
     file: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str] | None = None, *, use_file: bool = True
 ) -> Loaded:
     """Resolve the configuration: file < environment < flags.
@@ -156,7 +156,7 @@ def template(flags: Mapping[str, Any]) -> str:
         "# runtime:  how it is computed; a change reruns nothing.",
         "# input:    points at content; the content decides.",
     ]
-    config = load(None, flags, {}, use_file=False).config
+    config = load_config(None, flags, {}, use_file=False).config
     for name, model in sections().items():
         lines += ["", f"[{name}]  # {Config.model_fields[name].description}"]
         section = getattr(config, name)

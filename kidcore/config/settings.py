@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 
-class Kind(Enum):
+class SettingKind(Enum):
     """What a change of a setting touches."""
 
     IDENTITY = "identity"
@@ -22,9 +22,9 @@ class Kind(Enum):
 
 
 T = TypeVar("T")
-Identity = Annotated[T, Kind.IDENTITY]
-Runtime = Annotated[T, Kind.RUNTIME]
-Input = Annotated[T, Kind.INPUT]
+Identity = Annotated[T, SettingKind.IDENTITY]
+Runtime = Annotated[T, SettingKind.RUNTIME]
+Input = Annotated[T, SettingKind.INPUT]
 
 
 class Section(BaseModel):
@@ -33,9 +33,9 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
-    def kind_of(cls, name: str) -> Kind:
+    def kind_of(cls, name: str) -> SettingKind:
         """The Kind of field `name`; a field without one is our own mistake."""
-        kinds = [item for item in cls.model_fields[name].metadata if isinstance(item, Kind)]
+        kinds = [item for item in cls.model_fields[name].metadata if isinstance(item, SettingKind)]
         assert len(kinds) == 1, f"{cls.__name__}.{name} must be exactly one of Identity, Runtime, Input"
         return kinds[0]
 
@@ -47,12 +47,12 @@ class Section(BaseModel):
         return {
             name: getattr(self, name)
             for name, field in type(self).model_fields.items()
-            if self.kind_of(name) is Kind.IDENTITY and getattr(self, name) != field.default
+            if self.kind_of(name) is SettingKind.IDENTITY and getattr(self, name) != field.default
         }
 
     def all_identity(self) -> dict[str, Any]:
         """Every identity setting with its value."""
-        return {name: getattr(self, name) for name in type(self).model_fields if self.kind_of(name) is Kind.IDENTITY}
+        return {name: getattr(self, name) for name in type(self).model_fields if self.kind_of(name) is SettingKind.IDENTITY}
 
 
 def canonical_json(value: Any) -> str:

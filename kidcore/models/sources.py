@@ -69,7 +69,7 @@ def resolve(model: str, revision: str = "", *, digests: FileDigests | None = Non
     return _source(model, snapshot, f"hub:{model}@{snapshot.name}", config)
 
 
-def inspect(folder: Path) -> ModelSource:
+def read_source(folder: Path) -> ModelSource:
     """What the configuration in a local model folder says, without reading the weights: the identity stays empty."""
     return _source(str(folder), folder, "", _read_config(folder))
 

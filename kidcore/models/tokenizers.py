@@ -54,7 +54,7 @@ class Tokens:
         return min(len(self.banned), 32)
 
 
-def load(model_path: str | Path) -> Any:
+def load_tokenizer(model_path: str | Path) -> Any:
     """The tokenizer in a local model folder."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 

@@ -29,7 +29,7 @@ def list_array(rows: Sequence[NDArray[Any]] | Sequence[Sequence[int]], kind: pa.
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, type=kind.value_type), type=kind)
 
 
-def make_table(schema: pa.Schema, columns: dict[str, Any]) -> pa.Table:
+def arrow_table(schema: pa.Schema, columns: dict[str, Any]) -> pa.Table:
     """A table of `schema`; list columns are given as one array a row, others as sequences."""
     assert columns.keys() == set(schema.names), columns.keys() ^ set(schema.names)
     arrays = [

@@ -20,7 +20,7 @@ State = Literal["done", "stale", "follows"]
 
 
 @dataclass(frozen=True)
-class Part:
+class Partition:
     """A run of source examples. `content` maps what stages may read (`source`, `databases`) to its digest."""
 
     index: int
@@ -32,10 +32,10 @@ class Part:
 class Task:
     """What a stage function gets: the part, the view (0 for stages without views), and its input tables by stage."""
 
-    part: Part
+    part: Partition
     view: int
     tables: "Mapping[str, pa.Table]"
-    tick: Callable[[int], None]
+    advance: Callable[[int], None]
     """To be called with the number of rows just finished, for the progress bar."""
 
 
@@ -97,7 +97,7 @@ class Cell:
 class Grid:
     """The finished shards of a graph, and the keys that follow from them."""
 
-    def __init__(self, stages: Sequence[Stage], parts: Sequence[Part], store: Store) -> None:
+    def __init__(self, stages: Sequence[Stage], parts: Sequence[Partition], store: Store) -> None:
         self.stages = list(stages)
         self.parts = list(parts)
         self._finished = {stage.name: store.scan(stage.name) for stage in stages}
@@ -109,7 +109,7 @@ class Grid:
                 for view in stage.each_view():
                     self.look(stage, part, view)
 
-    def look(self, stage: Stage, part: Part, view: int) -> Cell:
+    def look(self, stage: Stage, part: Partition, view: int) -> Cell:
         """The state of one shard, from what is finished by now."""
         inputs = self.inputs(stage, part, view)
         if None in inputs:
@@ -124,7 +124,7 @@ class Grid:
         self._done[stage.name, part.index, view] = shard
         return Cell(stage.name, part.index, view, "done", key, shard)
 
-    def inputs(self, stage: Stage, part: Part, view: int) -> list[Shard | None]:
+    def inputs(self, stage: Stage, part: Partition, view: int) -> list[Shard | None]:
         """The shards that this one is made from, None for those not finished."""
         names = ((name, view if self._by_name[name].views else 0) for name in stage.inputs)
         return [self._done.get((name, part.index, number)) for name, number in names]

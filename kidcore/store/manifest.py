@@ -6,7 +6,7 @@ from typing import Any
 
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
-from kidcore.store.graph import Grid, Part, Stage
+from kidcore.store.graph import Grid, Partition, Stage
 from kidcore.store.store import Store
 
 STAGES = ("ingest", "gold_score", "mask", "predict", "rewrite", "outcome", "score", "generate")
@@ -15,7 +15,7 @@ STAGES = ("ingest", "gold_score", "mask", "predict", "rewrite", "outcome", "scor
 LATEST = "manifest.json"
 HEAD = "head.json"
 """What `kidpipe status` says of the latest manifest, so that it need not read all of it."""
-SCHEMA_VERSION = 1
+MANIFEST_VERSION = 1
 """Of the manifest and the shards it names; a reader refuses what is newer than itself."""
 
 
@@ -26,7 +26,7 @@ def make_manifest(grid: Grid, store: Store, facts: Mapping[str, Any]) -> dict[st
         facts: what the trainer needs beside the shards (end-of-sequence id, tokenizer, views, teacher).
     """
     body = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": MANIFEST_VERSION,
         **facts,
         "stages": {
             stage.name: {"version": stage.version, "settings": dict(stage.resolved), "views": stage.views}
@@ -38,7 +38,7 @@ def make_manifest(grid: Grid, store: Store, facts: Mapping[str, Any]) -> dict[st
     return {"digest": fingerprint(body), **body}
 
 
-def _part(grid: Grid, part: Part) -> dict[str, Any]:
+def _part(grid: Grid, part: Partition) -> dict[str, Any]:
     entry: dict[str, Any] = {"part": part.index, "rows": part.rows, "content": dict(part.content)}
     for stage in grid.stages:
         files = []
@@ -110,9 +110,9 @@ def find_manifest(store: Store, digest: str) -> dict[str, Any]:
 
 def _require_readable(document: Mapping[str, Any], store: Store) -> None:
     version = document.get("schema_version", 0)
-    if version > SCHEMA_VERSION:
+    if version > MANIFEST_VERSION:
         raise KidpipeError(
-            f"the manifest has schema version {version}, this kidpipe reads up to {SCHEMA_VERSION}",
+            f"the manifest has schema version {version}, this kidpipe reads up to {MANIFEST_VERSION}",
             where=str(store.root / LATEST),
             fix="upgrade kidpipe, or set store.path to another folder",
         )

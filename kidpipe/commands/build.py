@@ -8,7 +8,7 @@ from kidcore.errors import KidpipeError
 from kidcore.store.graph import Grid
 from kidcore.store.manifest import STAGES, rates, read_manifest
 from kidcore.store.plan import StagePlan, make_plan
-from kidpipe.commands.session import Session, make_table, show_seconds
+from kidpipe.commands.session import Session, show_seconds, text_table
 from pipeline.build import build
 from pipeline.context import open_context
 from pipeline.stages import stages
@@ -75,7 +75,7 @@ def plan(session: Session, *, why: bool, as_json: bool, check: bool, until: str)
 
 def _print_plan(session: Session, plans: list[StagePlan], why: bool) -> None:
     columns = {"stage": "left", "": "left", "shards to run": "right", "done": "right", "rows": "right", "about": "right"}
-    table = make_table("", columns | ({"why": "left"} if why else {}))
+    table = text_table("", columns | ({"why": "left"} if why else {}))
     for stage in plans:
         state = "[yellow]stale[/]" if stage.stale else "[yellow]follows[/]" if stage.follows else "[green]done[/]"
         row = [stage.stage, state, str(stage.stale + stage.follows), str(stage.done), f"{stage.rows:,}"]

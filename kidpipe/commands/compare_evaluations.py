@@ -17,7 +17,7 @@ from kidpipe.commands.session import Session
 _JUDGING = ("keep_distinct", "mend_operators", "max_steps")
 
 
-def compare(session: Session, first: str, second: str, *, rows: int, as_json: bool) -> dict[str, Any]:
+def compare_evaluations(session: Session, first: str, second: str, *, rows: int, as_json: bool) -> dict[str, Any]:
     """Paired difference by metric with interval and p, then the first `rows` rows that flipped."""
     folders = [find_evaluation(session, name) for name in (first, second)]
     same = folders[0].name == folders[1].name

@@ -10,10 +10,10 @@ from typing import Any
 from kidcore.store.store import Store
 from kidpipe.commands.build import build_imperfect
 from kidpipe.commands.evaluate import evaluate
-from kidpipe.commands.session import Session, make_table, open_session, show_seconds
+from kidpipe.commands.session import Session, open_session, show_seconds, text_table
 from kidpipe.commands.train import train
-from kidpipe.demo.recipe import QUICK, Recipe
-from kidpipe.demo.setup import prepare
+from kidpipe.demo.recipe import QUICK, DemoRecipe
+from kidpipe.demo.setup import prepare_world
 
 SUMMARY = "summary.json"
 MODELS = ("teacher", "start", "sft", "kid")
@@ -24,7 +24,7 @@ class _Demo:
     """One run of the demo in its folder."""
 
     folder: Path
-    recipe: Recipe
+    recipe: DemoRecipe
     backend: str
     verbose: bool
     seconds: dict[str, float] = field(default_factory=dict)
@@ -75,12 +75,12 @@ class _Demo:
 
 def demo(folder: Path, *, quick: bool, backend: str, verbose: bool, as_json: bool) -> dict[str, Any]:
     """Run the whole pipeline on made data and write summary.json; what an earlier run finished is reused."""
-    run = _Demo(folder, QUICK if quick else Recipe(), backend, verbose)
+    run = _Demo(folder, QUICK if quick else DemoRecipe(), backend, verbose)
     recipe, models = run.recipe, str(folder / "models")
     run.step(
         "world",
         "1. Make 14 databases, questions with gold SQL, a tokenizer and two untrained models",
-        lambda: prepare(folder, recipe),
+        lambda: prepare_world(folder, recipe),
     )
     untrained = run.session(teacher__model="", train__student=f"{models}/teacher", data__limit=0)
     run.step(
@@ -147,7 +147,7 @@ def _summarise(run: _Demo, built: dict[str, Any], scores: dict[str, Any]) -> dic
 def _print(run: _Demo, summary: dict[str, Any]) -> None:
     console = run.session().console
     console.print()
-    table = make_table("", {"model": "left", "ex_bag": "right", "95% interval": "left", "ex_set": "right", "valid SQL": "right"})
+    table = text_table("", {"model": "left", "ex_bag": "right", "95% interval": "left", "ex_set": "right", "valid SQL": "right"})
     names = {"teacher": "teacher", "start": "student, start", "sft": "student, SFT", "kid": "student, KID"}
     for name, score in summary["models"].items():
         low, high = score["ex_bag_interval"]

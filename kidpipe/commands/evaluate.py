@@ -12,8 +12,8 @@ from rich.text import Text
 
 from eval.databases import Databases
 from eval.evaluate import VERDICTS_FILE, Evaluation
-from eval.evaluate import evaluate as judge
-from eval.generate import Predictions, generate
+from eval.evaluate import judge_predictions as judge
+from eval.generate import Predictions, generate_predictions
 from eval.metrics.vote import vote
 from eval.names import read_tables_json
 from eval.prediction_files import read_predictions
@@ -24,13 +24,13 @@ from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Sampling
 from kidcore.models.backends.select import open_backend
 from kidcore.models.sources import resolve
-from kidcore.models.tokenizers import load
+from kidcore.models.tokenizers import load_tokenizer
 from kidcore.sql.datasets import DataSet, Split, read
 from kidcore.sql.schema_text import read_schema
 from kidpipe.commands.exposure import exposure, find_teacher, show
 from kidpipe.commands.session import Session
 
-log = logging.getLogger("kidpipe")
+_LOG = logging.getLogger(__name__)
 _TABLES_FILES = ("tables.json", "dev_tables.json", "dev/dev_tables.json")
 """Where Spider and BIRD keep their schemas, whose key links exact set match goes by."""
 _GENERATING = ("max_new_tokens", "samples", "sample_temperature", "sample_seed")
@@ -132,7 +132,7 @@ def _read(path: Path, dataset: DataSet) -> "Predictions":
 
     sql = read_predictions(path, dataset.examples, tables)
     if lacking := len(dataset.examples) - len(sql):
-        log.warning("%s has no prediction for %d of %d examples; they count as missing", path, lacking, len(dataset.examples))
+        _LOG.warning("%s has no prediction for %d of %d examples; they count as missing", path, lacking, len(dataset.examples))
     return Predictions(sql)
 
 
@@ -149,7 +149,9 @@ def _generate(session: Session, folder: str, dataset: DataSet, bar: Progress) ->
         source.path, config.engine, config.train.dtype, max_top_k=1, max_length=longest, verbose=session.verbose
     )
     try:
-        made = generate(backend, load(source.path), examples, dataset.database, settings, limit, tick, sampling)
+        made = generate_predictions(
+            backend, load_tokenizer(source.path), examples, dataset.database, settings, limit, tick, sampling
+        )
     finally:
         backend.close()
     if sampling:

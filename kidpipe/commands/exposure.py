@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.generate import Predictions
-from eval.metrics.exposure import Scores, measure, requests, score
+from eval.metrics.exposure import Scores, measure, requests, score_answers
 from eval.metrics.teacher_scores import built, keep, kept, key_of
 from kidcore.config.config import IngestSettings
 from kidcore.config.digests import FileDigests
@@ -17,7 +17,7 @@ from kidcore.models.backends.base import ScoreRequest
 from kidcore.models.backends.select import open_backend
 from kidcore.models.prompts import PromptEncoder
 from kidcore.models.sources import ModelSource, resolve
-from kidcore.models.tokenizers import eos_id, load, require_same
+from kidcore.models.tokenizers import eos_id, load_tokenizer, require_same
 from kidcore.sql.datasets import DataSet
 from kidcore.store.manifest import read_manifest
 from kidpipe.commands.session import Session
@@ -27,7 +27,7 @@ _TOP_K = 64
 
 
 @dataclass(frozen=True)
-class Teacher:
+class ScoringTeacher:
     """Whose scores are wanted: known by its identity, so that stored scores are found; `source` only where it can be asked."""
 
     identity: str
@@ -37,7 +37,7 @@ class Teacher:
     """Of the build whose shards hold this teacher's scores; None where there is no such build."""
 
 
-def find_teacher(session: Session) -> Teacher:
+def find_teacher(session: Session) -> ScoringTeacher:
     """The configured teacher, else the one whose scores the store holds. Raises KidpipeError where there is neither."""
     config, root = session.config, session.store.root
     manifest = read_manifest(session.store)
@@ -45,18 +45,18 @@ def find_teacher(session: Session) -> Teacher:
     built_by = stage["settings"]["teacher.weights"] if stage else None
     if config.teacher.model:
         source = resolve(config.teacher.model, config.teacher.revision, digests=FileDigests(root / "digests.json"))
-        return Teacher(source.identity, source, source.path, manifest if built_by == source.identity else None)
+        return ScoringTeacher(source.identity, source, source.path, manifest if built_by == source.identity else None)
     if manifest is None or built_by is None:
         raise KidpipeError(
             "ExAccErr needs the teacher: none is named, and no build's scores are stored",
             where=str(root),
             fix="set teacher.model, or leave --exposure out",
         )
-    return Teacher(built_by, None, root / "tokenizers" / manifest["tokenizer"], manifest)
+    return ScoringTeacher(built_by, None, root / "tokenizers" / manifest["tokenizer"], manifest)
 
 
 def exposure(
-    session: Session, teacher: Teacher, student: str, made: "Predictions", dataset: DataSet, settings: IngestSettings
+    session: Session, teacher: ScoringTeacher, student: str, made: "Predictions", dataset: DataSet, settings: IngestSettings
 ) -> dict[str, Any]:
     """ExAccErr in percent on the prompts of `made`, and how many of the teacher's scores were stored.
 
@@ -66,8 +66,8 @@ def exposure(
 
     config = session.config
     source = resolve(student, digests=FileDigests(session.store.root / "digests.json"))
-    tokenizer = load(source.path)
-    require_same(load(teacher.tokenizer), tokenizer)
+    tokenizer = load_tokenizer(source.path)
+    require_same(load_tokenizer(teacher.tokenizer), tokenizer)
     encoder, eos = PromptEncoder(tokenizer, settings.chat), eos_id(tokenizer)
     gold_sql = {example.example_id: example.gold_sql for example in dataset.examples}
     # An answer that was cut at its longest never ended.
@@ -85,7 +85,7 @@ def exposure(
 
 
 def _teachers(
-    session: Session, teacher: Teacher, asked: Sequence["ScoreRequest"], example_ids: set[str]
+    session: Session, teacher: ScoringTeacher, asked: Sequence["ScoreRequest"], example_ids: set[str]
 ) -> tuple[list["Scores"], int]:
     """The teacher's scores, and how many of them were stored."""
     root, dtype = session.store.root, session.config.teacher.dtype
@@ -119,7 +119,7 @@ def _ask(session: Session, source: ModelSource, dtype: Any, asked: Sequence["Sco
     engine = session.config.engine
     backend = open_backend(source.path, engine, dtype, max_top_k=top_k, max_length=longest, verbose=session.verbose)
     try:
-        return score(backend, asked, top_k)
+        return score_answers(backend, asked, top_k)
     finally:
         backend.close()
 

@@ -4,11 +4,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eval.suites.fuzz import fuzz_suite as make
+from eval.suites.fuzz import make_suite as make
 from eval.suites.fuzz import total
 from kidcore.sql.datasets import read
 from kidpipe.commands.evaluate import progress_lines, ticker
-from kidpipe.commands.session import Session, make_table
+from kidpipe.commands.session import Session, text_table
 
 
 def fuzz_suite(session: Session, out: Path, *, variants: int, seed: int, as_json: bool) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def fuzz_suite(session: Session, out: Path, *, variants: int, seed: int, as_json
         session.print_json({name: asdict(report) for name, report in rows.items()} | {"folder": str(out)})
     else:
         columns = ("golds", "mutants", "killed at first", "killed", "variants", "equal by keys")
-        table = make_table("", {"database": "left"} | dict.fromkeys(columns, "right"))
+        table = text_table("", {"database": "left"} | dict.fromkeys(columns, "right"))
         for name, report in rows.items():
             rates = (_percent(report.killed_by_original, report.mutants), _percent(report.killed, report.mutants))
             table.add_row(name, str(report.golds), str(report.mutants), *rates, str(report.variants), str(report.equal))

@@ -8,11 +8,11 @@ import numpy as np
 from rich.text import Text
 
 from kidcore.errors import KidpipeError
-from kidcore.models.tokenizers import load
+from kidcore.models.tokenizers import load_tokenizer
 from kidcore.store.arrow import lists
 from kidcore.store.manifest import STAGES
 from kidcore.store.store import Shard, Store
-from kidpipe.commands.session import Session, make_table
+from kidpipe.commands.session import Session, text_table
 
 _SHOWN_PREDICTIONS = 3
 _SHOWN_VALUES = 3
@@ -31,7 +31,7 @@ def inspect(session: Session, example_id: str, view: int, *, as_json: bool) -> N
     if predict is None or rewrite is None:
         views = manifest.get("views", 0) if "predict" in manifest["stages"] else 0
         raise KidpipeError(f"no view {view} of {example_id}", fix=f"this manifest has {views} views, counted from 0")
-    tokenizer = load(store.root / "tokenizers" / manifest["tokenizer"])
+    tokenizer = load_tokenizer(store.root / "tokenizers" / manifest["tokenizer"])
 
     def decode(token: int) -> str:
         return str(tokenizer.decode([token], clean_up_tokenization_spaces=False)) if token >= 0 else ""
@@ -116,14 +116,14 @@ def _print_example(
         imperfect.append(now, style="bold red" if is_new else "green" if is_hole else "")
     say = session.console.print
     say(f"[bold]{ingest['example_id']}[/]  database {ingest['db_id']}, view {rewrite['view']}, {rewrite['strategy']} masking")
-    table = make_table("", {"": "left", " ": "left"})
+    table = text_table("", {"": "left", " ": "left"})
     for name, text in (("question", Text(ingest["question"])), ("gold", gold), ("masked", masked), ("imperfect", imperfect)):
         table.add_row(name, text)
     say(table)
     verdict = {True: "yes", False: "no"}
     checks = {"parses": rewrite["parses"], "executes": outcome.get("executes"), "gold result": outcome.get("same_result")}
     say(", ".join(f"{name} {verdict[value]}" for name, value in checks.items() if value is not None))
-    best = make_table("", {"hole": "right", "gold": "left", "filled": "left", "best three": "left"})
+    best = text_table("", {"hole": "right", "gold": "left", "filled": "left", "best three": "left"})
     for hole in holes:
         style = "" if hole["gold"] == hole["filled"] else "red"
         shown = "  ".join(f"{item['token']!r} {item['probability']:.1%}" for item in hole["best"] if item["token"])
@@ -157,7 +157,7 @@ def query(session: Session, sql: str, *, as_json: bool) -> None:
     if as_json:
         session.print_json([{name: _plain(value) for name, value in zip(names, row, strict=True)} for row in rows])
         return
-    table = make_table("", dict.fromkeys(names, "left"))
+    table = text_table("", dict.fromkeys(names, "left"))
     for row in rows:
         table.add_row(*map(_cell, row))
     session.console.print(table)

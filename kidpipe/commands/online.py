@@ -9,7 +9,7 @@ from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS
 from kidcore.models.backends.select import require_vllm, stored_dtype
 from kidcore.models.sources import ModelSource, resolve
-from kidcore.models.tokenizers import load, require_same, special_ids, tokens_of
+from kidcore.models.tokenizers import load_tokenizer, require_same, special_ids, tokens_of
 from kidpipe.commands.session import Session
 from train.online.setup import OnlineSetup
 
@@ -26,7 +26,7 @@ def online_setup(session: Session, manifest: dict[str, Any], tokenizer: Any, stu
 
     config = session.config
     teacher = _teacher(session)
-    require_same(load(teacher.path), tokenizer)
+    require_same(load_tokenizer(teacher.path), tokenizer)
     _require_length(teacher, manifest["max_tokens"])
     if config.train.method == "kid-online" and config.mask.strategy == "schema":
         raise KidpipeError(

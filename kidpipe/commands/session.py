@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kidcore.config import processes
 from kidcore.config.config import Config
-from kidcore.config.config_load import Loaded, load
+from kidcore.config.config_load import Loaded, load_config
 from kidcore.errors import KidpipeError
 from kidcore.store.manifest import read_manifest
 from kidcore.store.store import Store
@@ -77,7 +77,7 @@ def open_session(
             raise KidpipeError(f"--set {setting}: no value", fix="write --set section.field=value, as in --set mask.ratio=0.3")
         named[name.strip()] = value.strip()
     named |= {name: value for name, value in flags.items() if value is not None}
-    return Session(load(file, named, use_file=use_file), verbose)
+    return Session(load_config(file, named, use_file=use_file), verbose)
 
 
 def quieten(verbose: bool) -> None:
@@ -98,7 +98,7 @@ def quieten(verbose: bool) -> None:
         warnings.simplefilter("ignore")
 
 
-def make_table(title: str, columns: Mapping[str, str]) -> "Table":
+def text_table(title: str, columns: Mapping[str, str]) -> "Table":
     """A table whose columns are named with their justification."""
     from rich.table import Table
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from kidcore.config.config_load import sections, template
 from kidcore.errors import KidpipeError
-from kidpipe.commands.session import Session, make_table
+from kidpipe.commands.session import Session, text_table
 
 
 def init(session: Session, path: Path, flags: dict[str, Any], *, force: bool) -> None:
@@ -27,7 +27,7 @@ def show_config(session: Session, *, as_json: bool) -> None:
     if as_json:
         session.print_json({name: {"value": value, "kind": kind, "from": origin(name)} for name, value, kind in rows})
         return
-    table = make_table("", {"setting": "left", "value": "left", "kind": "left", "from": "left"})
+    table = text_table("", {"setting": "left", "value": "left", "kind": "left", "from": "left"})
     for name, value, kind in rows:
         style = "bold" if origin(name) != "default" else ""
         table.add_row(name, str(value) if value != "" else '""', kind, origin(name), style=style)

@@ -9,7 +9,7 @@ from typing import Any
 from kidcore.errors import KidpipeError
 from kidcore.store.manifest import LATEST, STAGES, read_head
 from kidcore.store.store import BROKEN, DamagedShard, Shard, Store, hash_file
-from kidpipe.commands.session import Session, make_table, show_bytes
+from kidpipe.commands.session import Session, show_bytes, text_table
 
 
 def status(session: Session, *, as_json: bool) -> None:
@@ -27,7 +27,7 @@ def status(session: Session, *, as_json: bool) -> None:
     if as_json:
         session.print_json(report)
         return
-    table = make_table("", {"stage": "left", "shards": "right", "in manifest": "right", "rows": "right"})
+    table = text_table("", {"stage": "left", "shards": "right", "in manifest": "right", "rows": "right"})
     for row in rows:
         table.add_row(row["stage"], str(row["shards"]), str(row["in_manifest"]), f"{row['rows']:,}")
     session.console.print(table)

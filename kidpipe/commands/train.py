@@ -12,7 +12,7 @@ from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS
 from kidcore.models.sources import ModelSource, resolve
-from kidcore.models.tokenizers import load as load_tokenizer
+from kidcore.models.tokenizers import load_tokenizer as load_tokenizer
 from kidcore.models.tokenizers import require_same
 from kidcore.store.manifest import find_manifest, read_manifest
 from kidpipe.commands.build import build_imperfect
@@ -27,7 +27,7 @@ from train.trainer import run
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRun:
     """What a run starts from, checked."""
 
     manifest: dict[str, Any]
@@ -37,7 +37,7 @@ class Prepared:
     """What the run is called unless it is given a name: the same for the same run."""
 
 
-def prepare(session: Session, digest: str = "", *, quiet: bool = False) -> Prepared:
+def prepare_run(session: Session, digest: str = "", *, quiet: bool = False) -> PreparedRun:
     """Find the manifest (the latest, or the one whose digest begins so), the student and an online method's teacher.
 
     Raises:
@@ -61,7 +61,7 @@ def prepare(session: Session, digest: str = "", *, quiet: bool = False) -> Prepa
         )
     online = online_setup(session, manifest, tokenizer, student) if traits.is_online else None
     parts = [settings.identity(), manifest["digest"], student.identity, *([online.identity(settings)] if online else [])]
-    return Prepared(manifest, student, online, f"{settings.method}-{fingerprint(parts, 8)}")
+    return PreparedRun(manifest, student, online, f"{settings.method}-{fingerprint(parts, 8)}")
 
 
 def train(session: Session, *, name: str, as_json: bool, digest: str = "") -> dict[str, Any]:
@@ -73,7 +73,7 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "") -> di
     settings = session.config.train
     with open_ranks(_device(session)) as ranks:
         with ranks.first_goes_ahead():
-            prepared = prepare(session, digest, quiet=as_json)
+            prepared = prepare_run(session, digest, quiet=as_json)
             out = session.store.root / "runs" / (name or prepared.name)
             if ranks.is_first:
                 out.mkdir(parents=True, exist_ok=True)

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from kidpipe.demo.scene import Condition, Scene, be, literal
-from kidpipe.demo.spec import Column, Table
+from kidpipe.demo.spec import ColumnSpec, TableSpec
 
-ConditionMaker = Callable[[Scene, Table], Condition | None]
+ConditionMaker = Callable[[Scene, TableSpec], Condition | None]
 
 _EQUAL = ("whose {c} is {v}", "with {c} {v}", "whose {c} equals {v}")
 _DIFFERENT = ("whose {c} is not {v}", "with {c} other than {v}")
@@ -26,13 +26,13 @@ _ENDS = ("whose {c} ends with {v}", "with {c} ending in {v}")
 _CONTAINS = ("whose {c} contains {v}", "with {c} containing the word {v}")
 
 
-def any_condition(scene: Scene, table: Table) -> Condition | None:
+def any_condition(scene: Scene, table: TableSpec) -> Condition | None:
     """The kinds that most questions use: a text, a number or a date compared with one value."""
     makers = (text_equals, number_compared, number_compared, date_compared, text_equals)
     return scene.rng.choice(makers)(scene, table)
 
 
-def two_conditions(scene: Scene, table: Table) -> tuple[Condition, Condition] | None:
+def two_conditions(scene: Scene, table: TableSpec) -> tuple[Condition, Condition] | None:
     """Two conditions on different columns."""
     first, second = any_condition(scene, table), any_condition(scene, table)
     if not first or not second or first.column == second.column:
@@ -40,16 +40,16 @@ def two_conditions(scene: Scene, table: Table) -> tuple[Condition, Condition] | 
     return first, second
 
 
-def text_equals(scene: Scene, table: Table) -> Condition | None:
+def text_equals(scene: Scene, table: TableSpec) -> Condition | None:
     return _text_equals(scene, scene.column(table, "category", "category", "name"), table)
 
 
-def category_equals(scene: Scene, table: Table) -> Condition | None:
+def category_equals(scene: Scene, table: TableSpec) -> Condition | None:
     """A condition that several rows may meet."""
     return _text_equals(scene, scene.column(table, "category"), table)
 
 
-def _text_equals(scene: Scene, column: Column | None, table: Table) -> Condition | None:
+def _text_equals(scene: Scene, column: ColumnSpec | None, table: TableSpec) -> Condition | None:
     if not column:
         return None
     value = scene.rng.choice(scene.values(table, column))
@@ -61,7 +61,7 @@ def _text_equals(scene: Scene, column: Column | None, table: Table) -> Condition
     return _make(scene, column, phrases, f"@{column.name} = {literal(value)}", value)
 
 
-def number_compared(scene: Scene, table: Table) -> Condition | None:
+def number_compared(scene: Scene, table: TableSpec) -> Condition | None:
     column = scene.column(table, "number")
     if not column:
         return None
@@ -70,7 +70,7 @@ def number_compared(scene: Scene, table: Table) -> Condition | None:
     return _make(scene, column, _COMPARISONS[operator], f"@{column.name} {operator} {value}", value)
 
 
-def date_compared(scene: Scene, table: Table) -> Condition | None:
+def date_compared(scene: Scene, table: TableSpec) -> Condition | None:
     column = scene.column(table, "date")
     if not column:
         return None
@@ -79,7 +79,7 @@ def date_compared(scene: Scene, table: Table) -> Condition | None:
     return _make(scene, column, _DATES[operator], f"@{column.name} {operator} {literal(value)}", value)
 
 
-def between(scene: Scene, table: Table) -> Condition | None:
+def between(scene: Scene, table: TableSpec) -> Condition | None:
     column = scene.column(table, "number", "number", "date")
     values = scene.values(table, column) if column else []
     if not column or len(values) < 2:
@@ -88,7 +88,7 @@ def between(scene: Scene, table: Table) -> Condition | None:
     return _make(scene, column, _BETWEEN, f"@{column.name} BETWEEN {literal(low)} AND {literal(high)}", low, high)
 
 
-def one_of(scene: Scene, table: Table) -> Condition | None:
+def one_of(scene: Scene, table: TableSpec) -> Condition | None:
     column = scene.column(table, "category")
     values = scene.values(table, column) if column else []
     if not column or len(values) < 3:
@@ -97,7 +97,7 @@ def one_of(scene: Scene, table: Table) -> Condition | None:
     return _make(scene, column, _IN, f"@{column.name} IN ({literal(one)}, {literal(other)})", one, other)
 
 
-def like(scene: Scene, table: Table) -> Condition | None:
+def like(scene: Scene, table: TableSpec) -> Condition | None:
     column = table.label
     if not column:
         return None
@@ -109,7 +109,7 @@ def like(scene: Scene, table: Table) -> Condition | None:
     return _make(scene, column, phrases, f"@{column.name} LIKE '{pattern.format(part)}'", part)
 
 
-def _make(scene: Scene, column: Column, phrases: tuple[str, ...], sql: str, *values: object) -> Condition:
+def _make(scene: Scene, column: ColumnSpec, phrases: tuple[str, ...], sql: str, *values: object) -> Condition:
     words = dict(zip(("v", "w"), values, strict=False))
     name = scene.word(column.phrases)
     text = scene.pick(*phrases).format(c=name, **words)

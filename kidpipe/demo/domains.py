@@ -1,26 +1,26 @@
 """The fourteen databases of the generated world, as specifications: DOMAINS."""
 
-from kidpipe.demo.spec import Column, Database, category, date, label, link, number, table
+from kidpipe.demo.spec import ColumnSpec, Database, category, date, label, link, number, table
 from kidpipe.demo.vocabulary import CITIES, COUNTRIES, PEOPLE, TITLES
 
 
-def _person() -> Column:
+def _person() -> ColumnSpec:
     return label("name", PEOPLE)
 
 
-def _title() -> Column:
+def _title() -> ColumnSpec:
     return label("title", TITLES)
 
 
-def _name() -> Column:
+def _name() -> ColumnSpec:
     return label("name", TITLES)
 
 
-def _city() -> Column:
+def _city() -> ColumnSpec:
     return category("city", CITIES, "in")
 
 
-def _country() -> Column:
+def _country() -> ColumnSpec:
     return category("country", COUNTRIES, "from")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kidpipe.demo.scene import Condition, Scene
-from kidpipe.demo.spec import Column, Table
+from kidpipe.demo.spec import ColumnSpec, TableSpec
 
 _LIST = (
     "List {x}.",
@@ -39,7 +39,7 @@ class Draft:
 Template = Callable[[Scene], Draft | None]
 
 
-def any_aggregate(scene: Scene, column: Column) -> tuple[str, str]:
+def any_aggregate(scene: Scene, column: ColumnSpec) -> tuple[str, str]:
     """An aggregate that makes sense for a number, as SQL function and as words; years and ages are not added up."""
     adds_up = not column.name.endswith(("year", "age"))
     name = scene.pick(*(name for name in AGGREGATES if adds_up or name != "SUM"))
@@ -60,7 +60,7 @@ def ask_count(scene: Scene, what: str) -> str:
     return scene.pick(*_COUNT).format(x=what)
 
 
-def scope(scene: Scene, table: Table, condition: Condition | None = None) -> str:
+def scope(scene: Scene, table: TableSpec, condition: Condition | None = None) -> str:
     """ "all singers" or "singers with age above 40"."""
     if condition is None:
         return scene.pick("all ", "all the ", "the ") + scene.nouns(table)

@@ -7,14 +7,14 @@ parent. One way of writing a join keeps the world learnable for a model that sta
 from kidpipe.demo import conditions
 from kidpipe.demo.draft import Draft, any_aggregate, ask_count, ask_list, ask_one, ranking
 from kidpipe.demo.scene import Scene, plural
-from kidpipe.demo.spec import Column, Table
+from kidpipe.demo.spec import ColumnSpec, TableSpec
 
 
-def _from(child: Table, link: Column, parent: Table) -> str:
+def _from(child: TableSpec, link: ColumnSpec, parent: TableSpec) -> str:
     return f"FROM {child.name} AS T1 JOIN {parent.name} AS T2 ON T1.{link.name} = T2.{link.name}"
 
 
-def _qualified(columns: list[Column], alias: str) -> str:
+def _qualified(columns: list[ColumnSpec], alias: str) -> str:
     return ", ".join(f"{alias}.{column.name}" for column in columns)
 
 

@@ -3,7 +3,7 @@
 from kidpipe.demo import conditions
 from kidpipe.demo.draft import Draft, ask_count, ask_list
 from kidpipe.demo.scene import Scene, be, plural
-from kidpipe.demo.spec import Column, Table
+from kidpipe.demo.spec import ColumnSpec, TableSpec
 
 
 def in_subquery(scene: Scene) -> Draft | None:
@@ -106,7 +106,7 @@ def _set_operation(scene: Scene, operator: str, phrases: tuple[str, ...]) -> Dra
 _Side = tuple[str, str]
 
 
-def _one_table(scene: Scene) -> tuple[Column, _Side, _Side] | None:
+def _one_table(scene: Scene) -> tuple[ColumnSpec, _Side, _Side] | None:
     """Rows of one table under two conditions."""
     table = scene.any_table()
     column = scene.column(table, "category")
@@ -118,7 +118,7 @@ def _one_table(scene: Scene) -> tuple[Column, _Side, _Side] | None:
     return column, (f"{nouns} {first.text}", f"{start} {first.at()}"), (f"{nouns} {second.text}", f"{start} {second.at()}")
 
 
-def _two_tables(scene: Scene) -> tuple[Column, _Side, _Side] | None:
+def _two_tables(scene: Scene) -> tuple[ColumnSpec, _Side, _Side] | None:
     """Rows of two tables that have a category of one name, the second with or without a condition."""
     pairs = [
         (first, second, column)
@@ -133,12 +133,12 @@ def _two_tables(scene: Scene) -> tuple[Column, _Side, _Side] | None:
     return column, _side(scene, first, column), _side(scene, second, column)
 
 
-def _side(scene: Scene, table: Table, column: Column) -> _Side:
+def _side(scene: Scene, table: TableSpec, column: ColumnSpec) -> _Side:
     condition = conditions.any_condition(scene, table) if scene.rng.random() < 0.5 else None
     if not condition or condition.column == column:
         return scene.nouns(table), f"SELECT {column.name} FROM {table.name}"
     return f"{scene.nouns(table)} {condition.text}", f"SELECT {column.name} FROM {table.name} WHERE {condition.at()}"
 
 
-def _listed(columns: list[Column]) -> str:
+def _listed(columns: list[ColumnSpec]) -> str:
     return ", ".join(column.name for column in columns)

@@ -15,7 +15,7 @@ class ModelSize:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DemoRecipe:
     """Everything that decides what the demo computes."""
 
     num_train: int = 24_000
@@ -37,7 +37,7 @@ class Recipe:
     seed: int = 0
 
 
-QUICK = Recipe(
+QUICK = DemoRecipe(
     num_train=120,
     num_dev=16,
     num_distilled=60,

@@ -6,10 +6,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from kidpipe.demo.spec import Column, Database, Table
+from kidpipe.demo.spec import ColumnSpec, Database, TableSpec
 
 Value = int | str
-Rows = dict[str, list[tuple[Value, ...]]]
+TableRows = dict[str, list[tuple[Value, ...]]]
 """The rows of each table by table name, in key order."""
 
 _SPIDER_TYPES = {"name": "text", "category": "text", "date": "time"}
@@ -17,9 +17,9 @@ _SPIDER_TYPES = {"name": "text", "category": "text", "date": "time"}
 _CHILDLESS_SHARE = 0.15
 
 
-def make_rows(database: Database, seed: int) -> Rows:
+def make_rows(database: Database, seed: int) -> TableRows:
     """The content of `database`: a function of its specification and `seed` only."""
-    rows: Rows = {}
+    rows: TableRows = {}
     for table in database.tables:
         rng = Random(f"{seed}:{database.name}:{table.name}")
         columns = [_column_values(column, table, database, rng) for column in table.columns]
@@ -27,7 +27,7 @@ def make_rows(database: Database, seed: int) -> Rows:
     return rows
 
 
-def _column_values(column: Column, table: Table, database: Database, rng: Random) -> list[Value]:
+def _column_values(column: ColumnSpec, table: TableSpec, database: Database, rng: Random) -> list[Value]:
     count = table.num_rows
     if column.kind == "key":
         return list(range(1, count + 1))
@@ -52,7 +52,7 @@ def _link_values(num_parents: int, count: int, rng: Random) -> list[Value]:
     return list(rng.choices(range(1, linked + 1), weights=weights, k=count))
 
 
-def create_statement(table: Table, database: Database) -> str:
+def create_statement(table: TableSpec, database: Database) -> str:
     """CREATE TABLE with types, primary key and foreign keys."""
     lines = [f"  {column.name} {column.sql_type}" + (" PRIMARY KEY" if column.kind == "key" else "") for column in table.columns]
     for column in table.links:
@@ -61,7 +61,7 @@ def create_statement(table: Table, database: Database) -> str:
     return f"CREATE TABLE {table.name} (\n" + ",\n".join(lines) + "\n)"
 
 
-def write_sqlite(database: Database, rows: Rows, path: Path) -> None:
+def write_sqlite(database: Database, rows: TableRows, path: Path) -> None:
     """A new SQLite file at `path`; the same rows give the same bytes (with the same SQLite version)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from random import Random
 
-from kidpipe.demo.rows import Rows, Value
-from kidpipe.demo.spec import Column, ColumnKind, Database, Table
+from kidpipe.demo.rows import TableRows, Value
+from kidpipe.demo.spec import ColumnKind, ColumnSpec, Database, TableSpec
 
 _VOWELS = "aeiou"
 # How often a question says a table or column in its usual words.
@@ -17,7 +17,7 @@ class Condition:
 
     text: str
     sql: str
-    column: Column
+    column: ColumnSpec
 
     def at(self, alias: str = "") -> str:
         return self.sql.replace("@", f"{alias}." if alias else "")
@@ -46,7 +46,7 @@ def literal(value: Value) -> str:
 class Scene:
     """One database, its rows and a random stream."""
 
-    def __init__(self, database: Database, rows: Rows, rng: Random) -> None:
+    def __init__(self, database: Database, rows: TableRows, rng: Random) -> None:
         self.database = database
         self.rows = rows
         self.rng = rng
@@ -54,20 +54,20 @@ class Scene:
     def pick(self, *phrases: str) -> str:
         return self.rng.choice(phrases)
 
-    def any_table(self) -> Table:
+    def any_table(self) -> TableSpec:
         return self.rng.choice(self.database.tables)
 
-    def any_link(self) -> tuple[Table, Column, Table] | None:
+    def any_link(self) -> tuple[TableSpec, ColumnSpec, TableSpec] | None:
         """A (child, link, parent) whose parent has a label."""
         links = [item for item in self.database.links() if item[2].label]
         return self.rng.choice(links) if links else None
 
-    def column(self, table: Table, *kinds: ColumnKind) -> Column | None:
+    def column(self, table: TableSpec, *kinds: ColumnKind) -> ColumnSpec | None:
         """A column of one of `kinds`; a kind named twice is twice as likely."""
         weighted = [column for kind in kinds for column in table.of_kind(kind)]
         return self.rng.choice(weighted) if weighted else None
 
-    def columns(self, table: Table, most: int, condition: Condition | None = None) -> list[Column]:
+    def columns(self, table: TableSpec, most: int, condition: Condition | None = None) -> list[ColumnSpec]:
         """One to `most` columns to show, in table order: no keys, no links, and none that `condition` fixes."""
         fixed = condition.column if condition and " = " in condition.sql else None
         shown = [column for column in table.columns if column.kind not in ("key", "link") and column != fixed]
@@ -75,7 +75,7 @@ class Scene:
         chosen = self.rng.sample(range(len(shown)), count)
         return [shown[place] for place in sorted(chosen)]
 
-    def values(self, table: Table, column: Column) -> list[Value]:
+    def values(self, table: TableSpec, column: ColumnSpec) -> list[Value]:
         """The different values of a column, in order of their first row."""
         place = table.columns.index(column)
         return list(dict.fromkeys(row[place] for row in self.rows[table.name]))
@@ -86,13 +86,13 @@ class Scene:
             return phrases[0]
         return self.rng.choice(phrases[1:])
 
-    def noun(self, table: Table) -> str:
+    def noun(self, table: TableSpec) -> str:
         return self.word(table.nouns)
 
-    def nouns(self, table: Table) -> str:
+    def nouns(self, table: TableSpec) -> str:
         return plural(self.noun(table))
 
-    def names(self, columns: list[Column]) -> str:
+    def names(self, columns: list[ColumnSpec]) -> str:
         """ "name", "name and city", "name, city and age"."""
         phrases = [self.word(column.phrases) for column in columns]
         return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"

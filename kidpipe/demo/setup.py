@@ -12,11 +12,11 @@ from kidcore.models.prompts import render_question
 from kidcore.sql.datasets import read
 from kidcore.sql.schema_text import read_schema, render
 from kidpipe.demo.models import make_model, train_tokenizer
-from kidpipe.demo.recipe import ModelSize, Recipe
+from kidpipe.demo.recipe import DemoRecipe, ModelSize
 from kidpipe.demo.world import make_world
 
 
-def prepare(folder: Path, recipe: Recipe) -> None:
+def prepare_world(folder: Path, recipe: DemoRecipe) -> None:
     """Make `data`, `models/teacher` and `models/student` under `folder`, unless they are there for this recipe."""
     done = folder / "recipe.json"
     text = json.dumps(asdict(recipe), sort_keys=True)
@@ -27,7 +27,7 @@ def prepare(folder: Path, recipe: Recipe) -> None:
     done.write_text(text, encoding="utf-8")
 
 
-def _make_models(folder: Path, recipe: Recipe) -> None:
+def _make_models(folder: Path, recipe: DemoRecipe) -> None:
     data = DataSettings(path=str(folder / "data"))
     sizes = {folder / "models" / "teacher": recipe.teacher, folder / "models" / "student": recipe.student}
     make_models(data, sizes, vocab_size=recipe.vocab_size, max_length=recipe.max_length, seed=recipe.seed)

@@ -4,7 +4,7 @@ from kidpipe.demo import conditions
 from kidpipe.demo.conditions import ConditionMaker
 from kidpipe.demo.draft import Draft, Template, any_aggregate, ask_count, ask_list, ask_one, ranking, scope
 from kidpipe.demo.scene import Condition, Scene, plural
-from kidpipe.demo.spec import Column, Table
+from kidpipe.demo.spec import ColumnSpec, TableSpec
 
 
 def filtered(maker: ConditionMaker | None) -> Template:
@@ -163,7 +163,7 @@ def most_common(scene: Scene) -> Draft | None:
     return Draft(question, f"{query} LIMIT 1", ranking(query, "COUNT(*)", 1))
 
 
-def _group(scene: Scene) -> tuple[Table, Column, str, str] | None:
+def _group(scene: Scene) -> tuple[TableSpec, ColumnSpec, str, str] | None:
     """A table, a category of it, an aggregate in SQL, and in words that a plural noun follows."""
     table = scene.any_table()
     column = scene.column(table, "category")
@@ -180,5 +180,5 @@ def _where(condition: Condition | None) -> str:
     return f" WHERE {condition.at()}" if condition else ""
 
 
-def _select(columns: list[Column], table: Table, condition: Condition | None) -> str:
+def _select(columns: list[ColumnSpec], table: TableSpec, condition: Condition | None) -> str:
     return f"SELECT {', '.join(column.name for column in columns)} FROM {table.name}{_where(condition)}"

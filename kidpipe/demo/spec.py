@@ -11,7 +11,7 @@ _SQL_TYPES: dict[ColumnKind, str] = {"name": "TEXT", "category": "TEXT", "date":
 
 
 @dataclass(frozen=True)
-class Column:
+class ColumnSpec:
     """A column; `pool` holds the texts of a name or category, `low`, `high`, `step` bound numbers and (years of) dates.
 
     A name is different in every row; a category repeats. `preposition` joins a row to what a link points at ("books
@@ -40,28 +40,28 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
+class TableSpec:
     """A table of `num_rows` rows; `nouns` are the words for one of its rows, the usual one first."""
 
     name: str
     nouns: tuple[str, ...]
     num_rows: int
-    columns: tuple[Column, ...]
+    columns: tuple[ColumnSpec, ...]
 
     @property
-    def key(self) -> Column:
+    def key(self) -> ColumnSpec:
         return self.columns[0]
 
     @property
-    def links(self) -> list[Column]:
+    def links(self) -> list[ColumnSpec]:
         return self.of_kind("link")
 
     @property
-    def label(self) -> Column | None:
+    def label(self) -> ColumnSpec | None:
         """The column that tells a row to people: its name or title."""
         return next(iter(self.of_kind("name")), None)
 
-    def of_kind(self, *kinds: ColumnKind) -> list[Column]:
+    def of_kind(self, *kinds: ColumnKind) -> list[ColumnSpec]:
         return [column for column in self.columns if column.kind in kinds]
 
 
@@ -70,49 +70,49 @@ class Database:
     """A domain: tables in an order in which every link points backwards."""
 
     name: str
-    tables: tuple[Table, ...]
-    _by_name: dict[str, Table] = field(init=False, repr=False, compare=False, default_factory=dict)
+    tables: tuple[TableSpec, ...]
+    _by_name: dict[str, TableSpec] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._by_name.update({table.name: table for table in self.tables})
 
-    def table(self, name: str) -> Table:
+    def table(self, name: str) -> TableSpec:
         return self._by_name[name]
 
-    def links(self) -> Iterator[tuple[Table, Column, Table]]:
+    def links(self) -> Iterator[tuple[TableSpec, ColumnSpec, TableSpec]]:
         """Every (child, link, parent)."""
         for child in self.tables:
             for link in child.links:
                 yield child, link, self.table(link.target)
 
 
-def table(nouns: str, num_rows: int, *columns: Column) -> Table:
+def table(nouns: str, num_rows: int, *columns: ColumnSpec) -> TableSpec:
     """A table named after the first word of `nouns` ("member reader"), with its key in front."""
     words = tuple(word.replace("_", " ") for word in nouns.split())
     name = nouns.split()[0]
-    return Table(name, words, num_rows, (Column(f"{name}_id", "key"), *columns))
+    return TableSpec(name, words, num_rows, (ColumnSpec(f"{name}_id", "key"), *columns))
 
 
-def label(name: str, pool: tuple[str, ...]) -> Column:
+def label(name: str, pool: tuple[str, ...]) -> ColumnSpec:
     """A text that is different in every row."""
-    return Column(name, "name", pool)
+    return ColumnSpec(name, "name", pool)
 
 
-def category(name: str, pool: tuple[str, ...] | str, preposition: str = "") -> Column:
+def category(name: str, pool: tuple[str, ...] | str, preposition: str = "") -> ColumnSpec:
     """A text that repeats; `pool` may be written as one string of words."""
-    return Column(name, "category", tuple(pool.split()) if isinstance(pool, str) else pool, preposition=preposition)
+    return ColumnSpec(name, "category", tuple(pool.split()) if isinstance(pool, str) else pool, preposition=preposition)
 
 
-def number(name: str, low: int, high: int, step: int = 1) -> Column:
+def number(name: str, low: int, high: int, step: int = 1) -> ColumnSpec:
     """A whole number from low to high, in steps; different in every row where there are enough of them."""
-    return Column(name, "number", low=low, high=high, step=step)
+    return ColumnSpec(name, "number", low=low, high=high, step=step)
 
 
-def date(name: str, first_year: int, last_year: int) -> Column:
+def date(name: str, first_year: int, last_year: int) -> ColumnSpec:
     """A day, as ISO text."""
-    return Column(name, "date", low=first_year, high=last_year)
+    return ColumnSpec(name, "date", low=first_year, high=last_year)
 
 
-def link(target: str, preposition: str) -> Column:
+def link(target: str, preposition: str) -> ColumnSpec:
     """A foreign key to table `target`, under the name of its primary key."""
-    return Column(f"{target}_id", "link", target=target, preposition=preposition)
+    return ColumnSpec(f"{target}_id", "link", target=target, preposition=preposition)

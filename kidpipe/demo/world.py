@@ -16,7 +16,7 @@ from kidcore.errors import KidpipeError
 from kidpipe.demo.catalogue import KINDS
 from kidpipe.demo.domains import DOMAINS
 from kidpipe.demo.draft import Draft
-from kidpipe.demo.rows import Rows, make_rows, tables_entry, write_sqlite
+from kidpipe.demo.rows import TableRows, make_rows, tables_entry, write_sqlite
 from kidpipe.demo.scene import Scene
 
 # One SQL text in this many belongs to dev, whatever the sizes asked for.
@@ -77,7 +77,7 @@ def make_world(folder: Path, *, num_train: int, num_dev: int, seed: int) -> Worl
     )
 
 
-def make_questions(rows: dict[str, Rows], size: int, split: str, seed: int, databases: Path) -> list[Question]:
+def make_questions(rows: dict[str, TableRows], size: int, split: str, seed: int, databases: Path) -> list[Question]:
     """`size` different questions of one split, each with a gold that says something about the data."""
     rng = Random(f"{seed}:{split}")
     scenes = [Scene(database, rows[database.name], rng) for database in DOMAINS]

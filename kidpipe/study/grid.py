@@ -46,7 +46,7 @@ _DATA_SEEDS = ("mask.seed", "predict.seed", "generate.seed")
 
 
 @dataclass(frozen=True)
-class Cell:
+class Trial:
     """One run of the comparison."""
 
     config: Config
@@ -78,7 +78,7 @@ class Cell:
 
 def make_cells(
     resolve: Callable[[Mapping[str, Any]], Config], axes: Mapping[str, Sequence[Any]], *, seed_masks: bool = False
-) -> list[Cell]:
+) -> list[Trial]:
     """Every combination of the axes, once: sft at five masking ratios is one run.
 
     Args:
@@ -86,7 +86,7 @@ def make_cells(
         axes: `section.field` -> values; method and seed are among them.
         seed_masks: let the seed also draw other masks and fills, which a build a seed pays for.
     """
-    cells: dict[str, Cell] = {}
+    cells: dict[str, Trial] = {}
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
         method: Method = resolve({METHOD: chosen[METHOD]}).train.method
@@ -95,7 +95,7 @@ def make_cells(
         counted = {name: value for name, value in chosen.items() if _matters(name, method)}
         config = _with_defaults_elsewhere(resolve(counted), method)
         shown = {name: counted.get(name) for name in axes}
-        cells.setdefault(fingerprint(config.model_dump()), Cell(config, shown, METHODS[method].stage))
+        cells.setdefault(fingerprint(config.model_dump()), Trial(config, shown, METHODS[method].stage))
     return list(cells.values())
 
 

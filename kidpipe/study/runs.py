@@ -13,8 +13,8 @@ from typing import Any
 
 from kidcore.store.store import Store
 from kidpipe.commands.session import show_seconds
-from kidpipe.study.cell import CELL, RESULT
-from kidpipe.study.grid import Cell
+from kidpipe.study.grid import Trial
+from kidpipe.study.trial import CELL, RESULT
 
 _Process = subprocess.Popen[bytes]
 _POLL_S = 0.05
@@ -25,7 +25,7 @@ _LOG = "log.txt"
 class Run:
     """A cell, where its files lie, and what came of it."""
 
-    cell: Cell
+    cell: Trial
     folder: Path
     request: dict[str, Any]
     """What the process is told; empty where the build failed and there is nothing to train on."""
@@ -80,7 +80,7 @@ def _start(run: Run, jobs: int) -> _Process:
     threads = {"OMP_NUM_THREADS": str(max(1, cores() // jobs)), "GOMP_SPINCOUNT": "500"}
     with (run.folder / _LOG).open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "kidpipe.study.cell", str(run.folder)],
+            [sys.executable, "-m", "kidpipe.study.trial", str(run.folder)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -17,14 +17,14 @@ from kidcore.sql.datasets import read
 from kidcore.store.graph import Grid
 from kidcore.store.store import Store
 from kidpipe.commands.session import Session
-from kidpipe.commands.train import prepare
-from kidpipe.study.cell import RESULT
-from kidpipe.study.grid import Cell, make_cells
+from kidpipe.commands.train import prepare_run
+from kidpipe.study.grid import Trial, make_cells
 from kidpipe.study.runs import Run, cores, run_all
 from kidpipe.study.table import groups_of, rows_of, table_of
+from kidpipe.study.trial import RESULT
 from pipeline.build import build
 from pipeline.context import open_context
-from pipeline.parts import split_parts
+from pipeline.partitions import split_parts
 from pipeline.stages import stages
 
 ROWS, SUMMARY = "runs.parquet", "summary.json"
@@ -66,7 +66,7 @@ def compare_grid(
     return _report(session, runs, session.store.root / "compare" / name, as_json)
 
 
-def _check(store: Store, cells: Sequence[Cell]) -> None:
+def _check(store: Store, cells: Sequence[Trial]) -> None:
     """Open what each distinct build and run starts from, before the first expensive second."""
     for cell in cells:
         if not cell.config.train.student:
@@ -80,7 +80,7 @@ def _check(store: Store, cells: Sequence[Cell]) -> None:
         pass
 
 
-def _build_all(session: Session, cells: Sequence[Cell], only_finished: bool) -> dict[str, tuple[str, str]]:
+def _build_all(session: Session, cells: Sequence[Trial], only_finished: bool) -> dict[str, tuple[str, str]]:
     """By build: the digest of its manifest, or what went wrong. Builds share their stages through the store."""
     builds = {cell.build: cell for cell in cells}
     found: dict[str, tuple[str, str]] = {}
@@ -101,7 +101,9 @@ def _build_all(session: Session, cells: Sequence[Cell], only_finished: bool) -> 
     return found
 
 
-def _runs(store: Store, cells: Sequence[Cell], manifests: Mapping[str, tuple[str, str]], checkpoint: str, jobs: int) -> list[Run]:
+def _runs(
+    store: Store, cells: Sequence[Trial], manifests: Mapping[str, tuple[str, str]], checkpoint: str, jobs: int
+) -> list[Run]:
     """The request of every run. Its key names all that its figures follow from, so another comparison can use them."""
     digests = FileDigests(store.root / "digests.json")
     dev = [dict(part.content) for part in split_parts(read(cells[0].config.data, "dev"), 512, digests)]
@@ -110,7 +112,7 @@ def _runs(store: Store, cells: Sequence[Cell], manifests: Mapping[str, tuple[str
         manifest, error = manifests[cell.build]
         name = ""
         try:
-            name = "" if error else prepare(Session(Loaded(cell.config, {}), verbose=False), manifest).name
+            name = "" if error else prepare_run(Session(Loaded(cell.config, {}), verbose=False), manifest).name
         except KidpipeError as wrong:
             error = wrong.what
         key = fingerprint([name, manifest, checkpoint, dev, cell.config.eval.identity(), cell.config.eval.limit], 16)

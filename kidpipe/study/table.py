@@ -10,7 +10,7 @@ from kidcore.config.config import Method
 from kidcore.store.manifest import STAGES
 from kidcore.store.store import Store
 from kidpipe.commands.restricted import restricted
-from kidpipe.commands.session import make_table
+from kidpipe.commands.session import text_table
 from kidpipe.study.grid import METHOD, SEED
 from kidpipe.study.intervals import Interval, mean_interval
 from kidpipe.study.runs import Run
@@ -115,7 +115,7 @@ def table_of(groups: Sequence[Mapping[str, Any]]) -> "Table":
     columns = {names[name]: "left" if name == METHOD else "right" for name in axes} | {"seeds": "right", "ex_bag": "right"}
     columns |= {"95% over seeds": "left", "minus first": "right", "95% of that": "left"}
     columns |= {"training s": "right", "online s": "right", "build s": "right", "shared s": "right", "peak MiB": "right"}
-    table = make_table("", columns)
+    table = text_table("", columns)
     for group in groups:
         settings = ["" if group["axes"][name] is None else str(group["axes"][name]) for name in axes]
         figures, difference = group["figures"], group["ex_bag_minus_first"]

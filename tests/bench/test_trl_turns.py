@@ -5,12 +5,12 @@ import torch
 
 from bench.students import Load
 from bench.trl_turns import collate, micro_batch, row_of
-from train.data.examples import Branch, Example
+from train.data.examples import Branch, TrainingExample
 
 
-def example(prompt: int, sql: int) -> Example:
+def example(prompt: int, sql: int) -> TrainingExample:
     tokens = np.arange(2, 2 + prompt + sql, dtype=np.int32)
-    return Example("e", "db", (Branch(tokens, prompt, 1, True, None),))
+    return TrainingExample("e", "db", (Branch(tokens, prompt, 1, True, None),))
 
 
 def test_labels_mask_the_prompt_and_end_with_the_eos() -> None:

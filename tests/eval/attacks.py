@@ -5,7 +5,7 @@ import re
 import threading
 from pathlib import Path
 
-from kidcore.sql.sandbox.job import Job, Limits, Result
+from kidcore.sql.sandbox.job import Job, Limits, QueryResult
 from kidcore.sql.sandbox.pool import SandboxPool
 
 _DEEP = 3_000
@@ -151,7 +151,7 @@ MUST_BE_REFUSED = {*WRITES, *SEVERAL} - {
 """Attacks whose verdict must be `refused`; SQLite itself turns down the others, or they hit a limit."""
 
 
-def within_a_second(pool: SandboxPool, job: Job) -> Result:
+def within_a_second(pool: SandboxPool, job: Job) -> QueryResult:
     """The job's result, having checked that its run, or the longer of its runs, ended within a second of the deadline.
 
     Counted from when the worker has the statement and is ready. A machine busy with other work may lose one try.

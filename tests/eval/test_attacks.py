@@ -10,7 +10,7 @@ from eval.execution import GoldCache
 from eval.verdicts import VerdictKind, judge
 from kidcore.config.config import EvalSettings
 from kidcore.sql.datasets import Example
-from kidcore.sql.sandbox.job import Job, Kind, Limits
+from kidcore.sql.sandbox.job import Job, Limits, ResultKind
 from kidcore.sql.sandbox.pool import SandboxPool
 from tests.eval.attacks import ATTACKS, MUST_BE_REFUSED, peaks_mib, within_a_second
 from tests.eval.worlds import GOLDS, make_world
@@ -50,7 +50,7 @@ def test_attack_harms_nobody(name: str, world: Path, pool: SandboxPool) -> None:
     content, files = world.read_bytes(), listing(world)
     gold = pool.execute(Job(str(world), GOLDS[0]))
     result = within_a_second(pool, Job(str(world), attack(name, world)))
-    assert result.kind is not Kind.OK or sorted(result.rows, key=str) != sorted(gold.rows, key=str)
+    assert result.kind is not ResultKind.OK or sorted(result.rows, key=str) != sorted(gold.rows, key=str)
     assert world.read_bytes() == content
     assert listing(world) == files
     after = pool.execute(Job(str(world), GOLDS[0]))

@@ -9,7 +9,7 @@ import pytest
 
 from eval.databases import Databases
 from eval.execution import GoldCache
-from eval.suites.fuzz import REPORT_FILE, fuzz_suite
+from eval.suites.fuzz import REPORT_FILE, make_suite
 from eval.suites.key_proofs import Keys, is_equal_by_keys, read_keys
 from eval.suites.mutants import literals, mutants
 from eval.suites.variants import Aim, make_variant
@@ -141,7 +141,7 @@ def test_few_values_meet_averages_and_repeat(world: Path, tmp_path: Path) -> Non
 
 def test_a_suite_refutes_more_mutants_than_the_original(world: Path, tmp_path: Path) -> None:
     examples = make_examples(len(GOLDS))
-    report = fuzz_suite(examples, lambda _db_id: world, tmp_path, num_variants=6, seed=0, settings=SETTINGS)["world"]
+    report = make_suite(examples, lambda _db_id: world, tmp_path, num_variants=6, seed=0, settings=SETTINGS)["world"]
     assert report.killed_by_original < report.killed <= report.mutants
     files = sorted(path.name for path in (tmp_path / "world").iterdir())
     assert files == sorted([f"variant_{number:02d}.sqlite" for number in range(report.variants)] + ["world.sqlite"])
@@ -162,6 +162,6 @@ def test_duckdb_databases_are_refused_before_anything_is_written(tmp_path: Path)
     with duckdb.connect(str(path)) as connection:
         connection.execute("CREATE TABLE singer (id INTEGER)")
     with pytest.raises(KidpipeError, match="SQLite databases only") as caught:
-        fuzz_suite(make_examples(2), lambda _db_id: path, tmp_path / "suite", num_variants=2, seed=0, settings=SETTINGS)
+        make_suite(make_examples(2), lambda _db_id: path, tmp_path / "suite", num_variants=2, seed=0, settings=SETTINGS)
     assert "DuckDB" in caught.value.fix
     assert not (tmp_path / "suite").exists()

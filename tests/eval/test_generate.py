@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from eval.databases import Databases
-from eval.evaluate import evaluate
-from eval.generate import extract_sql, generate
-from eval.metrics.exposure import measure, requests, score
+from eval.evaluate import judge_predictions
+from eval.generate import extract_sql, generate_predictions
+from eval.metrics.exposure import measure, requests, score_answers
 from kidcore.config.config import EngineSettings, EvalSettings, IngestSettings
 from kidcore.models import tokenizers
 from kidcore.models.backends.base import Backend
@@ -27,10 +27,10 @@ def backend(tiny_model: Path) -> Iterator[Backend]:
 
 
 def test_predictions_come_by_id_and_are_judged(backend: Backend, tiny_model: Path, dataset: DataSet, tmp_path: Path) -> None:
-    tokenizer = tokenizers.load(tiny_model)
+    tokenizer = tokenizers.load_tokenizer(tiny_model)
     examples = dataset.examples[:12]
     seen: list[int] = []
-    made = generate(
+    made = generate_predictions(
         backend, tokenizer, examples, dataset.database, IngestSettings(), 8, progress=lambda done, _total: seen.append(done)
     )
     assert list(made.sql) == [example.example_id for example in examples]
@@ -44,17 +44,17 @@ def test_predictions_come_by_id_and_are_judged(backend: Backend, tiny_model: Pat
     stop = sorted({tokenizers.eos_id(tokenizer), *tokenizers.special_ids(tokenizer)})
     direct = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in backend.generate(prompts, 8, stop)]
     assert list(made.sql.values()) == direct
-    result = evaluate(examples, made.sql, Databases(dataset.database), EvalSettings(workers=1), tmp_path, made.reasons)
+    result = judge_predictions(examples, made.sql, Databases(dataset.database), EvalSettings(workers=1), tmp_path, made.reasons)
     assert result.summary["examples"] == 12
 
 
 def test_what_cannot_be_asked_has_a_reason(backend: Backend, tiny_model: Path, dataset: DataSet, tmp_path: Path) -> None:
-    tokenizer = tokenizers.load(tiny_model)
+    tokenizer = tokenizers.load_tokenizer(tiny_model)
     examples = dataset.examples[:3]
-    long = generate(backend, tokenizer, examples, dataset.database, IngestSettings(max_prompt_tokens=16), 8)
+    long = generate_predictions(backend, tokenizer, examples, dataset.database, IngestSettings(max_prompt_tokens=16), 8)
     assert long.sql == {}
     assert all(reason.startswith("prompt too long") for reason in long.reasons.values())
-    lost = generate(backend, tokenizer, examples, lambda db_id: tmp_path / db_id, IngestSettings(), 8)
+    lost = generate_predictions(backend, tokenizer, examples, lambda db_id: tmp_path / db_id, IngestSettings(), 8)
     assert set(lost.reasons.values()) == {"database missing"}
 
 
@@ -75,5 +75,7 @@ def test_extract_sql(text: str, sql: str) -> None:
 def test_divergences_of_a_model_from_itself_are_nothing(backend: Backend) -> None:
     # No error a step on gold: the excess over it is undefined, and must not come out as a number.
     prompts = [[5, 6, 7], [8, 9]]
-    golds, own = (score(backend, requests(prompts, answers), top_k=16) for answers in ([[10, 11], [12]], [[13], [14, 15]]))
+    golds, own = (
+        score_answers(backend, requests(prompts, answers), top_k=16) for answers in ([[10, 11], [12]], [[13], [14, 15]])
+    )
     assert math.isnan(measure(list(zip(golds, golds, strict=True)), list(zip(own, own, strict=True))))

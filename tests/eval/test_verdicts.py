@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from eval.databases import Databases
-from eval.evaluate import SUMMARY_FILE, VERDICTS_FILE, evaluate
+from eval.evaluate import SUMMARY_FILE, VERDICTS_FILE, judge_predictions
 from eval.execution import GoldCache
 from eval.metrics.ties import opposite_ties
 from eval.report import read_verdicts, summarize
@@ -147,7 +147,7 @@ def test_evaluate_writes_what_it_returns(world: Path, tmp_path: Path) -> None:
     examples = make_examples(24)
     predictions = {example.example_id: example.gold_sql for example in examples[:20]}
     seen: list[tuple[int, int]] = []
-    result = evaluate(
+    result = judge_predictions(
         examples,
         predictions,
         Databases(lambda _db_id: world),
@@ -168,7 +168,7 @@ def test_evaluate_writes_what_it_returns(world: Path, tmp_path: Path) -> None:
         assert summary["metrics"][metric]["all"]["value"] == pytest.approx(20 / 24)
     assert sum(group["rows"] for group in summary["by_hardness"].values()) == 24
     with pytest.raises(KidpipeError, match="belong to no example"):
-        evaluate(examples, {"stranger": "SELECT 1"}, Databases(lambda _db_id: world), EvalSettings(), tmp_path / "out")
+        judge_predictions(examples, {"stranger": "SELECT 1"}, Databases(lambda _db_id: world), EvalSettings(), tmp_path / "out")
 
 
 def test_rates_leave_failed_golds_out(world: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kidcore.config.config_load import sections
-from kidcore.config.settings import Kind
+from kidcore.config.settings import SettingKind
 from kidcore.store.graph import Grid
 from kidcore.store.manifest import read_manifest
 from kidcore.store.plan import StagePlan, make_plan
@@ -87,7 +87,7 @@ def test_the_table_names_every_identity_setting_of_a_data_stage() -> None:
         f"{name}.{field}"
         for name, model in sections().items()
         for field in model.model_fields
-        if name in ("ingest", "teacher", "mask", "predict", "outcome", "score") and model.kind_of(field) is Kind.IDENTITY
+        if name in ("ingest", "teacher", "mask", "predict", "outcome", "score") and model.kind_of(field) is SettingKind.IDENTITY
     }
     assert set(CHANGES) == expected
 
@@ -112,8 +112,8 @@ def test_every_runtime_and_training_setting_reruns_nothing(copy: dict[str, objec
     others: dict[str, object] = {"engine__tensor_parallel": 2, "engine__gpu_memory": 0.5, "engine__device": "cpu"}
     for name, model in sections().items():
         for field, info in model.model_fields.items():
-            is_runtime = model.kind_of(field) is Kind.RUNTIME and name != "store"
-            is_training = name in ("train", "eval") and model.kind_of(field) is Kind.IDENTITY
+            is_runtime = model.kind_of(field) is SettingKind.RUNTIME and name != "store"
+            is_training = name in ("train", "eval") and model.kind_of(field) is SettingKind.IDENTITY
             if (is_runtime or is_training) and isinstance(info.default, (int, float)) and f"{name}__{field}" not in others:
                 value = not info.default if isinstance(info.default, bool) else info.default / 2 + 1
                 others[f"{name}__{field}"] = int(value) if isinstance(info.default, int) else value

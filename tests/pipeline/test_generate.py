@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from kidcore.config.config import GenerateSettings
-from kidcore.config.settings import Kind
+from kidcore.config.settings import SettingKind
 from kidcore.errors import KidpipeError
 from kidcore.store.arrow import lists
 from kidcore.store.graph import Grid
@@ -102,7 +102,9 @@ CHANGES = {"generate__max_new_tokens": 5, "generate__temperature": 0.7, "generat
 
 
 def test_each_setting_reruns_the_stage_alone(small: dict[str, object]) -> None:
-    names = {f"generate__{name}" for name in GenerateSettings.model_fields if GenerateSettings.kind_of(name) is Kind.IDENTITY}
+    names = {
+        f"generate__{name}" for name in GenerateSettings.model_fields if GenerateSettings.kind_of(name) is SettingKind.IDENTITY
+    }
     assert CHANGES.keys() == names
     base: dict[str, object] = {"generate__max_new_tokens": 4}
     run_build(configure(small, **base), "generate")

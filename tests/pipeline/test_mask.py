@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kidcore.config.config import MaskSettings
 from kidcore.method.masking import evenly_spaced, num_masked, schema_positions
-from kidcore.store.arrow import lists, make_table
+from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.schemas import GOLD_SCORE, INGEST
 from pipeline.mask import mask
 
@@ -17,7 +17,7 @@ SQL = "SELECT count(*), T1.name FROM stadium AS T1 WHERE T1.year = 2014 AND city
 
 def ingest(lengths: list[int], first: int = 0) -> pa.Table:
     n = len(lengths)
-    return make_table(
+    return arrow_table(
         INGEST,
         {
             "example_id": [f"train:{first + i}" for i in range(n)],
@@ -35,7 +35,7 @@ def ingest(lengths: list[int], first: int = 0) -> pa.Table:
 
 def gold_score(confidence: list[list[float]]) -> pa.Table:
     n = len(confidence)
-    return make_table(
+    return arrow_table(
         GOLD_SCORE,
         {
             "example_id": [f"train:{i}" for i in range(n)],

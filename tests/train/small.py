@@ -11,7 +11,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from kidcore.store.schemas import GENERATE, GOLD_SCORE, INGEST, SCORE
 from train.data.dataset import Source
-from train.data.examples import Branch, Example, Teacher
+from train.data.examples import Branch, TeacherTopK, TrainingExample
 from train.data.shards import PartFiles
 
 VOCAB_SIZE = 61
@@ -44,7 +44,7 @@ def make_student(tied: bool = True, sliding_window: int = 0, seed: int = 0, head
     return model
 
 
-def make_teacher(rng: np.random.Generator, length: int, top_k: int = 6) -> Teacher:
+def make_teacher(rng: np.random.Generator, length: int, top_k: int = 6) -> TeacherTopK:
     logits = rng.normal(size=(length, VOCAB_SIZE)) * 3
     logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     order = np.argsort(-logprobs, axis=-1)
@@ -52,10 +52,10 @@ def make_teacher(rng: np.random.Generator, length: int, top_k: int = 6) -> Teach
     ids = np.concatenate([order[i, : count[i]] for i in range(length)])
     kept = np.concatenate([logprobs[i, order[i, : count[i]]] for i in range(length)])
     tail = np.array([1 - np.exp(logprobs[i, order[i, : count[i]]]).sum() for i in range(length)])
-    return Teacher(count.astype(np.int16), ids.astype(np.int32), kept.astype(np.float16), tail.astype(np.float32))
+    return TeacherTopK(count.astype(np.int16), ids.astype(np.int32), kept.astype(np.float16), tail.astype(np.float32))
 
 
-def make_examples(rng: np.random.Generator, databases: int, questions: int, views: int) -> list[Example]:
+def make_examples(rng: np.random.Generator, databases: int, questions: int, views: int) -> list[TrainingExample]:
     """Gold and `views` imperfect branches a question; branches often share their first SQL tokens, or all of them."""
     examples = []
     for database in range(databases):
@@ -68,7 +68,7 @@ def make_examples(rng: np.random.Generator, databases: int, questions: int, view
                 imperfect = np.where(rng.random(len(gold)) < 0.2, rng.integers(2, VOCAB_SIZE, size=len(gold)), gold)
                 tokens = np.concatenate([prompt, imperfect]).astype(np.int32)
                 branches.append(Branch(tokens, len(prompt), EOS, False, make_teacher(rng, len(gold) + 1)))
-            examples.append(Example(f"e{database}-{question}", f"db{database}", tuple(branches)))
+            examples.append(TrainingExample(f"e{database}-{question}", f"db{database}", tuple(branches)))
     return examples
 
 
@@ -127,12 +127,12 @@ class _Row:
         reason = "gold fails" if set_aside else None
         return self.key() | tokens | {"question": "q", "gold_sql": "s", "schema_tokens": 20, "reason": reason}
 
-    def teacher(self, rng: np.random.Generator, sql: np.ndarray) -> Teacher:
+    def teacher(self, rng: np.random.Generator, sql: np.ndarray) -> TeacherTopK:
         if not self._learnable:
             return make_teacher(rng, len(sql) + 1)
         gold = np.append(self.gold, EOS)
         logprobs, tail = np.full(len(gold), np.log(0.9)), np.full(len(gold), 0.1, np.float32)
-        return Teacher(np.ones(len(gold), np.int16), gold.astype(np.int32), logprobs.astype(np.float16), tail)
+        return TeacherTopK(np.ones(len(gold), np.int16), gold.astype(np.int32), logprobs.astype(np.float16), tail)
 
     def score(self, rng: np.random.Generator, view: int) -> dict[str, Any]:
         wrong = rng.random(len(self.gold)) < 0.3
@@ -147,7 +147,7 @@ class _Row:
         return self.key() | answered | {"view": sample, "prompt_ids": self.prompt}
 
 
-def topk(teacher: Teacher) -> dict[str, Any]:
+def topk(teacher: TeacherTopK) -> dict[str, Any]:
     return {
         "topk_count": teacher.count,
         "topk_ids": teacher.ids,

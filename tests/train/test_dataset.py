@@ -11,7 +11,7 @@ from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
 from tests.train.small import EOS, write_build
 from train.data.dataset import Dataset, Source
-from train.data.examples import Example
+from train.data.examples import TrainingExample
 from train.data.shards import PartFiles
 
 
@@ -29,7 +29,7 @@ def take(dataset: Dataset, first: int, count: int) -> list[list[str]]:
     return [[example.example_id for example in step] for step in islice(dataset.steps(first), count)]
 
 
-def same(left: Example, right: Example) -> bool:
+def same(left: TrainingExample, right: TrainingExample) -> bool:
     return left.example_id == right.example_id and all(
         np.array_equal(a.tokens, b.tokens) and a.learn_gold == b.learn_gold
         for a, b in zip(left.branches, right.branches, strict=True)

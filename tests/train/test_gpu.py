@@ -18,7 +18,7 @@ from tests.train.test_methods import online_setup
 from tests.train.test_trainer import config
 from train.data.dataset import Dataset
 from train.online.online import Online
-from train.step import Recipe, Runner
+from train.step import Runner, RunObjective
 from train.student.layout import choose_layout
 from train.trainer import run
 
@@ -32,7 +32,7 @@ CUDA = torch.device("cuda")
 
 def accumulated(model: torch.nn.Module, examples: list[Any], layout: Any, dtype: torch.dtype | None = None) -> dict[str, Any]:
     model.zero_grad()
-    figures = Runner(model, CUDA, layout, 4096, dtype).accumulate(examples, Recipe.of(config()))
+    figures = Runner(model, CUDA, layout, 4096, dtype).accumulate(examples, RunObjective.of(config()))
     return {"loss": torch.tensor(figures.mle + figures.kd)} | {
         name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
     }

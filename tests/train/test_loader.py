@@ -17,12 +17,12 @@ from kidcore.errors import KidpipeError
 from tests.train.small import make_examples, write_build
 from tests.train.together import config
 from train.data.dataset import Dataset, Source
-from train.data.distribute import Cutter, Share
+from train.data.distribute import MicroBatcher, MicroBatches
 from train.data.loader import Loader, choose_workers
 from train.data.packing import Pack, make_packs
 
 ROOT = Path(__file__).parents[2]
-CUTTER = Cutter("tree", 64)
+CUTTER = MicroBatcher("tree", 64)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def same_pack(left: Pack, right: Pack) -> bool:
     )
 
 
-def same_share(left: Share, right: Share) -> bool:
+def same_share(left: MicroBatches, right: MicroBatches) -> bool:
     return (
         (left.digest, left.counts, left.naive_tokens, left.numbers, left.rounds)
         == (right.digest, right.counts, right.naive_tokens, right.numbers, right.rounds)
@@ -70,7 +70,7 @@ def test_the_shares_of_a_step_are_all_its_packs(layout: str) -> None:
     examples = make_examples(np.random.default_rng(0), 3, 4, 2)
     whole = list(make_packs(examples, layout, 80))
     for world_size in (1, 2, 3, len(whole) + 2):
-        shares = [Cutter(layout, 80, rank, world_size).cut(examples) for rank in range(world_size)]
+        shares = [MicroBatcher(layout, 80, rank, world_size).cut(examples) for rank in range(world_size)]
         by_number = {number: pack for share in shares for number, pack in zip(share.numbers, share.packs, strict=True)}
         assert sorted(by_number) == list(range(len(whole)))
         assert all(same_pack(by_number[number], pack) for number, pack in enumerate(whole))

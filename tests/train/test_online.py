@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from kidcore.config.config import Config, MaskSettings, PredictSettings, TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.sources import resolve
-from kidcore.models.tokenizers import load, special_ids, tokens_of
+from kidcore.models.tokenizers import load_tokenizer, special_ids, tokens_of
 from kidcore.store.store import Store
 from tests.conftest import configure
 from tests.pipeline.running import run_build
@@ -21,11 +21,11 @@ from tests.pipeline.test_change_matrix import other_model
 from tests.train.small import make_student, save_small_student, write_build
 from tests.train.test_methods import STOPS, online_setup
 from train.data.dataset import Dataset, Source
-from train.data.examples import Example
+from train.data.examples import TrainingExample
 from train.data.shards import PartFiles
 from train.online.online import Online
 from train.online.setup import OnlineSetup
-from train.step import Recipe, Runner
+from train.step import Runner, RunObjective
 from train.student.layout import choose_layout
 from train.trainer import run
 
@@ -50,7 +50,7 @@ def open_online(build: tuple[Source, Path], settings: TrainSettings, **changes: 
     return Online(settings, online_setup(build[1], **changes), model, 100, device=CPU, autocast_dtype=None)
 
 
-def a_step(source: Source, settings: TrainSettings) -> list[Example]:
+def a_step(source: Source, settings: TrainSettings) -> list[TrainingExample]:
     return next(Dataset(source, settings).steps())
 
 
@@ -121,7 +121,7 @@ def test_masks_are_fresh_in_each_step_and_hit_what_the_student_is_unsure_of(buil
             assert set(order.tolist()) == first
 
 
-def _changed(examples: list[Example], made: list[list[np.ndarray]]) -> list[list[set[int]]]:
+def _changed(examples: list[TrainingExample], made: list[list[np.ndarray]]) -> list[list[set[int]]]:
     golds = [example.branches[0].tokens[example.branches[0].start :] for example in examples]
     return [[set(np.flatnonzero(sql != gold).tolist()) for sql in row] for gold, row in zip(golds, made, strict=True)]
 
@@ -150,7 +150,7 @@ def test_the_model_is_as_it_was_afterwards(build: tuple[Source, Path]) -> None:
     online.prepare(1, examples)
     assert model.training
     assert model.generation_config.repetition_penalty == 1.7
-    Runner(model, CPU, "tree", 1000, None).accumulate(online.prepare(2, examples).examples, Recipe.of(settings))
+    Runner(model, CPU, "tree", 1000, None).accumulate(online.prepare(2, examples).examples, RunObjective.of(settings))
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
@@ -227,7 +227,7 @@ def project(world: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFact
 
 def online_of(project: tuple[Config, Source, Path], settings: TrainSettings) -> Online:
     stored, _, student = project
-    tokenizer = load(student)
+    tokenizer = load_tokenizer(student)
     tokens = tokens_of(tokenizer, stored.predict.mask_token)
     setup = OnlineSetup(
         teacher=resolve(stored.teacher.model),
@@ -245,7 +245,7 @@ def online_of(project: tuple[Config, Source, Path], settings: TrainSettings) -> 
     return Online(settings, setup, model, 10, device=CPU, autocast_dtype=None)
 
 
-def same_teachers(left: Example, right: Example) -> None:
+def same_teachers(left: TrainingExample, right: TrainingExample) -> None:
     for ours, theirs in zip(left.branches, right.branches, strict=True):
         assert ours.tokens.tolist() == theirs.tokens.tolist()
         assert ours.teacher is not None
@@ -268,7 +268,7 @@ def test_gold_scored_online_has_the_stored_numbers(project: tuple[Config, Source
     for ours, theirs in zip(asked, stored, strict=True):
         same_teachers(ours, theirs)
     losses = [
-        Runner(online._model, CPU, "tree", 2000, None).accumulate(examples, Recipe.of(settings)).kd
+        Runner(online._model, CPU, "tree", 2000, None).accumulate(examples, RunObjective.of(settings)).kd
         for examples, settings in ((asked, gkd), (stored, fkd))
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

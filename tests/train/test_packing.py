@@ -6,17 +6,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kidcore.models.trees.layout import Layout
+from kidcore.models.trees.layout import PackLayout
 from kidcore.models.trees.tree import tree_tokens
 from tests.train.small import EOS, make_examples
-from train.data.examples import Branch, Example, count_supervised
+from train.data.examples import Branch, TrainingExample, count_supervised
 from train.data.packing import make_packs, plan_packs
 
 
 @pytest.mark.parametrize("layout", ["tree", "plain", "none"])
 @given(seed=st.integers(0, 2**31), budget=st.integers(40, 400), views=st.integers(0, 3))
 @settings(max_examples=25, deadline=None)
-def test_every_supervised_token_is_a_slot_once(layout: Layout, seed: int, budget: int, views: int) -> None:
+def test_every_supervised_token_is_a_slot_once(layout: PackLayout, seed: int, budget: int, views: int) -> None:
     examples = make_examples(np.random.default_rng(seed), 3, 4, views)
     packs = list(make_packs(examples, layout, budget))
     counts = count_supervised(examples)
@@ -33,7 +33,7 @@ def test_every_supervised_token_is_a_slot_once(layout: Layout, seed: int, budget
 
 
 @pytest.mark.parametrize("layout", ["tree", "plain", "none"])
-def test_the_row_of_a_slot_stands_before_its_token(layout: Layout) -> None:
+def test_the_row_of_a_slot_stands_before_its_token(layout: PackLayout) -> None:
     examples = make_examples(np.random.default_rng(5), 1, 3, 2)
     branch = examples[0].branches[0]
     expected = sorted(
@@ -58,7 +58,7 @@ def test_gold_and_imperfect_share_slots_as_far_as_they_agree() -> None:
     (example,) = make_examples(rng, 1, 1, 1)
     gold, imperfect = example.branches
     same = Branch(gold.tokens, gold.start, EOS, False, imperfect.teacher)
-    (pack,) = make_packs([Example("e", "d", (gold, same))], "tree", 1000)
+    (pack,) = make_packs([TrainingExample("e", "d", (gold, same))], "tree", 1000)
     assert pack.num_tokens == len(gold.tokens)
     assert len(pack.targets.row_M) == gold.num_supervised
     assert bool(((pack.targets.gold_M >= 0) & (pack.targets.count_M > 0)).all())
@@ -67,7 +67,7 @@ def test_gold_and_imperfect_share_slots_as_far_as_they_agree() -> None:
 def test_a_cut_inside_a_database_costs_its_schema_only_there() -> None:
     schema = np.arange(2, 52, dtype=np.int32)
     examples = [
-        Example(f"e{i}", "d", (Branch(np.append(schema, [i % 7 + 2, i + 2]).astype(np.int32), 51, EOS, True, None),))
+        TrainingExample(f"e{i}", "d", (Branch(np.append(schema, [i % 7 + 2, i + 2]).astype(np.int32), 51, EOS, True, None),))
         for i in range(20)
     ]
     whole = list(make_packs(examples, "tree", 10_000))
@@ -84,7 +84,7 @@ def test_a_schema_of_400_tokens_with_8_questions_of_4_views_costs_an_eighth() ->
     for i in range(8):
         prompt = np.concatenate([schema, [i + 2], rng.integers(2, 60, size=29)])
         views = [np.concatenate([prompt, [v + 2], rng.integers(2, 60, size=39)]).astype(np.int32) for v in range(4)]
-        examples.append(Example(f"e{i}", "d", tuple(Branch(x, len(prompt), EOS, True, None) for x in views)))
+        examples.append(TrainingExample(f"e{i}", "d", tuple(Branch(x, len(prompt), EOS, True, None) for x in views)))
     (pack,) = make_packs(examples, "tree", 10_000)
     assert pack.num_tokens == 400 + 8 * 30 + 8 * 4 * 40
     assert sum(len(b.tokens) for e in examples for b in e.branches) == 15_040

@@ -18,7 +18,7 @@ from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
 from tests.train.small import make_examples, make_student, save_small_student, write_build
 from train.data.dataset import Source
-from train.step import Recipe, Runner
+from train.step import Runner, RunObjective
 from train.trainer import run
 
 TIMES = ("seconds", "loader_seconds", "examples_per_second")
@@ -208,7 +208,7 @@ def test_accumulation_does_not_change_an_sgd_step(layout: Any) -> None:
     import numpy as np
 
     examples = make_examples(np.random.default_rng(3), 3, 3, 2)
-    recipe = Recipe.of(config())
+    recipe = RunObjective.of(config())
     results = []
     for pack_tokens in (10_000, 150, 1):
         model = make_student()

@@ -10,9 +10,9 @@ from transformers import GraniteConfig, GraniteForCausalLM
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.trees.attention import has_tree_attention, install
-from kidcore.models.trees.layout import Layout
+from kidcore.models.trees.layout import PackLayout
 from tests.train.small import make_examples, make_student
-from train.data.examples import Example
+from train.data.examples import TrainingExample
 from train.data.packing import make_packs
 from train.loss.head import Objective, head_loss
 from train.loss.losses import divergence
@@ -23,7 +23,7 @@ KID = Objective(mle_scale=0.01, kd_scale=0.02, divergence=divergence("reverse_kl
 
 
 def gradients(
-    model: torch.nn.Module, examples: list[Example], layout: Layout, pack_tokens: int
+    model: torch.nn.Module, examples: list[TrainingExample], layout: PackLayout, pack_tokens: int
 ) -> tuple[float, dict[str, torch.Tensor]]:
     model.zero_grad()
     total = 0.0
@@ -59,7 +59,7 @@ def test_tree_and_plain_packs_agree_with_rows(tied: bool, seed: int, databases: 
 
 @pytest.mark.parametrize("lora_rank", [0, 4])
 @pytest.mark.parametrize("layout", ["tree", "plain", "none"])
-def test_gradient_checkpointing_changes_nothing(layout: Layout, lora_rank: int) -> None:
+def test_gradient_checkpointing_changes_nothing(layout: PackLayout, lora_rank: int) -> None:
     model: torch.nn.Module = make_student()
     if lora_rank:
         model = add_adapters(model, TrainSettings(lora_rank=lora_rank))

@@ -14,7 +14,7 @@ from tests.train.small import EOS, make_examples, make_student
 from tests.train.test_methods import online_setup
 from train.data.dataset import Source
 from train.data.shards import PartFiles
-from train.step import Recipe, Runner
+from train.step import Runner, RunObjective
 from train.student.placement import place
 from train.student.ranks import Ranks, open_ranks
 from train.student.sharding import whole
@@ -56,7 +56,7 @@ def gradients(ranks: Ranks, changes: dict[str, object]) -> list[tuple[float, flo
         runner = Runner(model, ranks.device, placed.layout, pack_tokens, placed.autocast_dtype, ranks, placed.sharded)
         assert (placed.sharded is not None) == (ranks.world_size > 1 and settings.parallel == "fsdp")
         assert placed.copy is None
-        figures = runner.accumulate(examples, Recipe.of(settings))
+        figures = runner.accumulate(examples, RunObjective.of(settings))
         grads = {name: whole(p.grad).clone() for name, p in model.named_parameters() if p.grad is not None}
         found.append((figures.mle, figures.kd, figures.packs, grads))
     return found

@@ -13,7 +13,7 @@ from functools import cached_property
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS, gold_share, gold_weight
-from train.data.examples import Example
+from train.data.examples import TrainingExample
 from train.data.sampler import group_order, is_drawn, is_held_out, part_order
 from train.data.shards import (
     GENERATE_COLUMNS,
@@ -21,7 +21,7 @@ from train.data.shards import (
     INGEST_COLUMNS,
     SCORE_COLUMNS,
     PartFiles,
-    Shard,
+    ShardRows,
     gold_example,
     mixed_example,
     read_shard,
@@ -99,7 +99,7 @@ class Dataset:
             return self.settings.max_steps
         return max(1, -(-round(self.settings.epochs * self.num_examples) // self.settings.batch_size))
 
-    def steps(self, first: int = 0, every: int = 1) -> Iterator[list[Example]]:
+    def steps(self, first: int = 0, every: int = 1) -> Iterator[list[TrainingExample]]:
         """The examples of step `first` and of each `every`-th step after it, without end."""
         position = first * self.settings.batch_size
         epoch, offset = divmod(position, self.num_examples)
@@ -113,7 +113,7 @@ class Dataset:
                     number, batch = number + 1, []
             epoch, offset = epoch + 1, 0
 
-    def held_out(self) -> Iterator[list[Example]]:
+    def held_out(self) -> Iterator[list[TrainingExample]]:
         """The held-out examples, one list a part: gold whatever the weights are, and view 0 for method kid."""
         for number in range(len(self.source.parts)):
             ids = self._usable[number][1]
@@ -171,7 +171,7 @@ class _Part:
         shard = self._gold or self._views[0]
         return shard.db_ids[shard.row(example_id)]
 
-    def example(self, example_id: str) -> Example:
+    def example(self, example_id: str) -> TrainingExample:
         """What the epoch teaches of an example."""
         learn_gold = gold_weight(self._settings) > 0
         if self._settings.method != "kid":
@@ -202,14 +202,14 @@ class _HeldOut:
         self._shard = read_shard(files.score[0], SCORE_COLUMNS) if is_kid else _read_gold(files, settings)
         self._has_views = is_kid
 
-    def example(self, example_id: str) -> Example:
+    def example(self, example_id: str) -> TrainingExample:
         """Gold whatever the weights are."""
         if self._has_views:
             return mixed_example([self._shard], None, example_id, self._eos_id, learn_gold=True)
         return gold_example(self._shard, self._shard.row(example_id), self._eos_id, learn_gold=True)
 
 
-def _read_gold(files: PartFiles, settings: TrainSettings) -> Shard:
+def _read_gold(files: PartFiles, settings: TrainSettings) -> ShardRows:
     """Gold SQL, with the teacher's distributions where the method learns from stored ones."""
     if METHODS[settings.method].stage in ("ingest", "generate"):
         return read_shard(files.ingest, INGEST_COLUMNS)

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kidcore.models.trees.layout import Layout
-from train.data.examples import Branch, Counts, Example, count_supervised
+from kidcore.models.trees.layout import PackLayout
+from train.data.examples import Branch, Counts, TrainingExample, count_supervised
 from train.data.packing import Pack, build_pack, plan_packs
 
 
 @dataclass(frozen=True)
-class Share:
+class MicroBatches:
     """The packs of one step that one process runs, and what it must know of the others'."""
 
     num_examples: int
@@ -34,21 +34,21 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Cutter:
+class MicroBatcher:
     """How steps are cut into packs, and which of them process `rank` takes."""
 
-    layout: Layout
+    layout: PackLayout
     pack_tokens: int
     rank: int = 0
     world_size: int = 1
 
-    def cut(self, examples: list[Example]) -> Share:
+    def cut(self, examples: list[TrainingExample]) -> MicroBatches:
         """The share of one step."""
         plan = plan_packs(examples, self.layout, self.pack_tokens)
         shares = divide([tokens for tokens, _ in plan], self.world_size)
         mine = shares[self.rank]
         ids = "\0".join(example.example_id for example in examples)
-        return Share(
+        return MicroBatches(
             num_examples=len(examples),
             digest=hashlib.blake2b(ids.encode(), digest_size=8).hexdigest(),
             counts=count_supervised(examples),
@@ -59,10 +59,10 @@ class Cutter:
         )
 
 
-def idle_pack(layout: Layout) -> Pack:
+def idle_pack(layout: PackLayout) -> Pack:
     """One token and its successor: what a process runs, at a weight of zero, when others have a pack more."""
     branch = Branch(np.zeros(1, np.int32), 1, 0, learn_gold=True, teacher=None)
-    return build_pack([Example("", "", (branch,))], layout)
+    return build_pack([TrainingExample("", "", (branch,))], layout)
 
 
 def divide(sizes: Sequence[int], count: int) -> list[list[int]]:

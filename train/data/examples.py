@@ -9,7 +9,7 @@ Int32 = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
-class Teacher:
+class TeacherTopK:
     """The stored distributions at the n supervised positions of a branch; flat, `count` ids to a position."""
 
     count: NDArray[np.int16]
@@ -32,7 +32,7 @@ class Branch:
     eos_id: int
     learn_gold: bool
     """Whether the branch's own tokens are maximum-likelihood targets."""
-    teacher: Teacher | None
+    teacher: TeacherTopK | None
 
     @property
     def num_supervised(self) -> int:
@@ -45,7 +45,7 @@ class Branch:
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class TrainingExample:
     """The branches of one question, which stay in one pack."""
 
     example_id: str
@@ -64,7 +64,7 @@ class Counts:
         return Counts(self.mle + other.mle, self.kd + other.kd)
 
 
-def count_supervised(examples: list[Example]) -> Counts:
+def count_supervised(examples: list[TrainingExample]) -> Counts:
     """Tokens that the maximum-likelihood term and the divergence term see."""
     branches = [branch for example in examples for branch in example.branches]
     return Counts(

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from kidcore.errors import KidpipeError
 from train.data.dataset import Dataset
-from train.data.examples import Example
+from train.data.examples import TrainingExample
 
 T = TypeVar("T")
 _START = "import sys; sys.path[:] = sys.argv[2:]; from train.data.loader import work; work(int(sys.argv[1]))"
@@ -49,7 +49,7 @@ class Loader:
             # Else this process would keep the pipe open when the worker is gone.
             there.close()
 
-    def steps(self, dataset: Dataset, first: int, stop: int, make: Callable[[list[Example]], T]) -> Iterator[T]:
+    def steps(self, dataset: Dataset, first: int, stop: int, make: Callable[[list[TrainingExample]], T]) -> Iterator[T]:
         """What `make` makes of the examples of each step from `first` (counted from 0) to before `stop`."""
         if not self._workers:
             yield from map(make, islice(dataset.steps(first), stop - first))

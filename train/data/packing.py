@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kidcore.models.trees.layout import Layout
+from kidcore.models.trees.layout import PackLayout
 from kidcore.models.trees.tree import Int64, build_tree, shared_length, sort_key
-from train.data.examples import Branch, Example
+from train.data.examples import Branch, TrainingExample
 from train.loss.head import Targets
 
 
@@ -22,7 +22,7 @@ from train.loss.head import Targets
 class Pack:
     """One forward pass. In `targets`, row r of the trunk's output is (r // L, r % L)."""
 
-    layout: Layout
+    layout: PackLayout
     input_ids_BL: Tensor
     position_ids_BL: Tensor
     tout: Int64 | None
@@ -44,25 +44,25 @@ class Pack:
         return self.input_ids_BL.numel()
 
 
-def make_packs(examples: Sequence[Example], layout: Layout, pack_tokens: int) -> Iterator[Pack]:
+def make_packs(examples: Sequence[TrainingExample], layout: PackLayout, pack_tokens: int) -> Iterator[Pack]:
     """Packs of at most `pack_tokens` tokens (one example that is longer gets its own), in a fixed order."""
     for _, members in plan_packs(examples, layout, pack_tokens):
         yield build_pack([examples[index] for index in members], layout)
 
 
-def plan_packs(examples: Sequence[Example], layout: Layout, pack_tokens: int) -> list[tuple[int, list[int]]]:
+def plan_packs(examples: Sequence[TrainingExample], layout: PackLayout, pack_tokens: int) -> list[tuple[int, list[int]]]:
     """Tokens and numbers of the examples of each pack that `make_packs` makes, without making it."""
     plan = _plan_rows if layout == "none" else _plan_tree if layout == "tree" else _plan_plain
     return plan(examples, pack_tokens)
 
 
-def build_pack(examples: Sequence[Example], layout: Layout) -> Pack:
+def build_pack(examples: Sequence[TrainingExample], layout: PackLayout) -> Pack:
     """One pack of all these examples."""
     branches = [branch for example in examples for branch in example.branches]
     return _padded_pack(branches) if layout == "none" else _row_pack(branches, layout)
 
 
-def _plan_tree(examples: Sequence[Example], pack_tokens: int) -> list[tuple[int, list[int]]]:
+def _plan_tree(examples: Sequence[TrainingExample], pack_tokens: int) -> list[tuple[int, list[int]]]:
     """Cut the examples, sorted by prompt, where the budget is reached, and join what is left over.
 
     Sorting brings one database together, so that a cut inside a database costs its schema once more, and only there.
@@ -70,7 +70,7 @@ def _plan_tree(examples: Sequence[Example], pack_tokens: int) -> list[tuple[int,
     keys = [sort_key(example.branches[0].tokens[: example.branches[0].start]) for example in examples]
     order = sorted(range(len(examples)), key=lambda i: (examples[i].db_id, keys[i]))
     runs: list[tuple[int, list[int]]] = []
-    previous: Example | None = None
+    previous: TrainingExample | None = None
     for index in order:
         example = examples[index]
         ordered = sorted((branch.tokens for branch in example.branches), key=sort_key)
@@ -88,7 +88,7 @@ def _plan_tree(examples: Sequence[Example], pack_tokens: int) -> list[tuple[int,
     return _fill_bins(runs, pack_tokens)
 
 
-def _plan_plain(examples: Sequence[Example], pack_tokens: int) -> list[tuple[int, list[int]]]:
+def _plan_plain(examples: Sequence[TrainingExample], pack_tokens: int) -> list[tuple[int, list[int]]]:
     sizes = [sum(len(branch.tokens) for branch in example.branches) for example in examples]
     return _fill_bins([(size, [index]) for index, size in enumerate(sizes)], pack_tokens)
 
@@ -106,7 +106,7 @@ def _fill_bins(runs: list[tuple[int, list[int]]], budget: int) -> list[tuple[int
     return bins
 
 
-def _plan_rows(examples: Sequence[Example], pack_tokens: int) -> list[tuple[int, list[int]]]:
+def _plan_rows(examples: Sequence[TrainingExample], pack_tokens: int) -> list[tuple[int, list[int]]]:
     """Neighbours in length share a batch, as far as rows times the longest row stay within the budget."""
     longest = [max(len(branch.tokens) for branch in example.branches) for example in examples]
     batches: list[tuple[int, list[int]]] = []
@@ -121,7 +121,7 @@ def _plan_rows(examples: Sequence[Example], pack_tokens: int) -> list[tuple[int,
     return batches
 
 
-def _row_pack(branches: list[Branch], layout: Layout) -> Pack:
+def _row_pack(branches: list[Branch], layout: PackLayout) -> Pack:
     tree = build_tree([branch.tokens for branch in branches], share=layout == "tree")
     rows = [path[branch.start - 1 :] for branch, path in zip(branches, tree.paths, strict=True)]
     return Pack(

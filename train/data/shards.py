@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kidcore.errors import KidpipeError
-from train.data.examples import Branch, Example, Teacher
+from train.data.examples import Branch, TeacherTopK, TrainingExample
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Ragged:
 
 
 @dataclass(frozen=True)
-class Shard:
+class ShardRows:
     """The columns of one shard that were asked for."""
 
     path: Path
@@ -66,11 +66,11 @@ GOLD_SCORE_COLUMNS = ("prompt_ids", "gold_ids", *_TEACHER_COLUMNS)
 SCORE_COLUMNS = ("prompt_ids", "gold_ids", "imperfect_ids", *_TEACHER_COLUMNS)
 
 
-def read_shard(path: Path, columns: tuple[str, ...]) -> Shard:
+def read_shard(path: Path, columns: tuple[str, ...]) -> ShardRows:
     """The shard at `path`."""
     table = _read(path, ["example_id", "db_id", *columns])
     ids = table["example_id"].to_pylist()
-    return Shard(
+    return ShardRows(
         path=path,
         example_ids=ids,
         db_ids=table["db_id"].to_pylist(),
@@ -105,15 +105,17 @@ def _ragged(column: pa.ChunkedArray) -> Ragged:
     return Ragged(offsets, values)
 
 
-def gold_example(shard: Shard, row: int, eos_id: int, *, learn_gold: bool) -> Example:
+def gold_example(shard: ShardRows, row: int, eos_id: int, *, learn_gold: bool) -> TrainingExample:
     """Gold SQL, or the teacher's own answer in its place, with the teacher's distributions where the shard has them."""
     teacher = _teacher(shard, row) if "tail" in shard.columns else None
     sql = "gold_ids" if "gold_ids" in shard.columns else "generated_ids"
     branch = _branch(shard, row, sql, eos_id, learn_gold, teacher)
-    return Example(shard.example_ids[row], shard.db_ids[row], (branch,))
+    return TrainingExample(shard.example_ids[row], shard.db_ids[row], (branch,))
 
 
-def mixed_example(views: list[Shard], gold: Shard | None, example_id: str, eos_id: int, *, learn_gold: bool) -> Example:
+def mixed_example(
+    views: list[ShardRows], gold: ShardRows | None, example_id: str, eos_id: int, *, learn_gold: bool
+) -> TrainingExample:
     """One imperfect branch a view, with the teacher's distributions on it, and the gold SQL before them where it is taught.
 
     Args:
@@ -130,10 +132,10 @@ def mixed_example(views: list[Shard], gold: Shard | None, example_id: str, eos_i
         row = shard.row(example_id)
         branches.append(_branch(shard, row, "imperfect_ids", eos_id, False, _teacher(shard, row)))
     home = gold or views[0]
-    return Example(example_id, home.db_ids[home.row(example_id)], tuple(branches))
+    return TrainingExample(example_id, home.db_ids[home.row(example_id)], tuple(branches))
 
 
-def _branch(shard: Shard, row: int, sql: str, eos_id: int, learn_gold: bool, teacher: Teacher | None) -> Branch:
+def _branch(shard: ShardRows, row: int, sql: str, eos_id: int, learn_gold: bool, teacher: TeacherTopK | None) -> Branch:
     prompt = shard.columns["prompt_ids"][row]
     tokens = np.concatenate([prompt, shard.columns[sql][row]]).astype(np.int32, copy=False)
     branch = Branch(tokens, len(prompt), eos_id, learn_gold, teacher)
@@ -146,9 +148,9 @@ def _branch(shard: Shard, row: int, sql: str, eos_id: int, learn_gold: bool, tea
     return branch
 
 
-def _teacher(shard: Shard, row: int) -> Teacher:
+def _teacher(shard: ShardRows, row: int) -> TeacherTopK:
     count, ids, logprobs, tail = (shard.columns[name][row] for name in _TEACHER_COLUMNS)
-    return Teacher(
+    return TeacherTopK(
         count.astype(np.int16, copy=False),
         ids.astype(np.int32, copy=False),
         logprobs.astype(np.float16, copy=False),

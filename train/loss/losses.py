@@ -42,7 +42,7 @@ class Masses:
 
 
 @dataclass(frozen=True)
-class Result:
+class DivergenceSum:
     """Value D of a divergence and its derivatives in the student's masses, w = dD/dq.
 
     `a = q w` is kept for the stored ids, because w itself can overflow where q is near 0. With m = sum of a over all
@@ -74,21 +74,21 @@ def masses(teacher: tuple[Tensor, Tensor, Tensor], log_q_NK: Tensor, q_tail_N: T
     return Masses(log_p_NK, p_NK, tail_N, log_q_NK, q_NK, q_tail_N)
 
 
-def forward_kl(x: Masses) -> Result:
+def forward_kl(x: Masses) -> DivergenceSum:
     """KL(p || q) = sum p log(p/q); Hinton et al. 2015 (arXiv 1503.02531). dD/dq = -p/q."""
     value_N = (x.p_NK * (x.log_p_NK - x.log_q_NK)).sum(-1) + x.p_tail_N * (x.log_p_tail_N - x.log_q_tail_N)
-    return Result(value_N, -x.p_NK, -x.p_tail_N, -x.p_tail_N / x.q_tail_N.clamp_min(_MIN_STUDENT_TAIL))
+    return DivergenceSum(value_N, -x.p_NK, -x.p_tail_N, -x.p_tail_N / x.q_tail_N.clamp_min(_MIN_STUDENT_TAIL))
 
 
-def reverse_kl(x: Masses) -> Result:
+def reverse_kl(x: Masses) -> DivergenceSum:
     """KL(q || p) = sum q log(q/p); the KID paper (arXiv 2410.11371) and MiniLLM (2306.08543). dD/dq = log(q/p) + 1."""
     a_NK = x.q_NK * (x.log_q_NK - x.log_p_NK)
     w_tail_N = x.log_q_tail_N - x.log_p_tail_N
     a_tail_N = x.q_tail_N * w_tail_N
-    return Result(a_NK.sum(-1) + a_tail_N, a_NK, a_tail_N, w_tail_N)
+    return DivergenceSum(a_NK.sum(-1) + a_tail_N, a_NK, a_tail_N, w_tail_N)
 
 
-def jensen_shannon(x: Masses, beta: float) -> Result:
+def jensen_shannon(x: Masses, beta: float) -> DivergenceSum:
     """beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q; GKD (arXiv 2306.13649, eq. 1).
 
     dD/dq = (1 - beta) log(q/m): the other terms add up to a constant.
@@ -98,40 +98,40 @@ def jensen_shannon(x: Masses, beta: float) -> Result:
     w_NK, w_tail_N = (1 - beta) * (x.log_q_NK - log_m_NK), (1 - beta) * (x.log_q_tail_N - log_m_tail_N)
     a_NK, a_tail_N = x.q_NK * w_NK, x.q_tail_N * w_tail_N
     teacher_N = (x.p_NK * (x.log_p_NK - log_m_NK)).sum(-1) + x.p_tail_N * (x.log_p_tail_N - log_m_tail_N)
-    return Result(beta * teacher_N + a_NK.sum(-1) + a_tail_N, a_NK, a_tail_N, w_tail_N)
+    return DivergenceSum(beta * teacher_N + a_NK.sum(-1) + a_tail_N, a_NK, a_tail_N, w_tail_N)
 
 
-def total_variation(x: Masses) -> Result:
+def total_variation(x: Masses) -> DivergenceSum:
     """Half the sum of |p - q|; f-distill (arXiv 2307.15190). dD/dq = sign(q - p) / 2."""
     value_N = 0.5 * ((x.p_NK - x.q_NK).abs().sum(-1) + (x.p_tail_N - x.q_tail_N).abs())
     w_tail_N = 0.5 * torch.sign(x.q_tail_N - x.p_tail_N)
-    return Result(value_N, 0.5 * x.q_NK * torch.sign(x.q_NK - x.p_NK), x.q_tail_N * w_tail_N, w_tail_N)
+    return DivergenceSum(value_N, 0.5 * x.q_NK * torch.sign(x.q_NK - x.p_NK), x.q_tail_N * w_tail_N, w_tail_N)
 
 
-def skew_forward_kl(x: Masses, skew: float) -> Result:
+def skew_forward_kl(x: Masses, skew: float) -> DivergenceSum:
     """KL(p || m), m = skew p + (1 - skew) q; DistiLLM (arXiv 2402.03898, eq. 4). dD/dq = -(1 - skew) p/m."""
     log_m_NK = _log_mix(x.log_p_NK, x.log_q_NK, skew)
     log_m_tail_N = _log_mix(x.log_p_tail_N, x.log_q_tail_N, skew)
     value_N = (x.p_NK * (x.log_p_NK - log_m_NK)).sum(-1) + x.p_tail_N * (x.log_p_tail_N - log_m_tail_N)
     a_NK = -(1 - skew) * x.p_NK * (x.log_q_NK - log_m_NK).exp()
     w_tail_N = -(1 - skew) * x.p_tail_N * (-log_m_tail_N).exp()
-    return Result(value_N, a_NK, x.q_tail_N * w_tail_N, w_tail_N)
+    return DivergenceSum(value_N, a_NK, x.q_tail_N * w_tail_N, w_tail_N)
 
 
-def skew_reverse_kl(x: Masses, skew: float) -> Result:
+def skew_reverse_kl(x: Masses, skew: float) -> DivergenceSum:
     """KL(q || m), m = (1 - skew) p + skew q; DistiLLM (arXiv 2402.03898, eq. 5). dD/dq = log(q/m) + 1 - skew q/m."""
     ratio_NK = x.log_q_NK - _log_mix(x.log_p_NK, x.log_q_NK, 1 - skew)
     ratio_tail_N = x.log_q_tail_N - _log_mix(x.log_p_tail_N, x.log_q_tail_N, 1 - skew)
     value_N = (x.q_NK * ratio_NK).sum(-1) + x.q_tail_N * ratio_tail_N
     w_tail_N = ratio_tail_N - skew * ratio_tail_N.exp()
-    return Result(value_N, x.q_NK * (ratio_NK - skew * ratio_NK.exp()), x.q_tail_N * w_tail_N, w_tail_N)
+    return DivergenceSum(value_N, x.q_NK * (ratio_NK - skew * ratio_NK.exp()), x.q_tail_N * w_tail_N, w_tail_N)
 
 
 def _log_mix(log_p: Tensor, log_q: Tensor, share_of_p: float) -> Tensor:
     return torch.logaddexp(log_p + math.log(share_of_p), log_q + math.log1p(-share_of_p))
 
 
-Divergence = Callable[[Masses], Result]
+Divergence = Callable[[Masses], DivergenceSum]
 
 
 def divergence(name: str, parameter: float = 0.5) -> Divergence:

@@ -24,7 +24,7 @@ from kidcore.models.backends.base import Sampling, ScoreRequest
 from kidcore.models.backends.transformers import TransformersBackend
 from kidcore.models.backends.vllm_student import VllmStudent
 from kidcore.models.trees.trunk import causal_of
-from train.data.examples import Branch, Example, Int32, Teacher
+from train.data.examples import Branch, Int32, TeacherTopK, TrainingExample
 from train.data.sampler import hashed, is_drawn
 from train.online.rollouts import hand_over, require_same_answers
 from train.online.setup import OnlineSetup
@@ -32,10 +32,10 @@ from train.student.ranks import Ranks
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedStep:
     """What a step teaches, and what it took to make."""
 
-    examples: list[Example]
+    examples: list[TrainingExample]
     figures: Mapping[str, float | int]
 
 
@@ -76,7 +76,7 @@ class Online:
         self._predict = setup.predict.model_copy(update={"predictor": "student"})
         limits = {"batch_tokens": setup.batch_tokens, "max_length": setup.max_length}
         self._teacher = TransformersBackend(setup.teacher.path, dtype=setup.dtype, device=str(device), verbose=False, **limits)
-        self._held_out: list[list[Example]] | None = None
+        self._held_out: list[list[TrainingExample]] | None = None
         self._student = TransformersBackend.around(causal_of(student), **limits)
 
     def refresh(self) -> None:
@@ -87,7 +87,7 @@ class Online:
             with self._frozen_student():
                 require_same_answers(self._engine, self._student, self._autocast_dtype)
 
-    def prepare(self, step: int, examples: list[Example]) -> Prepared:
+    def prepare(self, step: int, examples: list[TrainingExample]) -> PreparedStep:
         """What step `step`, counted from 1, teaches of `examples`, whose first branches are gold SQL."""
         began = time.perf_counter()
         with self._frozen_student():
@@ -101,16 +101,16 @@ class Online:
             "teacher_seconds": time.perf_counter() - generated,
             "generated_tokens": sum(len(sql) for sequences in made for sql in sequences),
         }
-        return Prepared(prepared, figures)
+        return PreparedStep(prepared, figures)
 
-    def held_out(self, batches: Iterable[list[Example]]) -> list[list[Example]]:
+    def held_out(self, batches: Iterable[list[TrainingExample]]) -> list[list[TrainingExample]]:
         """Held-out gold with the teacher's distributions on it, which are asked for once."""
         if self._held_out is None:
             gold = [(batch, [[_Lesson(_sql(example), True, True)] for example in batch]) for batch in batches]
             self._held_out = [self._score(*pair) for pair in gold]
         return self._held_out
 
-    def rollouts(self, step: int, examples: Sequence[Example]) -> list[list[Int32]]:
+    def rollouts(self, step: int, examples: Sequence[TrainingExample]) -> list[list[Int32]]:
         """The student's own answer to each prompt drawn for it, without EOS; none for the others.
 
         An answer that reaches the limit loses its last token: the position that predicts it is its last supervised one,
@@ -137,7 +137,7 @@ class Online:
         limit = min(self._settings.rollout_tokens, self._setup.max_length - len(prompt))
         return np.array(answer[:-1] if len(answer) == limit else answer, dtype=np.int32)
 
-    def refilled(self, step: int, examples: Sequence[Example]) -> list[list[Int32]]:
+    def refilled(self, step: int, examples: Sequence[TrainingExample]) -> list[list[Int32]]:
         """Gold SQL with fresh holes that the student filled, `views_per_step` of each example drawn for it.
 
         View j of step s is masked as the build masks view s * views_per_step + j.
@@ -158,17 +158,17 @@ class Online:
                 made[row].append(sql)
         return made
 
-    def _masked(self, example: Example, logprobs: Any, view: int, is_first: bool) -> Int32:
+    def _masked(self, example: TrainingExample, logprobs: Any, view: int, is_first: bool) -> Int32:
         mask = self._setup.mask
         rng = row_rng(mask.seed, f"mask.{mask.strategy}", example.example_id, view)
         return choose(mask, len(_sql(example)), rng, logprobs=logprobs, is_first=is_first)
 
-    def _gold_logprobs(self, examples: Sequence[Example]) -> list[Any]:
+    def _gold_logprobs(self, examples: Sequence[TrainingExample]) -> list[Any]:
         """How sure the student is of each gold token."""
         requests = [ScoreRequest(example.branches[0].tokens, example.branches[0].start) for example in examples]
         return [answer.actual_logprob for answer in self._student.score(requests, 1)]
 
-    def _fill(self, examples: Sequence[Example], masks: Sequence[Int32], view: int) -> Iterator[Int32]:
+    def _fill(self, examples: Sequence[TrainingExample], masks: Sequence[Int32], view: int) -> Iterator[Int32]:
         setup = self._setup
         requests = [
             request(_prompt(example), _sql(example), masked, setup.tokens.mask_id)
@@ -181,7 +181,7 @@ class Online:
             rng = row_rng(self._predict.seed, "predict", example.example_id, view)
             yield put(gold, masked, fill(self._predict, holes, gold[masked], rng))
 
-    def _lessons(self, step: int, example: Example, sequences: list[Int32]) -> list[_Lesson]:
+    def _lessons(self, step: int, example: TrainingExample, sequences: list[Int32]) -> list[_Lesson]:
         """Gold to imitate where the method does, imperfect sequences to be scored; without any of those, gold is scored."""
         settings = self._settings
         is_imitated = gold_weight(settings) > 0
@@ -189,7 +189,7 @@ class Online:
         gold = [_Lesson(_sql(example), is_imitated, is_scored)] if is_imitated or is_scored else []
         return gold + [_Lesson(sql, False, True) for sql in sequences]
 
-    def _score(self, examples: Sequence[Example], lessons: Sequence[Sequence[_Lesson]]) -> list[Example]:
+    def _score(self, examples: Sequence[TrainingExample], lessons: Sequence[Sequence[_Lesson]]) -> list[TrainingExample]:
         """The examples with a branch a lesson, the teacher's distributions on those that are scored."""
         setup, end = self._setup, np.int32(self._setup.tokens.eos_id)
         pairs = [(example, lesson) for example, group in zip(examples, lessons, strict=True) for lesson in group]
@@ -198,17 +198,17 @@ class Online:
         answers = self._teacher.score(requests, min(setup.score.top_k, self._teacher.vocab_size))
         teachers = iter(
             [
-                Teacher(kept.topk_count, kept.topk_ids, kept.topk_logprobs, kept.tail)
+                TeacherTopK(kept.topk_count, kept.topk_ids, kept.topk_logprobs, kept.tail)
                 for (_, sql), answer in zip(asked, answers, strict=True)
                 for kept in [cut(answer, sql, sql, setup.score.tail_mass, setup.tokens.vocab_size)]
             ]
         )
         return [
-            Example(example.example_id, example.db_id, tuple(self._branch(example, x, teachers) for x in group))
+            TrainingExample(example.example_id, example.db_id, tuple(self._branch(example, x, teachers) for x in group))
             for example, group in zip(examples, lessons, strict=True)
         ]
 
-    def _branch(self, example: Example, lesson: _Lesson, teachers: Iterator[Teacher]) -> Branch:
+    def _branch(self, example: TrainingExample, lesson: _Lesson, teachers: Iterator[TeacherTopK]) -> Branch:
         prompt = _prompt(example)
         tokens = np.concatenate([prompt, lesson.sql]).astype(np.int32)
         teacher = next(teachers) if lesson.is_scored else None
@@ -226,27 +226,27 @@ class Online:
             self._model.train(was_training)
 
 
-def prepare_together(online: Online, ranks: Ranks, step: int, examples: list[Example]) -> Prepared:
+def prepare_together(online: Online, ranks: Ranks, step: int, examples: list[TrainingExample]) -> PreparedStep:
     """What all processes prepare of a step, each its share of the examples, in the order of `examples`."""
     began = time.perf_counter()
     online.refresh()
     refreshed = time.perf_counter() - began
     mine = examples[ranks.rank :: ranks.world_size]
-    shares = ranks.gather(online.prepare(step, mine) if mine else Prepared([], {}))
+    shares = ranks.gather(online.prepare(step, mine) if mine else PreparedStep([], {}))
     figures: dict[str, float | int] = {}
     for name in {name: None for share in shares for name in share.figures}:
         values = [share.figures.get(name, 0) for share in shares]
         # Tokens add up; the step takes as long as the slowest process.
         figures[name] = sum(values) if name.endswith("_tokens") else max(values)
     figures["generate_seconds"] = figures.get("generate_seconds", 0.0) + refreshed
-    return Prepared([shares[i % len(shares)].examples[i // len(shares)] for i in range(len(examples))], figures)
+    return PreparedStep([shares[i % len(shares)].examples[i // len(shares)] for i in range(len(examples))], figures)
 
 
-def _prompt(example: Example) -> Int32:
+def _prompt(example: TrainingExample) -> Int32:
     gold = example.branches[0]
     return gold.tokens[: gold.start]
 
 
-def _sql(example: Example) -> Int32:
+def _sql(example: TrainingExample) -> Int32:
     gold = example.branches[0]
     return gold.tokens[gold.start :]

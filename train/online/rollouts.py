@@ -14,7 +14,7 @@ from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Backend, ScoreRequest
 from kidcore.models.backends.vllm_student import VllmStudent
-from kidcore.models.sources import inspect
+from kidcore.models.sources import read_source
 from kidcore.models.trees.trunk import causal_of
 from train.online.setup import OnlineSetup
 from train.step import autocast_dtype
@@ -40,7 +40,7 @@ def open_engine(
             dtype=str(autocast_dtype(settings, device) or torch.float32).removeprefix("torch."),
             max_top_k=8,
             max_length=online.engine_length or online.max_length,
-            vocab_size=inspect(student).vocab_size,
+            vocab_size=read_source(student).vocab_size,
         )
     except KidpipeError as error:
         fix = "set train.rollout_backend = transformers; where GPU memory is short, lower engine.gpu_memory"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kidcore.errors import KidpipeError
 from kidcore.models.trees.attention import Mask, has_tree_attention, make_mask
-from kidcore.models.trees.layout import Layout, best_layout, use_tree_attention
+from kidcore.models.trees.layout import PackLayout, best_layout, use_tree_attention
 from kidcore.models.trees.trunk import head_is_plain, run_trunk
 from train.data.packing import Pack
 
@@ -57,7 +57,7 @@ def check_head(model: nn.Module) -> None:
 
 def choose_layout(
     model: nn.Module, packing: Literal["auto", "tree", "plain", "none"], dtype: torch.dtype | None = None
-) -> Layout:
+) -> PackLayout:
     """The layout asked for, or the best that the model serves; says when that is less than a tree.
 
     A model that can share prompts is switched to tree attention on the way; `dtype` is that of autocast.
@@ -65,7 +65,7 @@ def choose_layout(
     best, reason = best_layout(model)
     if best == "tree" and packing in ("auto", "tree", "plain"):
         use_tree_attention(model, dtype)
-    ranks: list[Layout] = ["none", "plain", "tree"]
+    ranks: list[PackLayout] = ["none", "plain", "tree"]
     if packing == "auto":
         if best != "tree":
             _LOG.warning("packing: %s, because %s; prompts are not shared", best, reason)

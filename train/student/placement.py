@@ -8,7 +8,7 @@ from torch import nn
 
 from kidcore.config.config import TrainSettings
 from kidcore.method.methods import METHODS
-from kidcore.models.trees.layout import Layout
+from kidcore.models.trees.layout import PackLayout
 from train.step import autocast_dtype
 from train.student.layout import check_head, choose_layout
 from train.student.ranks import Ranks
@@ -49,7 +49,7 @@ class Placed:
     """The model divided over processes."""
     copy: WholeCopy | None
     """What generates in the place of a divided model, under methods whose student makes sequences."""
-    layout: Layout
+    layout: PackLayout
     autocast_dtype: torch.dtype | None
 
     @property
@@ -67,7 +67,7 @@ def place(model: nn.Module, settings: TrainSettings, ranks: Ranks) -> Placed:
     """Put the student, whole and the same in every process, where it trains."""
     dtype = autocast_dtype(settings, ranks.device)
 
-    def choose(model: nn.Module) -> Layout:
+    def choose(model: nn.Module) -> PackLayout:
         check_head(model)
         return choose_layout(model, settings.packing, dtype)
 

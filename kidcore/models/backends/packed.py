@@ -18,7 +18,7 @@ from kidcore.models.trees.layout import best_layout, use_tree_attention
 from kidcore.models.trees.tree import build_tree, shared_length, sort_key
 from kidcore.models.trees.trunk import head_is_plain, run_trunk
 
-_LOG = logging.getLogger("kidpipe")
+_LOG = logging.getLogger(__name__)
 _LOGITS_BYTES = 1 << 28
 """Bound on the float32 logits of one chunk."""
 
@@ -36,7 +36,7 @@ def can_share(model: Any) -> bool:
     return True
 
 
-def plan_packs(requests: Sequence[ScoreRequest], batch_tokens: int) -> Iterator[list[int]]:
+def plan_score_packs(requests: Sequence[ScoreRequest], batch_tokens: int) -> Iterator[list[int]]:
     """Indices of requests that together have at most `batch_tokens` rows; a longer request is alone."""
     pack: list[int] = []
     rows = 0
@@ -65,7 +65,7 @@ def score_pack(model: Any, requests: Sequence[ScoreRequest], top_k: int) -> list
     actual = np.concatenate([request.token_ids[request.start :] for request in requests]).astype(np.int64)
     size = max(1, _LOGITS_BYTES // (4 * head.weight.shape[0]))
     parts = [
-        rank(
+        rank_logits(
             head(hidden_LD[torch.from_numpy(rows[begin : begin + size]).to(device)]),
             torch.from_numpy(actual[begin : begin + size]).to(device),
             top_k,
@@ -81,7 +81,9 @@ def split(arrays: Sequence[NDArray[Any]], requests: Sequence[ScoreRequest]) -> l
     return [TopK(*parts) for parts in zip(*(np.split(array, ends) for array in arrays), strict=True)]
 
 
-def rank(logits_NV: Tensor, actual_N: Tensor, top_k: int) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
+def rank_logits(
+    logits_NV: Tensor, actual_N: Tensor, top_k: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
     """Ids and log-probabilities of the K likeliest, best first, and the log-probability of the tokens that stand there."""
     logits_NV = logits_NV.float()
     total_N1 = logits_NV.logsumexp(-1, keepdim=True)

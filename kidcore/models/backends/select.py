@@ -10,9 +10,9 @@ from kidcore.config.config import Dtype, EngineSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Backend
 from kidcore.models.sources import ModelSource
-from kidcore.models.sources import inspect as inspect_model
+from kidcore.models.sources import read_source as inspect_model
 
-log = logging.getLogger("kidpipe")
+_LOG = logging.getLogger(__name__)
 _SAFETENSORS_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
@@ -51,7 +51,7 @@ def open_backend(
     except KidpipeError as error:
         if engine.backend == "vllm":
             raise
-        log.warning("%s; running it with transformers", error.what)
+        _LOG.warning("%s; running it with transformers", error.what)
         return _open_transformers(source, engine, precision, length, verbose)
 
 

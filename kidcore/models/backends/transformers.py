@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Sampling, ScoreRequest, TopK, check_prompts, check_score
 from kidcore.models.backends.gumbel import Draw, Noise
-from kidcore.models.backends.packed import can_share, plan_packs, rank, score_pack, split
+from kidcore.models.backends.packed import can_share, plan_score_packs, rank_logits, score_pack, split
 
 _WINDOW = 512
 """Prompts sorted by length together: less padding, and answers held back stay small."""
@@ -76,7 +76,7 @@ class TransformersBackend:
 
     def _score_batches(self, requests: Sequence[ScoreRequest]) -> Iterator[list[int]]:
         if self._shares_prompts:
-            return plan_packs(requests, self._batch_tokens)
+            return plan_score_packs(requests, self._batch_tokens)
         wanted = [len(request.token_ids) - request.start + 1 for request in requests]
         return self._batches([len(request.token_ids) for request in requests], wanted)
 
@@ -151,7 +151,7 @@ class TransformersBackend:
         ).logits
         logits_NV = torch.cat([row_nV[-count - 1 : -1] for row_nV, count in zip(logits_BnV, counts, strict=True)])
         actual_N = torch.cat([row_L[-count:] for row_L, count in zip(ids_BL, counts, strict=True)])
-        return split(rank(logits_NV, actual_N, top_k), requests)
+        return split(rank_logits(logits_NV, actual_N, top_k), requests)
 
     @torch.inference_mode()
     def _generate_batch(

@@ -21,7 +21,7 @@ from kidcore.models.backends import vllm_engine
 from kidcore.models.backends.base import Sampling, ScoreRequest, TopK, check_prompts, check_score, in_ranked_order
 from kidcore.models.backends.quiet import quiet
 
-log = logging.getLogger("kidpipe")
+_LOG = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 _TIE_MARGIN = 8
@@ -85,7 +85,7 @@ class VllmBackend:
         problem = self._try_out(1e-3 if dtype == "float32" else 0.5, reads_cache=settings.prefix_cache)
         self._reads_cache = settings.prefix_cache and not problem
         if problem:
-            log.warning("scoring without vLLM's prefix cache, which is slower: %s", problem)
+            _LOG.warning("scoring without vLLM's prefix cache, which is slower: %s", problem)
 
     def score(self, requests: Sequence[ScoreRequest], top_k: int) -> Iterator[TopK]:
         """One TopK a request, in order. Neighbours that share a prefix should stand together."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kidcore.models.trees import blocks, flex
-from kidcore.models.trees.blocks import Plan, make_plan
+from kidcore.models.trees.blocks import Plan, plan_blocks
 from kidcore.models.trees.flex import FlexPlan, make_flex_plan
 from kidcore.models.trees.tree import Int64
 
@@ -24,7 +24,7 @@ def make_mask(model: nn.Module, tout: Int64, device: torch.device) -> Mask:
     """What `model`, on `device`, needs to attend over the ancestors of each row (see kidcore.models.trees.tree)."""
     if not has_tree_attention(model):
         return ancestor_mask(torch.from_numpy(tout).to(device))
-    return make_plan(tout) if device.type == "cpu" else make_flex_plan(tout, device)
+    return plan_blocks(tout) if device.type == "cpu" else make_flex_plan(tout, device)
 
 
 def tree_attention_forward(
@@ -53,9 +53,9 @@ def tree_attention_forward(
         # Rotary embeddings leave float32 beside bfloat16 values; SDPA would cast here too.
         query, key, value = (x.to(torch.get_autocast_dtype(query.device.type)) for x in (query, key, value))
     if isinstance(tree_plan, Plan):
-        output = blocks.attend(query, key, value, tree_plan, scale)
+        output = blocks.attend_blocks(query, key, value, tree_plan, scale)
     else:
-        output = flex.attend(query, key, value, tree_plan, scale)
+        output = flex.attend_flex(query, key, value, tree_plan, scale)
     return output.transpose(1, 2).contiguous(), None
 
 

@@ -47,7 +47,7 @@ class Plan:
         return sum((b.stop - b.start) * (b.key_stop - b.key_start) for b in (*self.own, *self.above))
 
 
-def make_plan(tout: Int64, local_rows: int = _LOCAL_ROWS) -> Plan:
+def plan_blocks(tout: Int64, local_rows: int = _LOCAL_ROWS) -> Plan:
     """Cut the tree that `tout` describes (see kidcore.models.trees.tree) into blocks."""
     plan = Plan([], [])
     waiting = [(0, len(tout))]
@@ -154,7 +154,7 @@ def _attend(block: Block, query: Tensor, key: Tensor, value: Tensor, scale: floa
     return part, lse
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, plan: Plan, scale: float) -> Tensor:
+def attend_blocks(query: Tensor, key: Tensor, value: Tensor, plan: Plan, scale: float) -> Tensor:
     """Attention over ancestors, [1, H, L, E]."""
     output: Tensor = _TreeAttention.apply(query, key, value, plan, scale)  # type: ignore[no-untyped-call]
     return output

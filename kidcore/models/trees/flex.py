@@ -67,7 +67,7 @@ def _block_lists(dense_NN: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArra
     return dense_NN.sum(-1, dtype=np.int32)[None, None], np.ascontiguousarray(order)[None, None]
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, plan: FlexPlan, scale: float) -> Tensor:
+def attend_flex(query: Tensor, key: Tensor, value: Tensor, plan: FlexPlan, scale: float) -> Tensor:
     """Attention over ancestors, [1, H, L, E]."""
     return compiled()(query, key, value, plan.tout_L, *plan.blocks, scale=scale)
 
@@ -99,7 +99,7 @@ def relative_error(heads: int, groups: int, size: int, dtype: torch.dtype, devic
     mask = (row_L[None, :] <= row_L[:, None]) & (row_L[:, None] < plan.tout_L[None, :])
     key_HLE, value_HLE = (x.repeat_interleave(heads // groups, dim=1) for x in (key, value))
     with torch.set_grad_enabled(backward):
-        found = [attend(query, key, value, plan, size**-0.5)]
+        found = [attend_flex(query, key, value, plan, size**-0.5)]
         expected = [scaled_dot_product_attention(query, key_HLE, value_HLE, attn_mask=mask)]
     if backward:
         grad = torch.randn(found[0].shape, generator=generator).to(device, dtype)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from kidcore.models.trees import flex
 from kidcore.models.trees.attention import Mask, has_tree_attention, install, make_mask, uninstall
-from kidcore.models.trees.blocks import make_plan
+from kidcore.models.trees.blocks import plan_blocks
 from kidcore.models.trees.tree import Int64, build_tree
 from kidcore.models.trees.trunk import causal_of, run_trunk
 
-Layout = Literal["tree", "plain", "none"]
+PackLayout = Literal["tree", "plain", "none"]
 """tree: shared prefixes once; plain: sequences end to end; none: one padded row a sequence."""
 
 _LOG = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _HALF_TOLERANCE = 5e-2
 _TEXTS = ([1, 2, 3, 4, 5], [1, 2, 3, 6, 7, 8], [1, 2, 9], [4, 5, 6, 7])
 
 
-def best_layout(model: nn.Module) -> tuple[Layout, str]:
+def best_layout(model: nn.Module) -> tuple[PackLayout, str]:
     """The layout that shares most among those that the model serves, and what keeps it from sharing more."""
     config: Any = model.config
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
@@ -81,7 +81,7 @@ def _tolerance(dtype: torch.dtype) -> float:
 
 
 @torch.no_grad()
-def _agrees_with_rows(model: nn.Module, layout: Layout, dtype: torch.dtype | None) -> bool:
+def _agrees_with_rows(model: nn.Module, layout: PackLayout, dtype: torch.dtype | None) -> bool:
     """Whether four short sequences in one row give the hidden states that they give alone."""
     device = next(model.parameters()).device
     if dtype is None and torch.is_autocast_enabled(device.type):
@@ -92,7 +92,7 @@ def _agrees_with_rows(model: nn.Module, layout: Layout, dtype: torch.dtype | Non
     mask: Mask | None = make_mask(model, tree.tout, device) if layout == "tree" else None
     if mask is not None and has_tree_attention(model) and device.type == "cpu":
         # Blocks of two rows, so that the tree is cut in every way there is.
-        mask = make_plan(tree.tout, local_rows=2)
+        mask = plan_blocks(tree.tout, local_rows=2)
     tolerance = _tolerance(dtype or next(model.parameters()).dtype)
     was_training = model.training
     model.eval()

@@ -7,8 +7,8 @@ from typing import Any
 
 import duckdb
 
-from kidcore.sql.sandbox.job import Job, Kind, Limits, Row
-from kidcore.sql.sandbox.sqlite import Outcome
+from kidcore.sql.sandbox.job import Job, Limits, ResultKind, Row
+from kidcore.sql.sandbox.sqlite import Fetched
 
 _CONNECTIONS_KEPT = 4
 _FETCH_ROWS = 1024
@@ -22,12 +22,12 @@ class DuckdbEngine:
         self._connections: dict[str, Any] = {}
         self._is_late = False
 
-    def execute(self, job: Job) -> Outcome:
+    def execute(self, job: Job) -> Fetched:
         """Run one job; every way a statement can fail comes back as an Outcome."""
         try:
             connection = self._connect(job.database)
         except duckdb.Error as error:
-            return Kind.ERROR, [], 0, f"cannot open database: {error}"
+            return ResultKind.ERROR, [], 0, f"cannot open database: {error}"
         self._is_late = False
         cursor = connection.cursor()
         timer = threading.Timer(self._limits.timeout_s, self._interrupt, [cursor])
@@ -37,24 +37,24 @@ class DuckdbEngine:
         except duckdb.Error as error:
             return self._explain(error)
         except (ValueError, OverflowError, RuntimeError) as error:
-            return Kind.ERROR, [], 0, str(error)
+            return ResultKind.ERROR, [], 0, str(error)
         finally:
             timer.cancel()
             cursor.close()
 
-    def _run(self, cursor: Any, sql: str) -> Outcome:
+    def _run(self, cursor: Any, sql: str) -> Fetched:
         statements = cursor.extract_statements(sql)
         if not statements:
-            return Kind.ERROR, [], 0, "no statement"
+            return ResultKind.ERROR, [], 0, "no statement"
         if len(statements) > 1:
-            return Kind.REFUSED, [], 0, "more than one statement"
+            return ResultKind.REFUSED, [], 0, "more than one statement"
         kind = statements[0].type
         if kind != duckdb.StatementType.SELECT:
-            return Kind.REFUSED, [], 0, f"not a reading statement: {kind.name.lower()}"
+            return ResultKind.REFUSED, [], 0, f"not a reading statement: {kind.name.lower()}"
         cursor.execute(statements[0])
         num_columns = len(cursor.description or ())
         if num_columns > self._limits.max_columns:
-            return Kind.REFUSED, [], 0, f"more than {self._limits.max_columns} columns"
+            return ResultKind.REFUSED, [], 0, f"more than {self._limits.max_columns} columns"
         rows: list[Row] = []
         size = 0
         while batch := cursor.fetchmany(_FETCH_ROWS):
@@ -62,23 +62,23 @@ class DuckdbEngine:
             size += sum(_size(row) for row in plain)
             rows += plain
             if len(rows) > self._limits.max_rows:
-                return Kind.MEMORY, [], num_columns, f"more than {self._limits.max_rows} rows"
+                return ResultKind.MEMORY, [], num_columns, f"more than {self._limits.max_rows} rows"
             if size > self._limits.max_bytes:
-                return Kind.MEMORY, [], num_columns, f"a result of more than {self._limits.max_bytes} bytes"
-        return Kind.OK, rows, num_columns, ""
+                return ResultKind.MEMORY, [], num_columns, f"a result of more than {self._limits.max_bytes} bytes"
+        return ResultKind.OK, rows, num_columns, ""
 
     def _interrupt(self, cursor: Any) -> None:
         self._is_late = True
         cursor.interrupt()
 
-    def _explain(self, error: Exception) -> Outcome:
+    def _explain(self, error: Exception) -> Fetched:
         if self._is_late:
-            return Kind.TIMEOUT, [], 0, f"more than {self._limits.timeout_s:g} s"
+            return ResultKind.TIMEOUT, [], 0, f"more than {self._limits.timeout_s:g} s"
         if isinstance(error, duckdb.OutOfMemoryException):
-            return Kind.MEMORY, [], 0, f"needs more than {self._limits.memory_mib} MiB of memory"
+            return ResultKind.MEMORY, [], 0, f"needs more than {self._limits.memory_mib} MiB of memory"
         if isinstance(error, duckdb.PermissionException) or "read-only mode" in str(error):
-            return Kind.REFUSED, [], 0, str(error)
-        return Kind.ERROR, [], 0, str(error)
+            return ResultKind.REFUSED, [], 0, str(error)
+        return ResultKind.ERROR, [], 0, str(error)
 
     def _connect(self, database: str) -> Any:
         if database not in self._connections:

@@ -12,7 +12,7 @@ Value: TypeAlias = Any
 Row: TypeAlias = tuple[Value, ...]
 
 
-class Kind(StrEnum):
+class ResultKind(StrEnum):
     """How a statement ended."""
 
     OK = "ok"
@@ -62,11 +62,11 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Result:
+class QueryResult:
     """How a job ended. `payload` holds the pickled rows; equal payloads mean equal rows, the reverse need not hold."""
 
     key: Any
-    kind: Kind
+    kind: ResultKind
     payload: bytes = b""
     num_rows: int = 0
     num_columns: int = 0
@@ -79,7 +79,7 @@ class Result:
     @property
     def is_ok(self) -> bool:
         """Whether there are rows to look at (perhaps none of them)."""
-        return self.kind is Kind.OK
+        return self.kind is ResultKind.OK
 
     @cached_property
     def rows(self) -> list[Row]:

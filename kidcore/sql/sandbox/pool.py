@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from kidcore.sql.sandbox.job import Job, Kind, Limits, Result, load_plain
+from kidcore.sql.sandbox.job import Job, Limits, QueryResult, ResultKind, load_plain
 from kidcore.sql.sandbox.process import WorkerProcess
 from kidcore.sql.sandbox.worker import ALARM_GRACE_S
 
@@ -50,11 +50,11 @@ class SandboxPool:
         self._workers.clear()
         self._selector.close()
 
-    def execute(self, job: Job) -> Result:
+    def execute(self, job: Job) -> QueryResult:
         """Run one job."""
         return next(self.run([job]))
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[Result]:
+    def run(self, jobs: Iterable[Job]) -> Iterator[QueryResult]:
         """Run jobs as they come; one result each, in order. A job that crashes or hangs harms no other."""
         run = _Run(self, iter(jobs))
         try:
@@ -107,13 +107,13 @@ class _Run:
         self._retry: deque[tuple[int, Job]] = deque()
         self._retried: dict[int, float] = {}
         """Jobs that have had their second chance, and the seconds of the first."""
-        self._finished: dict[int, Result] = {}
+        self._finished: dict[int, QueryResult] = {}
         self._finished_bytes = 0
         self._next = 0
         self._begun = 0
         self._exhausted = False
 
-    def results(self) -> Iterator[Result]:
+    def results(self) -> Iterator[QueryResult]:
         while True:
             while self._next in self._finished:
                 result = self._finished.pop(self._next)
@@ -153,13 +153,13 @@ class _Run:
             self._begun += 1
             number, job = item
             if refusal := _refuse(job, self._pool.limits):
-                self._finish(number, Result(job.key, Kind.REFUSED, message=refusal))
+                self._finish(number, QueryResult(job.key, ResultKind.REFUSED, message=refusal))
             else:
                 path = self._paths.get(job.database) or self._paths.setdefault(job.database, str(Path(job.database).absolute()))
                 batch.append((number, Job(path, job.sql, job.key, job.reverse)))
         return batch
 
-    def _finish(self, number: int, result: Result) -> None:
+    def _finish(self, number: int, result: QueryResult) -> None:
         self._finished[number] = result
         if number in self._retried:
             self._finished[number] = replace(result, runs=2, seconds=max(result.seconds, self._retried[number]))
@@ -180,27 +180,27 @@ class _Run:
                 worker.turn()
                 continue
             kind, payload, num_rows, num_columns, message, seconds, cpu_s = load_plain(frame)
-            if self._is_doubtful(worker, Kind(kind), cpu_s, seconds):
+            if self._is_doubtful(worker, ResultKind(kind), cpu_s, seconds):
                 self._replace(worker)
                 return
             number, job = worker.held.popleft()
             worker.served += 1
             worker.cpu_s += cpu_s
-            self._finish(number, Result(job.key, Kind(kind), payload, num_rows, num_columns, message, seconds))
-            if kind == Kind.MEMORY.value:
+            self._finish(number, QueryResult(job.key, ResultKind(kind), payload, num_rows, num_columns, message, seconds))
+            if kind == ResultKind.MEMORY.value:
                 self._replace(worker)
                 return
         if not worker.held:
             worker.adapt()
 
-    def _is_doubtful(self, worker: WorkerProcess, kind: Kind, cpu_s: float, seconds: float) -> bool:
+    def _is_doubtful(self, worker: WorkerProcess, kind: ResultKind, cpu_s: float, seconds: float) -> bool:
         """Whether the job in hand is to run once more on a fresh worker, because something else may be to blame.
 
         Memory and crashes may be the doing of the jobs before it, a deadline that of a machine too busy to run it.
         """
         number = worker.held[0][0]
-        starved = kind is Kind.TIMEOUT and cpu_s < _STARVED * self._pool.limits.timeout_s
-        followed = kind in (Kind.MEMORY, Kind.CRASHED) and worker.served > 0
+        starved = kind is ResultKind.TIMEOUT and cpu_s < _STARVED * self._pool.limits.timeout_s
+        followed = kind in (ResultKind.MEMORY, ResultKind.CRASHED) and worker.served > 0
         if number in self._retried or not (starved or followed):
             return False
         self._retried[number] = seconds
@@ -221,11 +221,11 @@ class _Run:
         if not worker.held:
             return
         late = status == -signal.SIGALRM or worker.is_overdue(self._pool.silence_s)
-        kind = Kind.TIMEOUT if late else Kind.CRASHED
+        kind = ResultKind.TIMEOUT if late else ResultKind.CRASHED
         message = f"more than {self._pool.limits.timeout_s:g} s" if late else f"its process died with status {status}"
         if not self._is_doubtful(worker, kind, cpu_s, seconds):
             number, job = worker.held.popleft()
-            self._finish(number, Result(job.key, kind, message=message, seconds=seconds))
+            self._finish(number, QueryResult(job.key, kind, message=message, seconds=seconds))
         self._give_back(worker)
 
     def _kill_overdue(self, heard: set[int]) -> None:

@@ -8,7 +8,7 @@ import sqlite3
 import time
 from pathlib import Path
 
-from kidcore.sql.sandbox.job import Job, Kind, Limits, Row
+from kidcore.sql.sandbox.job import Job, Limits, ResultKind, Row
 
 _READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE}
 _FORBIDDEN_FUNCTIONS = {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit", "sqlite_log"}
@@ -16,7 +16,7 @@ _CONNECTIONS_KEPT = 16
 _FETCH_ROWS = 256
 _HANDLER_STEPS = 10_000
 
-Outcome = tuple[Kind, list[Row], int, str]
+Fetched = tuple[ResultKind, list[Row], int, str]
 """Kind, rows, number of columns, message."""
 
 
@@ -32,12 +32,12 @@ class SqliteEngine:
         self._deadline = 0.0
         self._ticks_allowed = 0
 
-    def execute(self, job: Job) -> Outcome:
+    def execute(self, job: Job) -> Fetched:
         """Run one job; every way a statement can fail comes back as an Outcome."""
         try:
             connection = self._connect(job.database, job.reverse)
         except sqlite3.Error as error:
-            return Kind.ERROR, [], 0, f"cannot open database: {error}"
+            return ResultKind.ERROR, [], 0, f"cannot open database: {error}"
         self._refused = self._stopped = ""
         self._ticks = 0
         self._deadline = time.monotonic() + self._limits.timeout_s
@@ -47,7 +47,7 @@ class SqliteEngine:
             if connection.in_transaction:
                 self._connections.pop((job.database, job.reverse)).close()
 
-    def _run(self, connection: sqlite3.Connection, sql: str) -> Outcome:
+    def _run(self, connection: sqlite3.Connection, sql: str) -> Fetched:
         try:
             try:
                 return self._fetch(connection, sql)
@@ -62,44 +62,44 @@ class SqliteEngine:
             finally:
                 connection.text_factory = str
         except MemoryError:
-            return Kind.MEMORY, [], 0, f"needs more than {self._limits.memory_mib} MiB of memory"
+            return ResultKind.MEMORY, [], 0, f"needs more than {self._limits.memory_mib} MiB of memory"
         except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
             return self._explain(error)
 
-    def _fetch(self, connection: sqlite3.Connection, sql: str) -> Outcome:
+    def _fetch(self, connection: sqlite3.Connection, sql: str) -> Fetched:
         cursor = connection.cursor()
         try:
             cursor.execute(sql)
             if cursor.description is None:
-                return Kind.ERROR, [], 0, "no statement"
+                return ResultKind.ERROR, [], 0, "no statement"
             num_columns = len(cursor.description)
             rows: list[Row] = cursor.fetchmany(_FETCH_ROWS)
             if len(rows) < _FETCH_ROWS:
-                return Kind.OK, rows, num_columns, ""
+                return ResultKind.OK, rows, num_columns, ""
             size, batch = 0, rows
             while batch:
                 size += sum(_size(row) for row in batch)
                 if len(rows) > self._limits.max_rows:
-                    return Kind.MEMORY, [], num_columns, f"more than {self._limits.max_rows} rows"
+                    return ResultKind.MEMORY, [], num_columns, f"more than {self._limits.max_rows} rows"
                 if size > self._limits.max_bytes:
-                    return Kind.MEMORY, [], num_columns, f"a result of more than {self._limits.max_bytes} bytes"
+                    return ResultKind.MEMORY, [], num_columns, f"a result of more than {self._limits.max_bytes} bytes"
                 batch = cursor.fetchmany(_FETCH_ROWS)
                 rows += batch
-            return Kind.OK, rows, num_columns, ""
+            return ResultKind.OK, rows, num_columns, ""
         finally:
             cursor.close()
 
-    def _explain(self, error: Exception) -> Outcome:
+    def _explain(self, error: Exception) -> Fetched:
         message = str(error)
         if self._stopped:
-            return Kind.TIMEOUT, [], 0, self._stopped
+            return ResultKind.TIMEOUT, [], 0, self._stopped
         if self._refused:
-            return Kind.REFUSED, [], 0, self._refused
+            return ResultKind.REFUSED, [], 0, self._refused
         if "one statement at a time" in message:
-            return Kind.REFUSED, [], 0, "more than one statement"
+            return ResultKind.REFUSED, [], 0, "more than one statement"
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_TOOBIG or isinstance(error, sqlite3.DataError):
-            return Kind.REFUSED, [], 0, message
-        return Kind.ERROR, [], 0, message
+            return ResultKind.REFUSED, [], 0, message
+        return ResultKind.ERROR, [], 0, message
 
     def _connect(self, database: str, reverse: bool) -> sqlite3.Connection:
         connection = self._connections.get((database, reverse))

@@ -11,8 +11,8 @@ import sys
 import time
 from typing import Any, Protocol
 
-from kidcore.sql.sandbox.job import Job, Kind, Limits, dump_plain, load_plain
-from kidcore.sql.sandbox.sqlite import Outcome, SqliteEngine
+from kidcore.sql.sandbox.job import Job, Limits, ResultKind, dump_plain, load_plain
+from kidcore.sql.sandbox.sqlite import Fetched, SqliteEngine
 
 HEADER = struct.Struct("<I")
 # The kernel ends a statement that doesn't return to its engine's own deadline check (a single huge LIKE, say).
@@ -23,10 +23,10 @@ ALARM_GRACE_S = 0.25
 _RESERVED_MIB = {"sqlite": 0, "duckdb": 1536}
 
 
-class Engine(Protocol):
+class SqlEngine(Protocol):
     """The inner ring of one kind of database."""
 
-    def execute(self, job: Job) -> Outcome:
+    def execute(self, job: Job) -> Fetched:
         """Run one job; every way it can fail is an Outcome."""
         ...
 
@@ -44,31 +44,31 @@ def main() -> None:
     limits = Limits(*load_plain(_read_frame(sys.stdin.buffer)))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _confine()
-    engines: dict[str, Engine] = {}
+    engines: dict[str, SqlEngine] = {}
     out = sys.stdout.buffer
     _send(out, b"")  # ready: from here on silence is the statement's
     while frame := _read_frame(sys.stdin.buffer):
         for fields in load_plain(frame):
             kind = _serve(Job(*fields), limits, engines, out)
-            if kind is Kind.MEMORY:
+            if kind is ResultKind.MEMORY:
                 # The heap of a process that ran out of memory is not to be trusted with the next statement.
                 os._exit(0)
 
 
-def _serve(job: Job, limits: Limits, engines: dict[str, Engine], out: Any) -> Kind:
+def _serve(job: Job, limits: Limits, engines: dict[str, SqlEngine], out: Any) -> ResultKind:
     started, cpu_started = time.perf_counter(), time.process_time()
     try:
         engine = _engine(job.database, limits, engines, out)
         started, cpu_started = time.perf_counter(), time.process_time()
         signal.setitimer(signal.ITIMER_REAL, limits.timeout_s + ALARM_GRACE_S)
         kind, rows, num_columns, message = engine.execute(job)
-        payload = dump_plain(rows) if kind is Kind.OK else b""
+        payload = dump_plain(rows) if kind is ResultKind.OK else b""
         num_rows = len(rows)
         del rows
         if len(payload) > limits.max_bytes:
-            kind, payload, message = Kind.MEMORY, b"", f"a result of more than {limits.max_bytes} bytes"
+            kind, payload, message = ResultKind.MEMORY, b"", f"a result of more than {limits.max_bytes} bytes"
     except MemoryError:
-        kind, payload, num_rows, num_columns = Kind.MEMORY, b"", 0, 0
+        kind, payload, num_rows, num_columns = ResultKind.MEMORY, b"", 0, 0
         message = f"needs more than {limits.memory_mib} MiB of memory"
     signal.setitimer(signal.ITIMER_REAL, 0)
     seconds = time.perf_counter() - started
@@ -83,7 +83,7 @@ def _send(out: Any, frame: bytes) -> None:
     out.flush()
 
 
-def _engine(database: str, limits: Limits, engines: dict[str, Engine], out: Any) -> Engine:
+def _engine(database: str, limits: Limits, engines: dict[str, SqlEngine], out: Any) -> SqlEngine:
     name = engine_name(database)
     if name not in engines:
         if name == "duckdb":

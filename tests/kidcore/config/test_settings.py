@@ -16,7 +16,7 @@ from kidcore.config.config import (
     TrainSettings,
 )
 from kidcore.config.config_load import sections
-from kidcore.config.settings import Kind, canonical_json, fingerprint
+from kidcore.config.settings import SettingKind, canonical_json, fingerprint
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -27,7 +27,7 @@ VALUES = st.recursive(
 def test_every_setting_has_one_kind_a_description_and_a_valid_default() -> None:
     for name, model in sections().items():
         for field, info in model.model_fields.items():
-            assert isinstance(model.kind_of(field), Kind), f"{name}.{field}"
+            assert isinstance(model.kind_of(field), SettingKind), f"{name}.{field}"
             assert info.description, f"{name}.{field}"
         model.model_validate(model().model_dump())
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kidcore.config.config import IngestSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.prompts import PromptEncoder, prompt_digest, render_question
-from kidcore.models.tokenizers import load
+from kidcore.models.tokenizers import load_tokenizer
 from kidcore.sql.schema_text import read_schema, render
 
 
@@ -73,11 +73,11 @@ def test_sql_tokens_and_their_starts_cover_the_text(tiny_encoder: PromptEncoder,
 
 @pytest.fixture(scope="module")
 def tiny_encoder(tiny_model: Path) -> PromptEncoder:
-    return PromptEncoder(load(tiny_model), chat=False)
+    return PromptEncoder(load_tokenizer(tiny_model), chat=False)
 
 
 def test_chat_templates_go_around_both_pieces(tiny_model: Path) -> None:
-    tokenizer = load(tiny_model)
+    tokenizer = load_tokenizer(tiny_model)
     messages = "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}"
     tokenizer.chat_template = messages + "{% if add_generation_prompt %}[assistant]{% endif %}"
     encoder = PromptEncoder(tokenizer, chat=True)
@@ -87,4 +87,4 @@ def test_chat_templates_go_around_both_pieces(tiny_model: Path) -> None:
 
 def test_chat_without_a_template_is_refused(tiny_model: Path) -> None:
     with pytest.raises(KidpipeError, match="no chat template"):
-        PromptEncoder(load(tiny_model), chat=True)
+        PromptEncoder(load_tokenizer(tiny_model), chat=True)

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from kidcore.errors import KidpipeError
-from kidcore.models.tokenizers import eos_id, load, mask_token_id, require_same, special_ids, tokenizer_digest
+from kidcore.models.tokenizers import eos_id, load_tokenizer, mask_token_id, require_same, special_ids, tokenizer_digest
 
 _TEXTS = ["SELECT name FROM singer WHERE age > 30", "question: How many singers are there? sql:"] * 10
 _SPECIALS = {"pad_token": "<pad>", "eos_token": "<eos>", "mask_token": "<mask>"}
@@ -31,7 +31,7 @@ def test_digest_is_the_same_after_saving_and_using(tmp_path: Path) -> None:
     tokenizer = _train()
     digest = tokenizer_digest(tokenizer)
     tokenizer.save_pretrained(tmp_path)
-    loaded = load(tmp_path)
+    loaded = load_tokenizer(tmp_path)
     assert tokenizer_digest(loaded) == digest
     # Padding and truncation stay set in the tokenizer after such a call.
     loaded(["SELECT", "SELECT name"], padding=True, truncation=True, max_length=4)
@@ -43,7 +43,7 @@ def test_tokenizer_file_is_taken_as_it_is(tmp_path: Path) -> None:
     tokenizer = _train()
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}', encoding="utf-8")
-    assert load(tmp_path).encode("year >= 2014, 30") == tokenizer.encode("year >= 2014, 30")
+    assert load_tokenizer(tmp_path).encode("year >= 2014, 30") == tokenizer.encode("year >= 2014, 30")
 
 
 @pytest.mark.parametrize("other", [_train(lowercase=True), _train(_TEXTS[:1]), _train(eos_token="<eos>", pad_token="<eos>")])
@@ -53,7 +53,7 @@ def test_digest_tells_tokenizers_apart(other: Any) -> None:
 
 def test_equal_tokenizers_are_accepted(tmp_path: Path) -> None:
     _train().save_pretrained(tmp_path)
-    require_same(_train(), load(tmp_path))
+    require_same(_train(), load_tokenizer(tmp_path))
 
 
 def test_same_vocabulary_but_other_normaliser_is_refused_with_the_text() -> None:
@@ -105,11 +105,11 @@ def test_eos_is_required() -> None:
 
 def test_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KidpipeError, match="no tokenizer could be loaded"):
-        load(tmp_path)
+        load_tokenizer(tmp_path)
 
 
 def test_long_texts_are_encoded_without_warning(tmp_path: Path) -> None:
     tokenizer = _train()
     tokenizer.model_max_length = 8
     tokenizer.save_pretrained(tmp_path)
-    assert len(load(tmp_path).encode("SELECT " * 50)) > 8
+    assert len(load_tokenizer(tmp_path).encode("SELECT " * 50)) > 8

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kidcore.config.config_load import load
+from kidcore.config.config_load import load_config
 from tests.kidpipe.commands.running import Cli
 
 
@@ -101,7 +101,7 @@ def test_status_of_fifty_thousand_shards_reads_none_of_them(cli: Cli, tmp_path: 
 def test_init_writes_a_file_that_the_other_commands_read(cli: Cli, tmp_path: Path) -> None:
     cli.settings.clear()
     assert cli("init", "--teacher", "some/teacher", "--data", "spider").code == 0
-    assert load(tmp_path / "kidpipe.toml", {}, {}).config.teacher.model == "some/teacher"
+    assert load_config(tmp_path / "kidpipe.toml", {}, {}).config.teacher.model == "some/teacher"
     again = cli("init")
     assert (again.code, "--force" in again.err) == (1, True)
     shown = json.loads(cli("config", "--json").out)

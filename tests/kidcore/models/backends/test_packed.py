@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import GraniteConfig, GraniteForCausalLM, Qwen2ForCausalLM
 
 from kidcore.models.backends.base import ScoreRequest, TopK
-from kidcore.models.backends.packed import can_share, plan_packs, rank, score_pack
+from kidcore.models.backends.packed import can_share, plan_score_packs, rank_logits, score_pack
 from kidcore.models.backends.transformers import TransformersBackend
 from kidcore.models.trees.attention import has_tree_attention
 from kidcore.models.trees.tree import tree_tokens
@@ -58,7 +58,7 @@ def test_packed_answers_are_those_of_each_request_alone(
 ) -> None:
     model = make_student().to(device).eval()
     requests = draw_requests(seed, count, alphabet, longest)
-    packs = list(plan_packs(requests, batch_tokens))
+    packs = list(plan_score_packs(requests, batch_tokens))
     assert sorted(index for pack in packs for index in pack) == list(range(count))
     for pack in packs:
         asked = [requests[index] for index in pack]
@@ -122,6 +122,6 @@ def test_models_in_half_precision_share_too() -> None:
 @settings(max_examples=40, deadline=None)
 def test_ties_for_the_last_place_go_to_the_lowest_ids(seed: int, kinds: int, top_k: int) -> None:
     logits = torch.from_numpy(np.random.default_rng(seed).integers(kinds, size=(6, 30)).astype(np.float32))
-    ids, _, actual = rank(logits, torch.zeros(6, dtype=torch.int64), top_k)
+    ids, _, actual = rank_logits(logits, torch.zeros(6, dtype=torch.int64), top_k)
     np.testing.assert_array_equal(ids, torch.sort(logits, descending=True, stable=True).indices[:, :top_k].numpy())
     np.testing.assert_allclose(actual, torch.log_softmax(logits, -1)[:, 0].numpy(), rtol=1e-6, atol=1e-5)

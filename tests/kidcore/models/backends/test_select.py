@@ -23,7 +23,7 @@ def no_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_vllm")
 def test_without_vllm_transformers_is_used_and_said(tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, logger="kidpipe"):
+    with caplog.at_level(logging.WARNING, logger="kidcore"):
         backend = open_backend(tiny_model, EngineSettings(device="cpu"), max_top_k=4, max_length=100)
     assert (backend.name, backend.vocab_size, backend.max_length) == ("transformers", 435, 100)
     assert "vLLM is not installed; running it with transformers" in caplog.text
@@ -61,4 +61,4 @@ def test_stored_dtype_is_that_of_the_weights(tiny_model: Path, tmp_path: Path, d
     if not stated:
         del config["dtype"]
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    assert stored_dtype(sources.inspect(tmp_path)) == str(dtype).removeprefix("torch.")
+    assert stored_dtype(sources.read_source(tmp_path)) == str(dtype).removeprefix("torch.")

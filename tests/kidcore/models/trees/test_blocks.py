@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kidcore.models.trees.attention import ancestor_mask
-from kidcore.models.trees.blocks import _TreeAttention, make_plan
+from kidcore.models.trees.blocks import _TreeAttention, plan_blocks
 from kidcore.models.trees.tree import build_tree
 from tests.kidcore.models.trees.drawing import draw_tree
 
@@ -33,7 +33,7 @@ def test_output_and_gradients_are_the_dense_ones(
     mask = ancestor_mask(torch.from_numpy(tree.tout))
     expected = torch.nn.functional.scaled_dot_product_attention(query, *grouped, attn_mask=mask, scale=0.3)
     grad = torch.randn_like(expected)
-    found = _TreeAttention.apply(query, key, value, make_plan(tree.tout, local_rows), 0.3)
+    found = _TreeAttention.apply(query, key, value, plan_blocks(tree.tout, local_rows), 0.3)
     assert torch.allclose(found, expected, atol=1e-5)
     for mine, theirs in zip(torch.autograd.grad(found, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True):
         assert torch.allclose(mine, theirs, atol=5e-5)
@@ -43,7 +43,7 @@ def test_output_and_gradients_are_the_dense_ones(
 @settings(max_examples=40, deadline=None)
 def test_blocks_cover_each_allowed_pair_once(seed: int, sequences: int, local_rows: int) -> None:
     tree = draw_tree(seed, sequences, 3, 30)
-    plan = make_plan(tree.tout, local_rows)
+    plan = plan_blocks(tree.tout, local_rows)
     seen = np.zeros((tree.num_rows, tree.num_rows), np.int64)
     for block in (*plan.own, *plan.above):
         part = np.ones((block.stop - block.start, block.key_stop - block.key_start), np.int64)
@@ -62,7 +62,7 @@ def test_a_schema_with_many_questions_costs_a_fraction_of_the_dense_pairs() -> N
     sequences = [np.concatenate([s, rng.integers(2, 50, size=80)]).astype(np.int32) for s in schemas for _ in range(8)]
     tree = build_tree(sequences)
     allowed = int(ancestor_mask(torch.from_numpy(tree.tout)).sum())
-    pairs = make_plan(tree.tout).num_pairs
+    pairs = plan_blocks(tree.tout).num_pairs
     assert pairs < 1.6 * allowed
     assert pairs < 0.2 * tree.num_rows**2
 
@@ -73,7 +73,7 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     query, key, value = (torch.randn(1, 2, tree.num_rows, 16, dtype=dtype, requires_grad=True) for _ in range(3))
     mask = ancestor_mask(torch.from_numpy(tree.tout))
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    found = _TreeAttention.apply(query, key, value, make_plan(tree.tout, 8), 0.25)
+    found = _TreeAttention.apply(query, key, value, plan_blocks(tree.tout, 8), 0.25)
     tolerance = 3e-2 if dtype == torch.bfloat16 else 1e-6
     assert torch.allclose(found, expected, atol=tolerance)
     found.sum().backward()

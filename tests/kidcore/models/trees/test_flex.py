@@ -77,7 +77,7 @@ def dense_difference(
     mask = ancestor_mask(plan.tout_L.cpu().long())
     grouped = [x.repeat_interleave(heads[0] // heads[1], dim=1) for x in exact[1:]]
     expected = torch.nn.functional.scaled_dot_product_attention(exact[0], *grouped, attn_mask=mask, scale=0.3)
-    found = flex.attend(*mine, plan, 0.3)
+    found = flex.attend_flex(*mine, plan, 0.3)
     grad = torch.randn(found.shape)
     pairs = [(found, expected)]
     pairs += zip(
@@ -115,7 +115,7 @@ def test_new_lengths_do_not_compile_again(device: torch.device) -> None:
         lengths.add(plan.num_rows)
         inputs = [torch.randn(1, plan.num_rows, n, 16, device=device).transpose(1, 2).requires_grad_() for n in (2, 1, 1)]
         with torch.compiler.set_stance("fail_on_recompile" if number else "default"):
-            flex.attend(*inputs, plan, 0.25).sum().backward()
+            flex.attend_flex(*inputs, plan, 0.25).sum().backward()
     assert len(lengths) > 8
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before == 1
 
@@ -127,7 +127,7 @@ def test_many_models_share_a_process(device: torch.device) -> None:
         for dtype, tolerance in ((torch.float32, 2e-5), (torch.bfloat16, 2e-2)):
             assert dense_difference(plan, (heads, groups), 16, dtype, device, 0) < tolerance
             with torch.no_grad():
-                flex.attend(
+                flex.attend_flex(
                     *(torch.randn(1, n, plan.num_rows, 16, device=device, dtype=dtype) for n in (heads, groups, groups)),
                     plan,
                     0.25,

@@ -12,7 +12,7 @@ from eval.execution import GoldCache
 from eval.verdicts import VerdictKind, judge, judge_one
 from kidcore.config.config import EvalSettings
 from kidcore.sql.datasets import Example
-from kidcore.sql.sandbox.job import Job, Kind, Limits
+from kidcore.sql.sandbox.job import Job, Limits, ResultKind
 from kidcore.sql.sandbox.pool import SandboxPool
 from tests.eval.attacks import peaks_mib, within_a_second
 
@@ -111,12 +111,12 @@ def test_attack_harms_nobody(name: str, world: Path, pool: SandboxPool) -> None:
     digest = hashlib.sha256(world.read_bytes()).digest()
     gold = pool.execute(Job(str(world), GOLD))
     result = within_a_second(pool, Job(str(world), attack(name, world)))
-    assert result.kind is not Kind.OK
-    assert name not in MUST_BE_REFUSED or result.kind is Kind.REFUSED
+    assert result.kind is not ResultKind.OK
+    assert name not in MUST_BE_REFUSED or result.kind is ResultKind.REFUSED
     assert hashlib.sha256(world.read_bytes()).digest() == digest
     assert [path.name for path in world.parent.iterdir()] == [world.name]
     after = pool.execute(Job(str(world), GOLD))
-    assert (after.kind, after.rows, len(after.rows)) == (Kind.OK, gold.rows, 20)
+    assert (after.kind, after.rows, len(after.rows)) == (ResultKind.OK, gold.rows, 20)
 
 
 def test_memory_stays_bounded(world: Path) -> None:

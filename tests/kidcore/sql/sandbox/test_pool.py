@@ -20,7 +20,7 @@ from eval.execution import GoldCache
 from eval.verdicts import VerdictKind, judge
 from kidcore.config.config import EvalSettings
 from kidcore.sql.datasets import Example
-from kidcore.sql.sandbox.job import Job, Kind, Limits, Result
+from kidcore.sql.sandbox.job import Job, Limits, QueryResult, ResultKind
 from kidcore.sql.sandbox.pool import SandboxPool
 from kidcore.sql.sandbox.process import WorkerProcess
 from tests.eval.worlds import GOLDS, make_world
@@ -35,7 +35,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_world(tmp_path_factory.mktemp("sandbox"))
 
 
-def run(world: Path, sqls: list[str], limits: Limits | None = None, workers: int = 2) -> list[Result]:
+def run(world: Path, sqls: list[str], limits: Limits | None = None, workers: int = 2) -> list[QueryResult]:
     with SandboxPool(limits, workers) as pool:
         return list(pool.run(Job(str(world), sql, key) for key, sql in enumerate(sqls)))
 
@@ -49,14 +49,14 @@ def plain_rows(world: Path, sql: str) -> list[tuple[object, ...]]:
         connection.close()
 
 
-def outcome(result: Result) -> tuple[object, ...]:
+def outcome(result: QueryResult) -> tuple[object, ...]:
     """All of a result that may not depend on the clock."""
     return result.key, result.kind, result.payload, result.num_rows, result.num_columns, result.message
 
 
 def test_rows_are_those_of_sqlite(world: Path) -> None:
     for result, sql in zip(run(world, list(GOLDS)), GOLDS, strict=True):
-        assert (result.kind, result.rows) == (Kind.OK, plain_rows(world, sql))
+        assert (result.kind, result.rows) == (ResultKind.OK, plain_rows(world, sql))
         assert result.num_rows == len(result.rows)
         assert result.num_columns == len(result.rows[0])
 
@@ -70,7 +70,7 @@ def test_results_come_in_order_with_their_keys(world: Path) -> None:
 
 def test_a_missing_database_is_an_error_and_is_not_made(tmp_path: Path) -> None:
     (result,) = run(tmp_path / "none.sqlite", ["SELECT 1"])
-    assert result.kind is Kind.ERROR
+    assert result.kind is ResultKind.ERROR
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,12 +108,12 @@ def test_limits_on_rows_bytes_and_text(world: Path) -> None:
         limits,
     )
     assert [result.kind for result in results] == [
-        Kind.MEMORY,
-        Kind.MEMORY,
-        Kind.REFUSED,
-        Kind.REFUSED,
-        Kind.ERROR,
-        Kind.OK,
+        ResultKind.MEMORY,
+        ResultKind.MEMORY,
+        ResultKind.REFUSED,
+        ResultKind.REFUSED,
+        ResultKind.ERROR,
+        ResultKind.OK,
     ]
 
 
@@ -121,7 +121,7 @@ def test_steps_stop_the_same_statements_every_time(world: Path) -> None:
     sqls = [f"{ENDLESS.replace('FROM t)', f'FROM t WHERE a < {n})')}" for n in (10, 300, 700, 1_000, 1_300, 5_000)]
     limits = Limits(max_steps=20_000)
     first = [outcome(result) for result in run(world, sqls, limits, workers=1)]
-    assert {kind for _key, kind, *_rest in first} == {Kind.OK, Kind.TIMEOUT}
+    assert {kind for _key, kind, *_rest in first} == {ResultKind.OK, ResultKind.TIMEOUT}
     assert [outcome(result) for result in run(world, sqls * 2, limits, workers=3)][: len(sqls)] == first
 
 
@@ -136,7 +136,7 @@ def test_reverse_shows_what_rests_on_ties(world: Path) -> None:
 def test_a_killed_worker_harms_its_own_job_only(world: Path) -> None:
     with SandboxPool(Limits(timeout_s=30), workers=1) as pool, Killer(pool._workers):
         results = list(pool.run(Job(str(world), KILLED if n == 5 else f"SELECT {n}", n) for n in range(12)))
-    assert [result.kind for result in results] == [Kind.CRASHED if n == 5 else Kind.OK for n in range(12)]
+    assert [result.kind for result in results] == [ResultKind.CRASHED if n == 5 else ResultKind.OK for n in range(12)]
     assert [result.runs for result in results] == [2 if n == 5 else 1 for n in range(12)], (
         "the first may have been somebody else's"
     )
@@ -204,7 +204,7 @@ def test_no_worker_outlives_the_pool(world: Path) -> None:
 def test_workers_load_nothing_but_the_standard_library() -> None:
     script = (
         "import sys, kidcore.sql.sandbox.worker\n"
-        "extra = {name.partition('.')[0] for name in sys.modules} - set(sys.stdlib_module_names) - {'kidpipe', '__main__'}\n"
+        "extra = {name.partition('.')[0] for name in sys.modules} - set(sys.stdlib_module_names) - {'kidcore', '__main__'}\n"
         "print(sorted(name for name in extra if not name.startswith('_')))"
     )
     root = Path(__file__).parents[4]

@@ -1,6 +1,6 @@
 """One run of a comparison, in a process of its own: a cell file in, training, evaluation, and figures of both out.
 
-`python -m kidpipe.study.cell FOLDER` reads FOLDER/cell.json; FOLDER/training.json and FOLDER/result.json appear.
+`python -m kidpipe.study.trial FOLDER` reads FOLDER/cell.json; FOLDER/training.json and FOLDER/result.json appear.
 The process ends itself when its standard input closes, so that no run outlives the comparison that started it.
 """
 
@@ -26,7 +26,7 @@ from kidpipe.commands.train import train
 CELL, TRAINING, RESULT = "cell.json", "training.json", "result.json"
 
 
-def run_cell(folder: Path) -> None:
+def run_trial(folder: Path) -> None:
     """Train unless that is done, evaluate, and write the result last."""
     cell = json.loads((folder / CELL).read_text(encoding="utf-8"))
     session = Session(Loaded(Config.model_validate(cell["config"]), {}), verbose=False)
@@ -81,7 +81,7 @@ def main() -> None:
     _end_with_the_parent()
     quieten(verbose=False)
     try:
-        run_cell(Path(sys.argv[1]))
+        run_trial(Path(sys.argv[1]))
     except KidpipeError as error:
         print(f"error: {error.what}", file=sys.stderr)
         sys.exit(1)

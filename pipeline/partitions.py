@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from kidcore.config.digests import FileDigests
 from kidcore.config.settings import fingerprint
 from kidcore.sql.datasets import DataSet, Example
-from kidcore.store.graph import Part
+from kidcore.store.graph import Partition
 
 
-def split_parts(dataset: DataSet, shard_rows: int, digests: FileDigests) -> list[Part]:
+def split_parts(dataset: DataSet, shard_rows: int, digests: FileDigests) -> list[Partition]:
     """Runs of `shard_rows` examples, so that appended examples make new parts and leave full ones as they are.
 
     `content["source"]` hashes the examples, `content["databases"]` the database files they are about: a changed database
@@ -18,7 +18,7 @@ def split_parts(dataset: DataSet, shard_rows: int, digests: FileDigests) -> list
     for index, start in enumerate(range(0, len(dataset.examples), shard_rows)):
         examples = dataset.examples[start : start + shard_rows]
         content = {"source": _source_digest(examples), "databases": _database_digest(dataset, examples, digests)}
-        parts.append(Part(index, len(examples), content))
+        parts.append(Partition(index, len(examples), content))
     digests.save()
     return parts
 
