@@ -12,7 +12,7 @@ from kidcore.config.digests import FileDigests
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
 from kidcore.models.prompts import PromptEncoder, prompt_digest
-from kidcore.models.sources import ModelSource, resolve
+from kidcore.models.sources import ModelSource, require_whole, resolve
 from kidcore.models.tokenizers import Tokens, load_tokenizer, require_same, tokenizer_digest, tokens_of
 from kidcore.sql.datasets import DataSet, Example, read
 from kidcore.sql.sandbox.job import Limits
@@ -109,6 +109,8 @@ def open_context(config: Config, *, need_teacher: bool = True, verbose: bool = F
     if not dataset.examples:
         raise KidpipeError("the data set has no training examples", where=config.data.path, fix="check data.path")
     teacher = _teacher(config, need_teacher, digests)
+    # Training comes hours after the build: a student that cannot be trained is said now.
+    require_whole(config.train.student, digests)
     named = teacher or _resolve(config.train.student, "train.student", digests)
     if named is None:
         raise KidpipeError(

@@ -23,6 +23,14 @@ class FileDigests:
                 self._digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
         return self._digests[key]
 
+    def is_known(self, fact: str) -> bool:
+        """Whether `know` was told this before: the outcome of a check that is dear to repeat."""
+        return fact in self._digests
+
+    def know(self, fact: str) -> None:
+        """Remember that something holds; `fact` names all that it depends on."""
+        self._digests[fact] = "1"
+
     def save(self) -> None:
         """Write down what was learnt."""
         if self._path is None or self._digests == self._known:

@@ -10,6 +10,8 @@ from typing import Any
 from kidcore.config.digests import FileDigests
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
+from kidcore.models.completeness import require_complete
+from kidcore.models.weights import refuse_pointers, weight_files
 
 UNBOUNDED = 1 << 30
 """`max_length` of a model whose configuration states none."""
@@ -59,14 +61,29 @@ def resolve(model: str, revision: str = "", *, digests: FileDigests | None = Non
                 where=str(folder),
                 fix="leave revision empty: the content of a folder is its identity",
             )
-        config = _read_config(folder)
+        config = _checked_config(folder, digests)
         return _source(model, folder, _local_identity(folder, config, digests or FileDigests(None)), config)
     if folder.exists() or not _HUB_NAME.fullmatch(model):
         raise KidpipeError("model folder not found", where=str(folder), fix=_nearby(folder) or "check the path")
     snapshot = _download(model, revision)
-    config = _read_config(snapshot)
-    _weight_files(snapshot)
+    config = _checked_config(snapshot, digests)
     return _source(model, snapshot, f"hub:{model}@{snapshot.name}", config)
+
+
+def require_whole(model: str, digests: FileDigests) -> None:
+    """Refuse a local folder whose configuration or weights are not whole; a name that is no folder is not looked at.
+
+    For models that a command does not load itself, but that a later one will.
+    """
+    folder = Path(model).expanduser()
+    if model and folder.is_dir():
+        _checked_config(folder, digests)
+
+
+def _checked_config(folder: Path, digests: FileDigests | None) -> dict[str, Any]:
+    config = _read_config(folder)
+    require_complete(folder, digests or FileDigests(None))
+    return config
 
 
 def read_source(folder: Path) -> ModelSource:
@@ -87,6 +104,7 @@ def _source(name: str, path: Path, identity: str, config: dict[str, Any]) -> Mod
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
+    refuse_pointers(folder)
     path = folder / "config.json"
     if not path.is_file():
         if (folder / "adapter_config.json").is_file():
@@ -118,14 +136,8 @@ def _nearby(folder: Path) -> str:
 
 def _weight_files(folder: Path) -> list[Path]:
     """The files that a loader reads; folders also hold consolidated copies, optimizer states and the like."""
-    for pattern in ("model*.safetensors", "*.safetensors", "pytorch_model*.bin"):
-        if found := sorted(folder.glob(pattern)):
-            return found
-    raise KidpipeError(
-        "the model folder has no weights",
-        where=str(folder),
-        fix="expected model*.safetensors or pytorch_model*.bin; was the copy or download interrupted?",
-    )
+    patterns = ("model*.safetensors", "*.safetensors", "pytorch_model*.bin")
+    return next((found for pattern in patterns if (found := sorted(folder.glob(pattern)))), weight_files(folder))
 
 
 def _local_identity(folder: Path, config: dict[str, Any], digests: FileDigests) -> str:
