@@ -259,6 +259,27 @@ def query(
     body(session, sql, as_json=json)
 
 
+@app.command()
+def report(
+    kind: Annotated[str, typer.Argument(help="all, build, train, eval or compare.")] = "all",
+    names: Annotated[list[str] | None, typer.Argument(help="Runs, evaluations or comparisons; default all.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write; default report.html in the store.")] = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write one HTML page of what the store holds: figures, examples to read and search; works offline.
+
+    Example: kidpipe report
+
+    Example: kidpipe report compare sft-1d02 kid-4f1c22aa --out flipped.html
+    """
+    session = open_command(config, settings)
+    from kidpipe.commands.report import report as body
+
+    body(session, kind, names or [], out, as_json=json)
+
+
 def main() -> None:
     """The console script: people's mistakes end with a message and exit code 1."""
     # Waiting OpenMP threads spin for milliseconds by default. Measured on two cores, 150 steps of a small model: 9 s alone but

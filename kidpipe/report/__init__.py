@@ -1,0 +1,1 @@
+"""What is behind `kidpipe report`: one self-contained HTML page out of a store."""
