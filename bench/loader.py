@@ -126,11 +126,10 @@ def _write_build(folder: Path, examples: Sequence[TrainingExample]) -> Source:
     for number, start in enumerate(range(0, len(examples), _SHARD_ROWS)):
         members = examples[start : start + _SHARD_ROWS]
         views = range(1, len(members[0].branches))
-        files = PartFiles(
-            number, folder / f"ingest-{number}.parquet", score=tuple(folder / f"score-{number}-{v}.parquet" for v in views)
-        )
-        _write(files.ingest, INGEST, [_ingest_row(example) for example in members])
-        for view, path in zip(views, files.score, strict=True):
+        scores = tuple(folder / f"score-{number}-{v}.parquet" for v in views)
+        files = PartFiles(number, {"ingest": (folder / f"ingest-{number}.parquet",), "score": scores})
+        _write(files.one("ingest"), INGEST, [_ingest_row(example) for example in members])
+        for view, path in zip(views, scores, strict=True):
             _write(path, SCORE, [_score_row(example, view) for example in members])
         parts.append(files)
     return Source(parts, eos_id=1, digest="bench")

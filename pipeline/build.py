@@ -4,12 +4,12 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
 from kidcore.store.graph import Cell, Grid, Stage, Task
-from kidcore.store.manifest import STAGES, make_manifest, write_manifest
+from kidcore.store.manifest import Facts, Manifest, TeacherRecord, make_manifest, write_manifest
+from kidcore.store.stages import STAGE_TABLE, STAGES
 from kidcore.store.store import DamagedShard, Store
 from pipeline.context import Context
 from pipeline.progress import StageProgress
@@ -23,7 +23,7 @@ _MOST_REPAIRS = 8
 class BuildResult:
     """What a build did: `ran` and `reused` count shards by stage, `seconds` is wall time by stage."""
 
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     ran: Mapping[str, int]
     reused: Mapping[str, int]
     seconds: Mapping[str, float]
@@ -64,23 +64,21 @@ def _listed(context: Context, store: Store, until: str) -> Grid:
     """
     whole = Grid(every_stage(context), context.parts, store)
     asked = [stage.name for stage in stages(context, until)]
-    others = set(STAGES) if until == "generate" else {"generate"}
+    others = set(STAGES) if STAGE_TABLE[until].is_on_request else {row.name for row in STAGE_TABLE.values() if row.is_on_request}
     listed = [s for s in whole.stages if s.name in asked or (s.name in others and whole.is_finished(s))]
     return Grid(listed, context.parts, store)
 
 
-def _facts(context: Context) -> dict[str, Any]:
-    """What the trainer needs to know and could not see from the shards."""
-    facts: dict[str, Any] = {
-        "eos_id": context.tokens.eos_id,
-        "mask_id": context.tokens.mask_id,
-        "tokenizer": context.identity()["tokenizer"],
-        "views": context.config.mask.views,
-        "max_tokens": context.longest,
-    }
-    if context.teacher is not None:
-        facts["teacher"] = {"identity": context.teacher.identity, "vocab_size": context.teacher.vocab_size}
-    return facts
+def _facts(context: Context) -> Facts:
+    teacher = context.teacher
+    return Facts(
+        eos_id=context.tokens.eos_id,
+        mask_id=context.tokens.mask_id,
+        tokenizer=context.identity()["tokenizer"],
+        max_tokens=context.longest,
+        views=context.config.mask.views,
+        teacher=TeacherRecord(teacher.identity, teacher.vocab_size) if teacher else None,
+    )
 
 
 def _save_tokenizer(context: Context, store: Store) -> None:

@@ -7,10 +7,20 @@ from typing import Any
 from kidcore.config.config import GenerateSettings
 from kidcore.config.seeds import row_rng
 from kidcore.models.backends.base import Backend, Sampling
+from kidcore.models.tokenizers import special_ids
 from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.graph import Output, Task
 from kidcore.store.schemas import GENERATE
+from pipeline.context import Context
 from pipeline.rows import by_shared_prefix, in_row_order, usable
+
+
+def bind(context: Context) -> Callable[[Task], Output]:
+    """The stage under the settings of `context`, with its teacher."""
+    teacher = context.teacher
+    assert teacher is not None
+    settings, stops = context.config.generate, sorted({context.tokens.eos_id, *special_ids(context.tokenizer)})
+    return lambda task: generate(settings, stops, context.longest, context.decode, context.engines.open(teacher), task)
 
 
 def generate(

@@ -1,7 +1,7 @@
 """Source examples in, tokenised prompts and gold SQL out; what can't be used is set aside with a reason."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,14 @@ from kidcore.sql.schema_text import read_schema, render
 from kidcore.store.arrow import arrow_table
 from kidcore.store.graph import Output, Task
 from kidcore.store.schemas import INGEST
+from pipeline.context import Context
+
+
+def bind(context: Context) -> Callable[[Task], Output]:
+    """The stage on the data set of `context`."""
+    settings = context.config.ingest
+    stage = IngestStage(settings, context.dataset, context.encoder, context.pool(settings.max_steps), context.max_length)
+    return lambda task: stage(task, context.examples(task.part))
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Ingested rows in, the positions to mask in each row's gold SQL out; the rules are kidcore.method.masking's."""
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -10,9 +11,21 @@ from kidcore.config.config import MaskSettings
 from kidcore.config.seeds import row_rng
 from kidcore.method.masking import choose, schema_positions
 from kidcore.store.arrow import arrow_table, lists
-from kidcore.store.graph import Output
+from kidcore.store.graph import Output, Task
 from kidcore.store.schemas import MASK
+from pipeline.context import Context
 from pipeline.rows import usable
+
+
+def bind(context: Context) -> Callable[[Task], Output]:
+    """The stage under the settings of `context`."""
+
+    def run(task: Task) -> Output:
+        output = mask(context.config.mask, task.tables["ingest"], task.tables.get("gold_score"), task.view)
+        task.advance(output.table.num_rows)
+        return output
+
+    return run
 
 
 def mask(settings: MaskSettings, ingest: pa.Table, gold_score: pa.Table | None, view: int) -> Output:

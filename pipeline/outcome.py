@@ -13,7 +13,13 @@ from kidcore.sql.sandbox.pool import SandboxPool
 from kidcore.store.arrow import arrow_table
 from kidcore.store.graph import Output, Task
 from kidcore.store.schemas import OUTCOME
+from pipeline.context import Context
 from pipeline.rows import usable
+
+
+def bind(context: Context) -> Callable[[Task], Output]:
+    """The stage on the databases of `context`."""
+    return OutcomeStage(context.dataset.database, context.pool(context.config.outcome.max_steps))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Masked gold out of two shards in, what the predictor puts in each hole out; the rules are kidcore.method.filling'."""
 
+from collections.abc import Callable
 from typing import Any
 
 from kidcore.config.config import PredictSettings
@@ -10,7 +11,15 @@ from kidcore.models.tokenizers import Tokens
 from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.graph import Output, Task
 from kidcore.store.schemas import PREDICT
+from pipeline.context import Context
 from pipeline.rows import by_shared_prefix, in_row_order, usable
+
+
+def bind(context: Context) -> Callable[[Task], Output]:
+    """The stage under the settings of `context`, with its predictor."""
+    predictor = context.predictor
+    assert predictor is not None
+    return lambda task: predict(context.config.predict, context.tokens, context.engines.open(predictor), task)
 
 
 def predict(settings: PredictSettings, tokens: Tokens, backend: Backend, task: Task) -> Output:

@@ -1,6 +1,7 @@
 """Gold, masks and predictions in, imperfect SQL out."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -12,7 +13,13 @@ from kidcore.method.filling import put
 from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.graph import Output, Task
 from kidcore.store.schemas import REWRITE
+from pipeline.context import Context
 from pipeline.rows import usable
+
+
+def bind(context: Context) -> Callable[[Task], Output]:
+    """The stage with the tokenizer of `context`."""
+    return partial(rewrite, context.decode)
 
 
 def rewrite(decode: Callable[[list[int]], str], task: Task) -> Output:

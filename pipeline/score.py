@@ -14,9 +14,17 @@ from kidcore.models.tokenizers import Tokens
 from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.graph import Output, Task
 from kidcore.store.schemas import GOLD_SCORE, SCORE
+from pipeline.context import Context
 from pipeline.rows import by_shared_prefix, in_row_order, usable
 
 Ids = NDArray[np.int32]
+
+
+def bind(context: Context) -> Callable[[Task], Output]:
+    """The stage under the settings of `context`, with its teacher."""
+    teacher = context.teacher
+    assert teacher is not None
+    return lambda task: score(context.config.score, context.tokens, lambda: context.engines.open(teacher), task)
 
 
 def gold_score(settings: ScoreSettings, tokens: Tokens, backend: Backend, task: Task) -> Output:

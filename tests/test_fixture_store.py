@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from kidcore.store.graph import Grid
-from kidcore.store.manifest import STAGES, read_manifest
+from kidcore.store.manifest import read_manifest
+from kidcore.store.stages import STAGES
 from kidpipe.commands.session import open_session
 from kidpipe.commands.store import verify
 from kidpipe.commands.train import train

@@ -18,6 +18,7 @@ from eval.report import write_whole
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import ScoreRequest
 from kidcore.store.arrow import arrow_table, lists
+from kidcore.store.manifest import Manifest
 
 _KEPT = pa.schema(
     [
@@ -63,18 +64,18 @@ def kept(folder: Path, wanted: set[str]) -> dict[str, Scores]:
     return found
 
 
-def built(root: Path, manifest: Mapping[str, Any], wanted: set[str], example_ids: set[str]) -> dict[str, Scores]:
+def built(root: Path, manifest: Manifest, wanted: set[str], example_ids: set[str]) -> dict[str, Scores]:
     """The scores of `wanted` in the build's shards: of golds in gold_score, of imperfect answers in score.
 
     Shards without any of `example_ids` are not read further than to see that.
     """
     found: dict[str, Scores] = {}
-    end = np.asarray([manifest["eos_id"]], dtype=np.int32)
-    for part in manifest["parts"]:
-        gold = part.get("gold_score")
+    end = np.asarray([manifest.facts.eos_id], dtype=np.int32)
+    for part in manifest.parts:
+        gold = next(iter(part.files.get("gold_score", ())), None)
         if gold is None or not example_ids.intersection(_read(root / gold, ["example_id"]).column("example_id").to_pylist()):
             continue
-        for file, answers in ((gold, "gold_ids"), *((file, "imperfect_ids") for file in part.get("score", ()))):
+        for file, answers in ((gold, "gold_ids"), *((file, "imperfect_ids") for file in part.files.get("score", ()))):
             for key, scores in _shard(root / file, answers, end):
                 if key in wanted and key not in found:
                     found[key] = scores()

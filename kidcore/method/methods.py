@@ -1,4 +1,4 @@
-"""Every training method on one page: its objective, what it reads, and whether it asks a teacher during training.
+"""Every training method on one page: its objective, what it reads, which settings it looks at, and whom it asks in training.
 
 x is a prompt, y gold SQL, p the teacher, q the student. Divergences are sums over the positions of a sequence (its EOS
 included), each side conditioned on that sequence's own prefix, over the teacher's top-K and the tail outside it. Gold
@@ -25,35 +25,84 @@ The papers of imitkd and gkd have no maximum-likelihood term; `train.on_policy_m
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from kidcore.config.config import Method, TrainSettings
 
 
 @dataclass(frozen=True)
-class Traits:
-    """What the code needs to know of a method."""
+class MethodTraits:
+    """A row of the table: what the code needs to know of a method."""
 
-    stage: str
-    """The last data stage whose shards it reads."""
     divergence: str | None
-    """What `train.divergence = auto` means."""
+    """What `train.divergence = auto` means; None without one."""
+    settings: frozenset[str]
+    """Of the trainer's settings that not all methods look at, those that it looks at."""
+    gold: str = "ingest"
+    """The stage whose rows give its gold SQL: with the teacher's distributions where that is gold_score."""
+    imperfect: str = ""
+    """The stage whose views are taught beside gold, or in its place, as `imperfect_share` and `gold_share` say."""
+    answers: str = ""
+    """The stage whose sequences are taught in the place of gold; epochs take turns through its samples."""
+    gold_share: float = 0.0
+    """What `train.gold_share = auto` means."""
     is_online: bool = False
     """Whether the student makes sequences and the teacher scores them during training."""
     is_on_policy: bool = False
     """Whether those sequences are the student's own answers."""
 
+    @property
+    def stage(self) -> str:
+        """The last data stage whose shards it reads."""
+        return self.answers or self.imperfect or self.gold
 
-METHODS: dict[Method, Traits] = {
-    "sft": Traits("ingest", None),
-    "seqkd": Traits("generate", None),
-    "fkd": Traits("gold_score", "forward_kl"),
-    "rkd": Traits("gold_score", "reverse_kl"),
-    "f-distill": Traits("gold_score", "total_variation"),
-    "imitkd": Traits("ingest", "forward_kl", is_online=True, is_on_policy=True),
-    "gkd": Traits("ingest", "jensen_shannon", is_online=True, is_on_policy=True),
-    "kid": Traits("score", "reverse_kl"),
-    "kid-online": Traits("ingest", "reverse_kl", is_online=True),
+    @property
+    def fills_holes(self) -> bool:
+        """Whether the student fills fresh holes in gold during training."""
+        return self.is_online and not self.is_on_policy
+
+    @property
+    def online_sections(self) -> tuple[str, ...]:
+        """Sections of the configuration that decide what it does with the teacher during training."""
+        if not self.is_online:
+            return ()
+        return ("teacher", "score", "mask", "predict") if self.fills_holes else ("teacher", "score")
+
+
+_DIVERGENCE = frozenset({"kd_weight", "divergence", "divergence_parameter"})
+_STORED = _DIVERGENCE | {"mle_weight"}
+_MIXED = _STORED | {"views_per_step", "imperfect_share", "gold_share"}
+_ROLLOUTS = _DIVERGENCE | {"on_policy_mle", "gold_share", "rollout_tokens", "rollout_temperature", "rollout_backend"}
+
+METHODS: dict[Method, MethodTraits] = {
+    "sft": MethodTraits(None, frozenset()),
+    "seqkd": MethodTraits(None, frozenset(), answers="generate"),
+    "fkd": MethodTraits("forward_kl", _STORED, gold="gold_score"),
+    "rkd": MethodTraits("reverse_kl", _STORED, gold="gold_score"),
+    "f-distill": MethodTraits("total_variation", _STORED, gold="gold_score"),
+    "imitkd": MethodTraits("forward_kl", _ROLLOUTS | {"oracle_end"}, is_online=True, is_on_policy=True),
+    "gkd": MethodTraits("jensen_shannon", _ROLLOUTS | {"imperfect_share"}, is_online=True, is_on_policy=True),
+    "kid": MethodTraits("reverse_kl", _MIXED, gold="gold_score", imperfect="score", gold_share=1.0),
+    "kid-online": MethodTraits("reverse_kl", _MIXED, is_online=True),
 }
+_OWN = frozenset[str]().union(*(traits.settings for traits in METHODS.values()))
+
+
+def looks_at(method: Method, name: str) -> bool:
+    """Whether the losses of `method` can depend on the trainer's setting `name`."""
+    return name not in _OWN or name in METHODS[method].settings
+
+
+def settings_used(settings: TrainSettings) -> dict[str, Any]:
+    """The identity settings away from their default that the method looks at."""
+    return {name: value for name, value in settings.identity().items() if looks_at(settings.method, name)}
+
+
+def stages_read(settings: TrainSettings) -> tuple[str, ...]:
+    """The stages whose shards a run of these settings opens."""
+    traits = METHODS[settings.method]
+    gold = () if traits.imperfect and not is_mixture(settings) else (traits.gold,)
+    return tuple(dict.fromkeys(name for name in ("ingest", *gold, traits.imperfect, traits.answers) if name))
 
 
 def gold_weight(settings: TrainSettings) -> float:
@@ -66,6 +115,9 @@ def gold_weight(settings: TrainSettings) -> float:
 
 def gold_share(settings: TrainSettings) -> float:
     """The share of examples whose gold SQL carries the divergence beside their imperfect SQL."""
-    if settings.gold_share == "auto":
-        return 1.0 if settings.method == "kid" else 0.0
-    return settings.gold_share
+    return METHODS[settings.method].gold_share if settings.gold_share == "auto" else settings.gold_share
+
+
+def is_mixture(settings: TrainSettings) -> bool:
+    """Whether a method that reads imperfect views also teaches the divergence on gold."""
+    return settings.imperfect_share < 1 or gold_share(settings) > 0

@@ -3,10 +3,12 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from kidcore.store.graph import Cell, Grid, Stage
+from kidcore.store.manifest import Manifest
+from kidcore.store.stages import STAGE_TABLE
 from kidcore.store.store import Store
 
 # Lines of the shard log that an estimate looks at: recent ones tell most about the machine at hand.
@@ -32,18 +34,10 @@ class StagePlan:
         return self.stale + self.follows > 0
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "stage": self.stage,
-            "done": self.done,
-            "stale": self.stale,
-            "follows": self.follows,
-            "rows": self.rows,
-            "reasons": list(self.reasons),
-            "estimate_s": self.estimate_s,
-        }
+        return asdict(self)
 
 
-def make_plan(grid: Grid, store: Store, manifest: Mapping[str, Any] | None) -> list[StagePlan]:
+def make_plan(grid: Grid, store: Store, manifest: Manifest | None) -> list[StagePlan]:
     """One StagePlan a stage, in the order they run. `manifest` is the last build's, if any."""
     rates = seconds_per_row(store)
     plans: list[StagePlan] = []
@@ -72,20 +66,17 @@ def make_plan(grid: Grid, store: Store, manifest: Mapping[str, Any] | None) -> l
     return plans
 
 
-def _reasons(
-    stage: Stage, pending: list[Cell], grid: Grid, manifest: Mapping[str, Any] | None, stale_stages: set[str]
-) -> tuple[str, ...]:
-    before = (manifest or {}).get("stages", {}).get(stage.name)
+def _reasons(stage: Stage, pending: list[Cell], grid: Grid, manifest: Manifest | None, stale_stages: set[str]) -> tuple[str, ...]:
+    before = manifest.stages.get(stage.name) if manifest else None
     followed = tuple(f"follows {name}" for name in stage.inputs if name in stale_stages)
-    if before is None:
+    if manifest is None or before is None:
         return followed or ("never built",)
-    reasons = changed_settings(before["settings"], stage.resolved)
-    if before["version"] != stage.version:
-        reasons.append(f"{stage.name} version {before['version']} -> {stage.version}")
-    reasons += _changed_parts(stage, pending, grid, manifest or {})
-    if stage.views > before["views"]:
-        setting = "generate.samples" if stage.name == "generate" else "mask.views"
-        reasons.append(f"{setting} {before['views']} -> {stage.views}")
+    reasons = changed_settings(before.settings, stage.resolved)
+    if before.version != stage.version:
+        reasons.append(f"{stage.name} version {before.version} -> {stage.version}")
+    reasons += _changed_parts(stage, pending, grid, manifest)
+    if stage.views > before.views:
+        reasons.append(f"{STAGE_TABLE[stage.name].views} {before.views} -> {stage.views}")
     if reasons:
         return tuple(reasons)
     return followed or (f"{len(pending)} of its shards are missing",)
@@ -101,12 +92,11 @@ def _show(value: Any) -> str:
     return "unset" if value is None else str(value)
 
 
-def _changed_parts(stage: Stage, pending: list[Cell], grid: Grid, manifest: Mapping[str, Any]) -> list[str]:
+def _changed_parts(stage: Stage, pending: list[Cell], grid: Grid, manifest: Manifest) -> list[str]:
     reasons = []
-    known = manifest.get("parts", [])
     numbers = {cell.part for cell in pending}
     for name in stage.reads:
-        before = {part["content"].get(name) for part in known}
+        before = {part.content.get(name) for part in manifest.parts}
         changed = [part for part in grid.parts if part.index in numbers and part.content[name] not in before]
         if changed:
             noun = "input shards are new or changed" if name == "source" else f"shards read {name} that changed"

@@ -6,8 +6,9 @@ from typing import Any
 
 from kidcore.errors import KidpipeError
 from kidcore.store.graph import Grid
-from kidcore.store.manifest import STAGES, rates, read_manifest
+from kidcore.store.manifest import rates, read_manifest
 from kidcore.store.plan import StagePlan, make_plan
+from kidcore.store.stages import STAGES
 from kidpipe.commands.session import Session, show_seconds, text_table
 from pipeline.build import build
 from pipeline.context import open_context
@@ -25,11 +26,11 @@ def build_imperfect(session: Session, *, until: str, as_json: bool, quiet: bool 
     finally:
         context.close()
     summary = {
-        "manifest": result.manifest["digest"],
+        "manifest": result.manifest.digest,
         "ran": result.ran,
         "reused": result.reused,
         "seconds": {name: round(value, 2) for name, value in result.seconds.items()},
-        "counts": result.manifest["counts"],
+        "counts": result.manifest.counts,
         **rates(result.manifest),
     }
     if as_json:

@@ -27,6 +27,7 @@ from kidcore.models.sources import resolve
 from kidcore.models.tokenizers import load_tokenizer
 from kidcore.sql.datasets import DataSet, Split, read
 from kidcore.sql.schema_text import read_schema
+from kidcore.store.manifest import kept_manifest
 from kidpipe.commands.exposure import exposure, find_teacher, show
 from kidpipe.commands.session import Session
 
@@ -179,10 +180,10 @@ def _name_of(session: Session, folder: str) -> str:
 def ingest_settings(session: Session, model: Path) -> IngestSettings:
     """How the model's prompts were made: as its run's manifest says, else as the configuration does."""
     run = session.store.read_json(f"runs/{model.parent.name}/manifest.json")
-    manifest = session.store.read_json(f"manifests/{run['digest']}.json") if run else None
+    manifest = kept_manifest(session.store, run["digest"]) if run else None
     if manifest is None:
         return session.config.ingest
-    recorded = manifest["stages"]["ingest"]["settings"]
+    recorded = manifest.stages["ingest"].settings
     return IngestSettings.model_validate(
         {key.removeprefix("ingest."): value for key, value in recorded.items() if key.startswith("ingest.")}
     )

@@ -19,7 +19,7 @@ from kidcore.models.prompts import PromptEncoder
 from kidcore.models.sources import ModelSource, resolve
 from kidcore.models.tokenizers import eos_id, load_tokenizer, require_same
 from kidcore.sql.datasets import DataSet
-from kidcore.store.manifest import read_manifest
+from kidcore.store.manifest import Manifest, read_manifest
 from kidpipe.commands.session import Session
 
 _TOP_K = 64
@@ -33,7 +33,7 @@ class ScoringTeacher:
     identity: str
     source: ModelSource | None
     tokenizer: Path
-    manifest: Mapping[str, Any] | None
+    manifest: Manifest | None
     """Of the build whose shards hold this teacher's scores; None where there is no such build."""
 
 
@@ -41,8 +41,8 @@ def find_teacher(session: Session) -> ScoringTeacher:
     """The configured teacher, else the one whose scores the store holds. Raises KidpipeError where there is neither."""
     config, root = session.config, session.store.root
     manifest = read_manifest(session.store)
-    stage = manifest["stages"].get("gold_score") if manifest else None
-    built_by = stage["settings"]["teacher.weights"] if stage else None
+    stage = manifest.stages.get("gold_score") if manifest else None
+    built_by = stage.settings["teacher.weights"] if stage else None
     if config.teacher.model:
         source = resolve(config.teacher.model, config.teacher.revision, digests=FileDigests(root / "digests.json"))
         return ScoringTeacher(source.identity, source, source.path, manifest if built_by == source.identity else None)
@@ -52,7 +52,7 @@ def find_teacher(session: Session) -> ScoringTeacher:
             where=str(root),
             fix="set teacher.model, or leave --exposure out",
         )
-    return ScoringTeacher(built_by, None, root / "tokenizers" / manifest["tokenizer"], manifest)
+    return ScoringTeacher(built_by, None, root / "tokenizers" / manifest.facts.tokenizer, manifest)
 
 
 def exposure(
@@ -92,9 +92,7 @@ def _teachers(
     keys = [key_of(request) for request in asked]
     folder = root / "exposure" / fingerprint({"teacher": teacher.identity, "dtype": dtype, "top_k": _TOP_K})
     known = kept(folder, set(keys))
-    if teacher.manifest is not None and dtype == teacher.manifest["stages"]["gold_score"]["settings"].get(
-        "teacher.dtype", "auto"
-    ):
+    if teacher.manifest is not None and dtype == teacher.manifest.stages["gold_score"].settings.get("teacher.dtype", "auto"):
         known |= built(root, teacher.manifest, set(keys) - set(known), example_ids)
     stored = sum(key in known for key in keys)
     missing = {key: request for key, request in zip(keys, asked, strict=True) if key not in known}

@@ -10,7 +10,8 @@ from rich.text import Text
 from kidcore.errors import KidpipeError
 from kidcore.models.tokenizers import load_tokenizer
 from kidcore.store.arrow import lists
-from kidcore.store.manifest import STAGES
+from kidcore.store.manifest import Manifest
+from kidcore.store.stages import STAGES
 from kidcore.store.store import Shard, Store
 from kidpipe.commands.session import Session, text_table
 
@@ -29,9 +30,9 @@ def inspect(session: Session, example_id: str, view: int, *, as_json: bool) -> N
         raise KidpipeError(f"{example_id} was set aside: {ingest['reason']}", where=ingest["gold_sql"])
     predict, rewrite = rows["predict"], rows["rewrite"]
     if predict is None or rewrite is None:
-        views = manifest.get("views", 0) if "predict" in manifest["stages"] else 0
+        views = manifest.facts.views if "predict" in manifest.stages else 0
         raise KidpipeError(f"no view {view} of {example_id}", fix=f"this manifest has {views} views, counted from 0")
-    tokenizer = load_tokenizer(store.root / "tokenizers" / manifest["tokenizer"])
+    tokenizer = load_tokenizer(store.root / "tokenizers" / manifest.facts.tokenizer)
 
     def decode(token: int) -> str:
         return str(tokenizer.decode([token], clean_up_tokenization_spaces=False)) if token >= 0 else ""
@@ -44,16 +45,14 @@ def inspect(session: Session, example_id: str, view: int, *, as_json: bool) -> N
     _print_example(session, ingest, rewrite, rows["outcome"] or {}, holes, decode)
 
 
-def _find(store: Store, manifest: dict[str, Any], stage: str, example_id: str, view: int) -> dict[str, Any] | None:
+def _find(store: Store, manifest: Manifest, stage: str, example_id: str, view: int) -> dict[str, Any] | None:
     """The row of an example in a stage's shards, as numpy arrays and plain values."""
-    for part in manifest["parts"]:
-        files = part.get(stage)
-        if files is None:
+    for part in manifest.parts:
+        files = part.files.get(stage, ())
+        number = view if stage in manifest.stages and manifest.stages[stage].views else 0
+        if number >= len(files):
             return None
-        if isinstance(files, list) and view >= len(files):
-            return None
-        file = files[view] if isinstance(files, list) else files
-        table = store.read(_shard(file))
+        table = store.read(_shard(files[number]))
         ids = table.column("example_id").to_pylist()
         if example_id in ids:
             row = ids.index(example_id)
@@ -75,8 +74,8 @@ def _is_list(table: Any, name: str) -> bool:
     return str(table.schema.field(name).type).startswith("list")
 
 
-def _an_id(store: Store, manifest: dict[str, Any]) -> str:
-    table = store.read(_shard(manifest["parts"][0]["ingest"]))
+def _an_id(store: Store, manifest: Manifest) -> str:
+    table = store.read(_shard(next(manifest.files("ingest"))))
     return str(table.column("example_id")[0].as_py())
 
 
@@ -140,9 +139,8 @@ def query(session: Session, sql: str, *, as_json: bool) -> None:
     """Run SQL with DuckDB over the latest manifest's shards; each stage is a view of its name."""
     store, manifest = session.store, session.manifest()
     with duckdb.connect() as connection:
-        for stage in STAGES:
-            named = [part[stage] for part in manifest["parts"] if stage in part]
-            files = [str(store.root / file) for entry in named for file in ([entry] if isinstance(entry, str) else entry)]
+        for stage in manifest.stages:
+            files = [str(store.root / file) for file in manifest.files(stage)]
             if files:
                 listing = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
                 connection.execute(f"CREATE VIEW {stage} AS SELECT * FROM read_parquet([{listing}])")
@@ -152,7 +150,7 @@ def query(session: Session, sql: str, *, as_json: bool) -> None:
             names = [column[0] for column in cursor.description or []]
             rows = cursor.fetchall()
         except duckdb.Error as error:
-            views = ", ".join(stage for stage in STAGES if stage in manifest["stages"])
+            views = ", ".join(stage for stage in STAGES if stage in manifest.stages)
             raise KidpipeError(str(error).strip().splitlines()[0], where=sql, fix=f"views: {views}") from None
     if as_json:
         session.print_json([{name: _plain(value) for name, value in zip(names, row, strict=True)} for row in rows])

@@ -10,11 +10,12 @@ from kidcore.method.methods import METHODS
 from kidcore.models.backends.select import require_vllm, stored_dtype
 from kidcore.models.sources import ModelSource, resolve
 from kidcore.models.tokenizers import load_tokenizer, require_same, special_ids, tokens_of
+from kidcore.store.manifest import Manifest
 from kidpipe.commands.session import Session
 from train.online.setup import OnlineSetup
 
 
-def online_setup(session: Session, manifest: dict[str, Any], tokenizer: Any, student: ModelSource) -> "OnlineSetup":
+def online_setup(session: Session, manifest: Manifest, tokenizer: Any, student: ModelSource) -> "OnlineSetup":
     """What the run's method needs beside the shards.
 
     Args:
@@ -27,10 +28,10 @@ def online_setup(session: Session, manifest: dict[str, Any], tokenizer: Any, stu
     config = session.config
     teacher = _teacher(session)
     require_same(load_tokenizer(teacher.path), tokenizer)
-    _require_length(teacher, manifest["max_tokens"])
-    if config.train.method == "kid-online" and config.mask.strategy == "schema":
+    _require_length(teacher, manifest.facts.max_tokens)
+    if METHODS[config.train.method].fills_holes and config.mask.strategy == "schema":
         raise KidpipeError(
-            "method kid-online knows tokens only, and schema masking needs the text of the SQL",
+            f"method {config.train.method} knows tokens only, and schema masking needs the text of the SQL",
             where="mask.strategy = schema",
             fix="choose random, uniform, hard or easy, or train.method = kid on stored views",
         )
@@ -48,7 +49,7 @@ def online_setup(session: Session, manifest: dict[str, Any], tokenizer: Any, stu
         predict=config.predict,
         engine=config.engine,
         # A cache for all that the models could take may be more than there is room for.
-        engine_length=min(max_length, manifest["max_tokens"] + config.train.rollout_tokens),
+        engine_length=min(max_length, manifest.facts.max_tokens + config.train.rollout_tokens),
     )
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from eval.evaluate import VERDICTS_FILE
 from kidcore.errors import KidpipeError
@@ -57,8 +56,8 @@ def _sections(session: Session, kind: str, names: Sequence[str]) -> list[Section
 
 
 def _build(session: Session) -> Section:
-    manifest: Any = session.manifest()
-    tokenizer = load_tokenizer(session.store.root / "tokenizers" / manifest["tokenizer"])
+    manifest = session.manifest()
+    tokenizer = load_tokenizer(session.store.root / "tokenizers" / manifest.facts.tokenizer)
     texts: dict[int, str] = {}
 
     def decode(token: int) -> str:

@@ -15,7 +15,7 @@ from kidcore.config import processes
 from kidcore.config.config import Config
 from kidcore.config.config_load import Loaded, load_config
 from kidcore.errors import KidpipeError
-from kidcore.store.manifest import read_manifest
+from kidcore.store.manifest import Manifest, read_manifest
 from kidcore.store.store import Store
 
 # rich takes a tenth of a second to load: only what prints for people loads it.
@@ -54,7 +54,7 @@ class Session:
     def store(self) -> Store:
         return Store(Path(self.config.store.path))
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> Manifest:
         """The latest manifest. Raises KidpipeError before the first build."""
         manifest = read_manifest(self.store)
         if manifest is None:

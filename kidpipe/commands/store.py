@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from kidcore.errors import KidpipeError
-from kidcore.store.manifest import LATEST, STAGES, read_head
+from kidcore.store.manifest import Manifest, kept_manifest, read_head, read_manifest
+from kidcore.store.stages import STAGES
 from kidcore.store.store import BROKEN, DamagedShard, Shard, Store, hash_file
 from kidpipe.commands.session import Session, show_bytes, text_table
 
@@ -51,16 +52,6 @@ def _stage_status(store: Store, stage: str) -> dict[str, Any]:
 def _runs(store: Store) -> list[dict[str, str]]:
     folders = sorted(p for p in (store.root / "runs").glob("*") if p.is_dir())
     return [{"name": p.name, "state": "finished" if (p / "last").is_dir() else "unfinished"} for p in folders]
-
-
-def _files(manifest: dict[str, Any]) -> set[str]:
-    """Every shard file that a manifest names."""
-    found: set[str] = set()
-    for part in manifest["parts"]:
-        for stage in STAGES:
-            entry = part.get(stage, [])
-            found.update([entry] if isinstance(entry, str) else entry)
-    return found
 
 
 def verify(session: Session, *, deep: bool, as_json: bool) -> None:
@@ -125,9 +116,9 @@ def _in_use(store: Store) -> tuple[set[str], set[str]]:
     digests = {str(path.stem) for path in (store.root / "pins").glob("*.json")}
     for state in (store.root / "runs").glob("*/manifest.json"):
         digests.add(json.loads(state.read_text(encoding="utf-8"))["digest"])
-    manifests = [store.read_json(f"manifests/{digest}.json") for digest in digests] + [store.read_json(LATEST)]
-    found = [manifest for manifest in manifests if manifest]
-    return set().union(*map(_files, found)) if found else set(), {manifest["digest"] for manifest in found}
+    manifests = [kept_manifest(store, digest) for digest in digests] + [read_manifest(store)]
+    found: list[Manifest] = [manifest for manifest in manifests if manifest]
+    return {file for manifest in found for file in manifest.files()}, {manifest.digest for manifest in found}
 
 
 def _candidates(store: Store, keep: set[str], manifests: set[str]) -> list[Path]:
@@ -149,10 +140,10 @@ def _settings_by_key(store: Store) -> dict[str, str]:
 
 def pin(session: Session, *, as_json: bool) -> None:
     """Keep the latest manifest's shards from gc for good."""
-    digest = session.manifest()["digest"]
+    digest = session.manifest().digest
     session.store.write_json(f"pins/{digest}.json", {"digest": digest})
     if as_json:
         session.print_json({"pinned": digest})
     else:
-        counts = Counter(file.partition("/")[0] for file in _files(session.manifest()))
+        counts = Counter(file.partition("/")[0] for file in session.manifest().files())
         session.console.print(f"pinned {digest}: {counts.total()} shards stay until pins/{digest}.json is removed")

@@ -14,7 +14,7 @@ from kidcore.method.methods import METHODS
 from kidcore.models.sources import ModelSource, resolve
 from kidcore.models.tokenizers import load_tokenizer as load_tokenizer
 from kidcore.models.tokenizers import require_same
-from kidcore.store.manifest import find_manifest, read_manifest
+from kidcore.store.manifest import Manifest, find_manifest, read_manifest
 from kidpipe.commands.build import build_imperfect
 from kidpipe.commands.online import check_rollouts, online_setup
 from kidpipe.commands.restricted import restricted
@@ -30,7 +30,7 @@ from train.trainer import run
 class PreparedRun:
     """What a run starts from, checked."""
 
-    manifest: dict[str, Any]
+    manifest: Manifest
     student: "ModelSource"
     online: "OnlineSetup | None"
     name: str
@@ -51,16 +51,16 @@ def prepare_run(session: Session, digest: str = "", *, quiet: bool = False) -> P
     student = resolve(settings.student)
     traits = METHODS[settings.method]
     manifest = restricted(_manifest(session, traits.stage, digest, quiet), settings.method)
-    tokenizer = load_tokenizer(session.store.root / "tokenizers" / manifest["tokenizer"])
+    tokenizer = load_tokenizer(session.store.root / "tokenizers" / manifest.facts.tokenizer)
     require_same(tokenizer, load_tokenizer(student.path))
-    if student.max_length < manifest["max_tokens"]:
+    if student.max_length < manifest.facts.max_tokens:
         raise KidpipeError(
-            f"the student takes {student.max_length} tokens, the data has up to {manifest['max_tokens']}",
+            f"the student takes {student.max_length} tokens, the data has up to {manifest.facts.max_tokens}",
             where=settings.student,
             fix="set ingest.max_prompt_tokens so that prompt and SQL fit, and build again",
         )
     online = online_setup(session, manifest, tokenizer, student) if traits.is_online else None
-    parts = [settings.identity(), manifest["digest"], student.identity, *([online.identity(settings)] if online else [])]
+    parts = [settings.identity(), manifest.digest, student.identity, *([online.identity(settings)] if online else [])]
     return PreparedRun(manifest, student, online, f"{settings.method}-{fingerprint(parts, 8)}")
 
 
@@ -77,8 +77,8 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "") -> di
             out = session.store.root / "runs" / (name or prepared.name)
             if ranks.is_first:
                 out.mkdir(parents=True, exist_ok=True)
-                session.store.write_json(f"manifests/{prepared.manifest['digest']}.json", prepared.manifest)
-                session.store.write_json(f"runs/{out.name}/manifest.json", {"digest": prepared.manifest["digest"]})
+                session.store.write_json(f"manifests/{prepared.manifest.digest}.json", prepared.manifest.as_json())
+                session.store.write_json(f"runs/{out.name}/manifest.json", {"digest": prepared.manifest.digest})
         result = run(
             settings,
             _source(session, prepared.manifest),
@@ -123,14 +123,14 @@ def _device(session: Session) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _manifest(session: Session, stage: str, digest: str, quiet: bool) -> dict[str, Any]:
+def _manifest(session: Session, stage: str, digest: str, quiet: bool) -> Manifest:
     """The manifest `digest`, or the latest, once it has `stage`.
 
     What only one method reads is made here when it is missing: ingest where nothing was built, the teacher's answers for
     seqkd. Scores, which many runs share, are not.
     """
     manifest = find_manifest(session.store, digest) if digest else read_manifest(session.store)
-    is_missing = manifest is None or stage not in manifest["stages"]
+    is_missing = manifest is None or stage not in manifest.stages
     if not digest and ((manifest is None and stage == "ingest") or (is_missing and stage == "generate")):
         if stage == "generate" and processes.world_size() > 1:
             raise KidpipeError(
@@ -140,7 +140,7 @@ def _manifest(session: Session, stage: str, digest: str, quiet: bool) -> dict[st
             )
         build_imperfect(session, until=stage, as_json=False, quiet=quiet)
         manifest = session.manifest()
-    if manifest is None or stage not in manifest["stages"]:
+    if manifest is None or stage not in manifest.stages:
         raise KidpipeError(
             f"{session.config.train.method} needs the shards of {stage}, which are not built",
             where=str(session.store.root),
@@ -151,11 +151,11 @@ def _manifest(session: Session, stage: str, digest: str, quiet: bool) -> dict[st
     return manifest
 
 
-def drift(session: Session, manifest: dict[str, Any]) -> list[str]:
+def drift(session: Session, manifest: Manifest) -> list[str]:
     """Settings of data stages that the configuration and the manifest disagree on."""
     changes: dict[str, None] = {}
-    for stage in manifest["stages"].values():
-        for name, before in stage["settings"].items():
+    for stage in manifest.stages.values():
+        for name, before in stage.settings.items():
             section, _, field = name.partition(".")
             model = getattr(session.config, section, None)
             now = getattr(model, field, before)
@@ -164,17 +164,10 @@ def drift(session: Session, manifest: dict[str, Any]) -> list[str]:
     return list(changes)
 
 
-def _source(session: Session, manifest: dict[str, Any]) -> "Source":
-
+def _source(session: Session, manifest: Manifest) -> "Source":
     root = session.store.root
     parts = [
-        PartFiles(
-            part=part["part"],
-            ingest=root / part["ingest"],
-            gold_score=root / part["gold_score"] if "gold_score" in part else None,
-            score=tuple(root / file for file in part.get("score", ())),
-            generate=tuple(root / file for file in part.get("generate", ())),
-        )
-        for part in manifest["parts"]
+        PartFiles(part.part, {stage: tuple(root / file for file in files) for stage, files in part.files.items()})
+        for part in manifest.parts
     ]
-    return Source(parts, manifest["eos_id"], manifest["digest"])
+    return Source(parts, manifest.facts.eos_id, manifest.digest)

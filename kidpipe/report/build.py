@@ -8,6 +8,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from kidcore.store.frames import read_frame
+from kidcore.store.manifest import Manifest
 from kidcore.store.store import Store
 from kidpipe.report import plots
 from kidpipe.report.page import Block, HtmlTable, Line, Piece, ReadExample, Section, line
@@ -21,7 +22,7 @@ _BINS = 40
 Decode = Callable[[int], str]
 
 
-def build_section(store: Store, manifest: Mapping[str, Any], decode: Decode) -> Section:
+def build_section(store: Store, manifest: Manifest, decode: Decode) -> Section:
     """Counts, rewrites by strategy, what the teacher knew, and examples with its choices at each hole.
 
     Args:
@@ -33,7 +34,7 @@ def build_section(store: Store, manifest: Mapping[str, Any], decode: Decode) -> 
     if not rewrites.is_empty():
         outcomes = read_frame(store, manifest, "outcome", most_files=MOST_SHARDS)
         section.blocks.append(Block("Rewrites", _rewrite_text(rewrites), figures=_rewrites(rewrites, outcomes)))
-    stage = "score" if "score" in manifest["stages"] else "gold_score"
+    stage = "score" if "score" in manifest.stages else "gold_score"
     columns = ["gold_ids", "topk_count", "topk_logprobs", "tail", "actual_logprob"]
     scores = read_frame(store, manifest, stage, columns, most_files=MOST_SHARDS)
     if not scores.is_empty():
@@ -44,9 +45,9 @@ def build_section(store: Store, manifest: Mapping[str, Any], decode: Decode) -> 
     return section
 
 
-def _stages(manifest: Mapping[str, Any]) -> HtmlTable:
+def _stages(manifest: Manifest) -> HtmlTable:
     rows = []
-    for name, counts in manifest["counts"].items():
+    for name, counts in manifest.counts.items():
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in sorted(counts.get("set_aside", {}).items()))
         rows.append((name, f"{counts['in']:,}", f"{counts['out']:,}", reasons))
     return HtmlTable(("stage", "rows in", "rows out", "set aside"), rows, frozenset({1, 2}))
@@ -111,7 +112,7 @@ def _entropy(counts: NDArray[np.int64], logprobs: NDArray[np.float64], tail: NDA
     return np.asarray(inside + outside)
 
 
-def _examples(store: Store, manifest: Mapping[str, Any], rewrites: pl.DataFrame, decode: Decode) -> list[ReadExample]:
+def _examples(store: Store, manifest: Manifest, rewrites: pl.DataFrame, decode: Decode) -> list[ReadExample]:
     """The first rows of view 0, then of the others, gold and imperfect token by token."""
     rewrites = rewrites.sort("view", maintain_order=True).head(SHOWN)
     ingest = read_frame(store, manifest, "ingest", ["example_id", "question", "gold_ids"], most_files=MOST_SHARDS)

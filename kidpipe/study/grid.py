@@ -7,41 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kidcore.config.config import Config, Method, TrainSettings
+from kidcore.config.config import Config, TrainSettings
 from kidcore.config.config_load import setting_names
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
-from kidcore.method.methods import METHODS
+from kidcore.method.methods import METHODS, looks_at, stages_read
+from kidcore.store.stages import STAGES, sections_of
 
 METHOD, SEED = "train.method", "train.seed"
 
-# Sections that decide the shards of a stage, beside data and ingest.
-_SECTIONS = {
-    "ingest": (),
-    "generate": ("teacher", "generate"),
-    "gold_score": ("teacher", "score"),
-    "score": ("teacher", "score", "mask", "predict", "outcome"),
-}
-_OPTIONAL = frozenset(name for names in _SECTIONS.values() for name in names)
-
-_SCORED = frozenset(method for method, traits in METHODS.items() if traits.divergence is not None)
-_ON_POLICY = frozenset(method for method, traits in METHODS.items() if traits.is_on_policy)
-_ONLINE = frozenset(method for method, traits in METHODS.items() if traits.is_online)
-# The methods that look at a setting of the trainer, where not all do.
-_LOOKED_AT: dict[str, frozenset[Method]] = {
-    "mle_weight": _SCORED - _ON_POLICY,
-    "on_policy_mle": _ON_POLICY,
-    "kd_weight": _SCORED,
-    "divergence": _SCORED,
-    "divergence_parameter": _SCORED,
-    "views_per_step": frozenset({"kid", "kid-online"}),
-    "imperfect_share": frozenset({"kid", "kid-online", "gkd"}),
-    "gold_share": _ONLINE | {"kid"},
-    "oracle_end": frozenset({"imitkd"}),
-    "rollout_tokens": _ON_POLICY,
-    "rollout_temperature": _ON_POLICY,
-    "rollout_backend": _ON_POLICY,
-}
+# Sections that decide the shards of some stages only.
+_OPTIONAL = sections_of(STAGES) - sections_of(["ingest"])
 _DATA_SEEDS = ("mask.seed", "predict.seed", "generate.seed")
 
 
@@ -67,7 +43,7 @@ class Trial:
     @property
     def build(self) -> str:
         """The same for runs that can train on one build."""
-        sections = ("data", "ingest", *_SECTIONS[self.until])
+        sections = sorted({"data", *sections_of([self.until])})
         return fingerprint([self.until, {name: getattr(self.config, name).model_dump() for name in sections}])
 
     def describe(self) -> str:
@@ -89,31 +65,31 @@ def make_cells(
     cells: dict[str, Trial] = {}
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
-        method: Method = resolve({METHOD: chosen[METHOD]}).train.method
+        asked = resolve({METHOD: chosen[METHOD]})
         if seed_masks:
             chosen |= dict.fromkeys(_DATA_SEEDS, chosen[SEED])
-        counted = {name: value for name, value in chosen.items() if _matters(name, method)}
-        config = _with_defaults_elsewhere(resolve(counted), method)
+        counted = {name: value for name, value in chosen.items() if _matters(name, asked)}
+        config = _with_defaults_elsewhere(resolve(counted))
         shown = {name: counted.get(name) for name in axes}
-        cells.setdefault(fingerprint(config.model_dump()), Trial(config, shown, METHODS[method].stage))
+        cells.setdefault(fingerprint(config.model_dump()), Trial(config, shown, METHODS[config.train.method].stage))
     return list(cells.values())
 
 
-def _matters(name: str, method: Method) -> bool:
-    """Whether a setting can change what a run of `method` learns or how it is judged."""
+def _matters(name: str, config: Config) -> bool:
+    """Whether a setting can change what a run of the method in `config` learns or how it is judged."""
     section, _, field = name.partition(".")
     if section == "train":
-        return method in _LOOKED_AT.get(field, METHODS)
-    traits = METHODS[method]
-    needed = {*_SECTIONS[traits.stage]}
-    if traits.is_online:
-        needed |= {"teacher", "score"} if traits.is_on_policy else {"teacher", "score", "mask", "predict"}
-    return section in needed or section not in _OPTIONAL
+        return looks_at(config.train.method, field)
+    return section not in _OPTIONAL or section in _needed(config)
 
 
-def _with_defaults_elsewhere(config: Config, method: Method) -> Config:
+def _needed(config: Config) -> frozenset[str]:
+    return sections_of(stages_read(config.train)).union(METHODS[config.train.method].online_sections)
+
+
+def _with_defaults_elsewhere(config: Config) -> Config:
     """Settings of the trainer that the method does not look at are put to their default: one run, one name."""
-    fields = {name: info.default for name, info in TrainSettings.model_fields.items() if not _matters(f"train.{name}", method)}
+    fields = {name: info.default for name, info in TrainSettings.model_fields.items() if not _matters(f"train.{name}", config)}
     return config.model_copy(update={"train": config.train.model_copy(update=fields)})
 
 

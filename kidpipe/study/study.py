@@ -91,7 +91,7 @@ def _build_all(session: Session, cells: Sequence[Trial], only_finished: bool) ->
             if only_finished and not all(map(grid.is_finished, grid.stages)):
                 raise KidpipeError("not finished")
             result = build(context, session.store, until=cell.until, progress=False, is_latest=False)
-            found[key] = (str(result.manifest["digest"]), "")
+            found[key] = (result.manifest.digest, "")
             made, reused = sum(result.ran.values()), sum(result.reused.values())
             session.errors.print(f"build {number}/{len(builds)}  {made} shards made, {reused} reused", soft_wrap=True)
         except KidpipeError as error:

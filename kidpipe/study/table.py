@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from kidcore.config.config import Method
-from kidcore.store.manifest import STAGES
+from kidcore.store.manifest import kept_manifest
+from kidcore.store.stages import MODEL_STAGES
 from kidcore.store.store import Store
 from kidpipe.commands.restricted import restricted
 from kidpipe.commands.session import text_table
@@ -29,8 +30,6 @@ FIGURES = (
 )
 # Parts of a training step that online methods log.
 _ONLINE = ("generate_seconds", "teacher_seconds")
-# Stages in which a model runs; what masking and rewriting take is not the teacher's.
-_MODEL_STAGES = frozenset(STAGES) - {"ingest", "mask", "rewrite", "outcome"}
 
 
 def rows_of(runs: Sequence[Run], store: Store) -> list[dict[str, Any]]:
@@ -70,10 +69,10 @@ def _build_seconds(runs: Sequence[Run], store: Store) -> list[dict[str, float | 
 
 def _model_shards(store: Store, digest: str, method: Method) -> set[str]:
     """Keys of the shards of a manifest that a model was run for and that `method` reads, or that those were made from."""
-    parts = restricted(store.read_json(f"manifests/{digest}.json"), method)["parts"]
-    files = [part.get(stage, []) for part in parts for stage in _MODEL_STAGES]
-    names = [name for entry in files for name in ([entry] if isinstance(entry, str) else entry)]
-    return {name.partition("/")[2].partition(".")[0] for name in names}
+    manifest = kept_manifest(store, digest)
+    assert manifest is not None
+    files = restricted(manifest, method).files(*MODEL_STAGES)
+    return {name.partition("/")[2].partition(".")[0] for name in files}
 
 
 def groups_of(runs: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

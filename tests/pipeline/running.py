@@ -1,10 +1,9 @@
 """Small builds for the tests: run one, and see which shards it made."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from kidcore.config.config import Config
+from kidcore.store.manifest import Manifest
 from kidcore.store.store import Store
 from pipeline.build import BuildResult, build
 from pipeline.context import open_context
@@ -27,6 +26,5 @@ def made(result: BuildResult) -> dict[str, int]:
     return {stage: count for stage, count in result.ran.items() if count}
 
 
-def files(manifest: Mapping[str, Any], stage: str) -> list[str]:
-    entries = [part[stage] for part in manifest["parts"]]
-    return [file for entry in entries for file in ([entry] if isinstance(entry, str) else entry)]
+def files(manifest: Manifest, stage: str) -> list[str]:
+    return list(manifest.files(stage))

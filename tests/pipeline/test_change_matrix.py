@@ -138,7 +138,7 @@ def _is_valid(settings: dict[str, object], name: str, value: object) -> bool:
 def test_without_outcomes_nothing_else_changes(copy: dict[str, object]) -> None:
     result = run_build(configure(copy, outcome__execute=False))
     assert made(result) == {}
-    assert "outcome" not in result.manifest["stages"]
+    assert "outcome" not in result.manifest.stages
 
 
 def test_moving_the_data_reruns_nothing(copy: dict[str, object], world: Path, tmp_path: Path) -> None:

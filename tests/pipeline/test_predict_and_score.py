@@ -119,7 +119,7 @@ def test_predictions_are_those_of_a_plain_forward_pass_over_masked_gold(built: d
     for row in range(5):
         prompt, gold = lists(ingest, "prompt_ids")[row], lists(ingest, "gold_ids")[row].copy()
         holes = lists(predict, "masked")[row]
-        gold[holes] = manifest["mask_id"]
+        gold[holes] = manifest.facts.mask_id
         logprobs = dense(tiny_model, prompt, gold)
         for hole, filled in zip(holes, lists(predict, "filled_ids")[row], strict=True):
             allowed = [token for token in np.argsort(-logprobs[hole], kind="stable") if token not in special]
@@ -132,7 +132,7 @@ def test_scores_are_those_of_a_plain_forward_pass_over_the_imperfect_sequence(bu
     table = store.read(shard_of(files(manifest, "score")[1]))
     for row in range(5):
         prompt, imperfect = lists(table, "prompt_ids")[row], lists(table, "imperfect_ids")[row]
-        sequence = np.append(imperfect, manifest["eos_id"]).astype(np.int32)
+        sequence = np.append(imperfect, manifest.facts.eos_id).astype(np.int32)
         logprobs = dense(tiny_model, prompt, sequence)
         np.testing.assert_allclose(lists(table, "actual_logprob")[row], logprobs[np.arange(len(sequence)), sequence], atol=2e-4)
         ids = lists(table, "topk_ids")[row].reshape(len(sequence), 16)
@@ -154,7 +154,7 @@ def test_imperfect_differs_from_gold_at_masked_positions_only(built: dict[str, o
             different = np.flatnonzero(gold != imperfect)
             changed += len(different)
             assert set(different) <= set(masked)
-    assert changed == manifest["counts"]["rewrite"]["rewritten"] > 0
+    assert changed == manifest.counts["rewrite"]["rewritten"] > 0
 
 
 def test_unchanged_rows_reuse_the_gold_score(built: dict[str, object], tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_unchanged_rows_reuse_the_gold_score(built: dict[str, object], tmp_path:
     manifest, store = run_build(config).manifest, store_of(config)
     gold = store.read(shard_of(files(manifest, "gold_score")[0]))
     score = store.read(shard_of(files(manifest, "score")[0]))
-    assert manifest["counts"]["score"]["reused_gold"] < 24
+    assert manifest.counts["score"]["reused_gold"] < 24
     for row, (old, new) in enumerate(zip(lists(score, "gold_ids"), lists(score, "imperfect_ids"), strict=True)):
         same = np.array_equal(lists(gold, "actual_logprob")[row], lists(score, "actual_logprob")[row])
         assert same == np.array_equal(old, new)

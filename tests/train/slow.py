@@ -195,13 +195,11 @@ class SlowTrainer:
 def _files(source: Source) -> dict[str, list[Path]]:
     named: dict[str, list[Path]] = {}
     for part in source.parts:
-        assert part.gold_score is not None
-        named.setdefault("ingest", []).append(part.ingest)
-        named.setdefault("gold_score", []).append(part.gold_score)
-        for view, path in enumerate(part.score):
-            named.setdefault(f"score{view}", []).append(path)
-        for sample, path in enumerate(part.generate):
-            named.setdefault(f"generate{sample}", []).append(path)
+        for stage in ("ingest", "gold_score"):
+            named.setdefault(stage, []).append(part.one(stage))
+        for stage in ("score", "generate"):
+            for view, path in enumerate(part.of(stage)):
+                named.setdefault(f"{stage}{view}", []).append(path)
     return named
 
 

@@ -87,22 +87,28 @@ def write_build(
         examples = [_Row(rng, f"p{part}-{i}", schemas, learnable) for i in range(rows)]
         usable = [example for i, example in enumerate(examples) if i % 7 != 6]
         folder.mkdir(parents=True, exist_ok=True)
-        paths = PartFiles(
-            part,
-            folder / f"ingest-{part}.parquet",
-            folder / f"gold-{part}.parquet",
-            tuple(folder / f"score-{part}-{view}.parquet" for view in range(views)),
-            tuple(folder / f"generate-{part}-{sample}.parquet" for sample in range(2)),
-        )
-        assert paths.gold_score is not None
-        _write(paths.ingest, INGEST, [x.ingest(set_aside=i % 7 == 6) for i, x in enumerate(examples)])
-        _write(paths.gold_score, GOLD_SCORE, [x.key() | x.tokens() | topk(x.teacher(rng, x.gold)) for x in usable])
-        for view, path in enumerate(paths.score):
+        paths = part_files(folder, part, views)
+        _write(paths.one("ingest"), INGEST, [x.ingest(set_aside=i % 7 == 6) for i, x in enumerate(examples)])
+        _write(paths.one("gold_score"), GOLD_SCORE, [x.key() | x.tokens() | topk(x.teacher(rng, x.gold)) for x in usable])
+        for view, path in enumerate(paths.of("score")):
             _write(path, SCORE, [x.score(rng, view) for x in usable])
-        for sample, path in enumerate(paths.generate):
+        for sample, path in enumerate(paths.of("generate")):
             _write(path, GENERATE, [x.answer(sample, set_aside=i == 3) for i, x in enumerate(usable)])
         files.append(paths)
     return Source(files, EOS, f"digest-{seed}")
+
+
+def part_files(folder: Path, part: int, views: int = 2) -> PartFiles:
+    """Where `write_build` puts the shards of a part."""
+    return PartFiles(
+        part,
+        {
+            "ingest": (folder / f"ingest-{part}.parquet",),
+            "gold_score": (folder / f"gold-{part}.parquet",),
+            "score": tuple(folder / f"score-{part}-{view}.parquet" for view in range(views)),
+            "generate": tuple(folder / f"generate-{part}-{sample}.parquet" for sample in range(2)),
+        },
+    )
 
 
 class _Row:

@@ -136,17 +136,17 @@ def test_number_of_steps(source: Source) -> None:
 def test_what_the_build_lacks_is_refused(source: Source, tmp_path: Path) -> None:
     with pytest.raises(KidpipeError, match="wants 4 views a step"):
         Dataset(source, config(views_per_step=4))
-    bare = Source([PartFiles(0, source.parts[0].ingest)], EOS, "d")
+    bare = Source([PartFiles(0, {"ingest": source.parts[0].of("ingest")})], EOS, "d")
     with pytest.raises(KidpipeError, match="build holds none"):
         Dataset(bare, config(method="fkd"))
     broken = tmp_path / "ingest.parquet"
-    broken.write_bytes(source.parts[0].ingest.read_bytes()[:200])
+    broken.write_bytes(source.parts[0].one("ingest").read_bytes()[:200])
     with pytest.raises(KidpipeError, match="cannot be read"):
-        Dataset(Source([PartFiles(0, broken)], EOS, "d"), config(method="sft"))
+        Dataset(Source([PartFiles(0, {"ingest": (broken,)})], EOS, "d"), config(method="sft"))
 
 
 def test_a_row_missing_from_a_score_shard_is_named(source: Source) -> None:
     first, second = source.parts[:2]
-    mixed = Source([PartFiles(0, first.ingest, first.gold_score, second.score)], EOS, "d")
+    mixed = Source([PartFiles(0, {**first.files, "score": second.of("score")})], EOS, "d")
     with pytest.raises(KidpipeError, match=r"example p0-.* was ingested but is missing"):
         next(Dataset(mixed, config()).steps())

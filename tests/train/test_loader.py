@@ -82,7 +82,7 @@ def test_the_shares_of_a_step_are_all_its_packs(layout: str) -> None:
 def test_a_mistake_in_the_data_is_the_same_with_and_without_workers(tmp_path: Path, num_workers: int) -> None:
     source = write_build(tmp_path, parts=4, rows=24)
     for files in source.parts:
-        for path in files.score:
+        for path in files.of("score"):
             path.write_bytes(b"PAR1 and nothing else")
     with Loader(num_workers) as loader, pytest.raises(KidpipeError, match="a shard cannot be read") as caught:
         next(loader.steps(Dataset(source, config()), 0, 5, CUTTER.cut))
@@ -132,7 +132,7 @@ with Loader(2) as loader:
 
 
 def test_workers_end_with_a_trainer_that_was_killed(source: Source) -> None:
-    command = [sys.executable, "-c", ORPHANS, str(source.parts[0].ingest.parent)]
+    command = [sys.executable, "-c", ORPHANS, str(source.parts[0].one("ingest").parent)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as trainer:
         assert trainer.stdout is not None

@@ -219,10 +219,10 @@ def project(world: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFact
     manifest = run_build(settings).manifest
     root = Store(Path(settings.store.path)).root
     parts = [
-        PartFiles(part["part"], root / part["ingest"], root / part["gold_score"], tuple(root / file for file in part["score"]))
-        for part in manifest["parts"]
+        PartFiles(part.part, {stage: tuple(root / file for file in named) for stage, named in part.files.items()})
+        for part in manifest.parts
     ]
-    return settings, Source(parts, manifest["eos_id"], manifest["digest"]), student
+    return settings, Source(parts, manifest.facts.eos_id, manifest.digest), student
 
 
 def online_of(project: tuple[Config, Source, Path], settings: TrainSettings) -> Online:

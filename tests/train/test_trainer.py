@@ -73,15 +73,13 @@ def test_a_finished_run_does_nothing(build: tuple[Source, Path], tmp_path: Path)
 CHILD = """
 import sys, torch
 from pathlib import Path
-from tests.train.small import EOS
+from tests.train.small import EOS, part_files
 from tests.train.test_trainer import config
 from train.data.dataset import Source
-from train.data.shards import PartFiles
 from train.trainer import run
 torch.set_num_threads(1)
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
-parts = [PartFiles(i, folder / f"ingest-{i}.parquet", folder / f"gold-{i}.parquet",
-                   tuple(folder / f"score-{i}-{v}.parquet" for v in range(2))) for i in range(4)]
+parts = [part_files(folder, i) for i in range(4)]
 run(config(save_every=2, eval_every=4), Source(parts, EOS, "digest-0"), folder / "student", out)
 """
 

@@ -10,10 +10,9 @@ import torch
 
 from kidcore.config.config import TrainSettings
 from kidcore.method.methods import METHODS
-from tests.train.small import EOS, make_examples, make_student
+from tests.train.small import EOS, make_examples, make_student, part_files
 from tests.train.test_methods import online_setup
 from train.data.dataset import Source
-from train.data.shards import PartFiles
 from train.step import Runner, RunObjective
 from train.student.placement import place
 from train.student.ranks import Ranks, open_ranks
@@ -32,16 +31,7 @@ def config(**changes: object) -> TrainSettings:
 
 def source_of(folder: Path) -> Source:
     """The Source that `write_build(folder, parts=4)` returned."""
-    parts = [
-        PartFiles(
-            part,
-            folder / f"ingest-{part}.parquet",
-            folder / f"gold-{part}.parquet",
-            tuple(folder / f"score-{part}-{view}.parquet" for view in range(2)),
-        )
-        for part in range(4)
-    ]
-    return Source(parts, EOS, "digest-0")
+    return Source([part_files(folder, part) for part in range(4)], EOS, "digest-0")
 
 
 def gradients(ranks: Ranks, changes: dict[str, object]) -> list[tuple[float, float, int, dict[str, torch.Tensor]]]:

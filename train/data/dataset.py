@@ -12,21 +12,10 @@ from functools import cached_property
 
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
-from kidcore.method.methods import METHODS, gold_share, gold_weight
+from kidcore.method.methods import METHODS, gold_share, gold_weight, stages_read
 from train.data.examples import TrainingExample
 from train.data.sampler import group_order, is_drawn, is_held_out, part_order
-from train.data.shards import (
-    GENERATE_COLUMNS,
-    GOLD_SCORE_COLUMNS,
-    INGEST_COLUMNS,
-    SCORE_COLUMNS,
-    PartFiles,
-    ShardRows,
-    gold_example,
-    mixed_example,
-    read_shard,
-    read_usable_ids,
-)
+from train.data.shards import PartFiles, ShardRows, gold_example, mixed_example, read_shard, read_usable_ids
 
 
 @dataclass(frozen=True)
@@ -67,13 +56,13 @@ class Dataset:
     def _usable(self) -> dict[int, tuple[set[str], set[str]]]:
         """Ids to train on and held-out ids, by part. Only two columns of the shards are read for it.
 
-        Method seqkd trains on questions all of whose answers are of use, and holds out as the others do.
+        A method that is taught answers trains on questions all of whose answers are of use, and holds out as the others do.
         """
-        usable = {}
+        usable, answers = {}, METHODS[self.settings.method].answers
         for number, files in enumerate(self.source.parts):
-            ids = read_usable_ids(files.ingest)
+            ids = read_usable_ids(files.one("ingest"))
             held = {x for x in ids if is_held_out(x, self.settings.holdout, self.settings.seed)}
-            answered = [set(read_usable_ids(path)) for path in files.generate] if self.settings.method == "seqkd" else []
+            answered = [set(read_usable_ids(path)) for path in files.of(answers)]
             usable[number] = (set(ids).difference(held).intersection(*answered), held)
         return usable
 
@@ -114,7 +103,7 @@ class Dataset:
             epoch, offset = epoch + 1, 0
 
     def held_out(self) -> Iterator[list[TrainingExample]]:
-        """The held-out examples, one list a part: gold whatever the weights are, and view 0 for method kid."""
+        """The held-out examples, one list a part: gold whatever the weights are, and view 0 where imperfect views are read."""
         for number in range(len(self.source.parts)):
             ids = self._usable[number][1]
             if ids:
@@ -136,13 +125,13 @@ class Dataset:
 
     def views(self, epoch: int) -> list[int]:
         """The views that the examples of an epoch show; consecutive epochs take turns through all of them."""
-        files = self.source.parts[0]
-        if self.settings.method == "seqkd":
-            return [epoch % len(files.generate)]
-        if self.settings.method != "kid":
+        files, traits = self.source.parts[0], METHODS[self.settings.method]
+        if traits.answers:
+            return [epoch % len(files.of(traits.answers))]
+        if not traits.imperfect:
             return []
-        first = epoch * self.settings.views_per_step
-        return [(first + j) % len(files.score) for j in range(self.settings.views_per_step)]
+        first, num_views = epoch * self.settings.views_per_step, len(files.of(traits.imperfect))
+        return [(first + j) % num_views for j in range(self.settings.views_per_step)]
 
     def _epoch_windows(self, epoch: int) -> list[_Window]:
         if epoch not in self._windows:
@@ -162,10 +151,14 @@ class _Part:
     def __init__(self, source: Source, number: int, settings: TrainSettings, epoch: int, views: list[int]) -> None:
         files, self._eos_id = source.parts[number], source.eos_id
         self._settings, self._epoch = settings, epoch
-        self._gold = _read_gold(files, settings) if settings.method != "kid" or is_mixture(settings) else None
-        if settings.method == "seqkd":
-            self._gold = read_shard(files.generate[views[0]], GENERATE_COLUMNS)
-        self._views = [read_shard(files.score[view], SCORE_COLUMNS) for view in views] if settings.method == "kid" else []
+        self._gold: ShardRows | None = None
+        traits = self._traits = METHODS[settings.method]
+        if traits.answers:
+            self._gold = read_shard(files.of(traits.answers)[views[0]], traits.answers)
+        elif traits.gold in stages_read(settings):
+            self._gold = read_shard(files.one(traits.gold), traits.gold)
+        shown = files.of(traits.imperfect)
+        self._views = [read_shard(shown[view], traits.imperfect) for view in views] if traits.imperfect else []
 
     def db_id(self, example_id: str) -> str:
         shard = self._gold or self._views[0]
@@ -174,10 +167,10 @@ class _Part:
     def example(self, example_id: str) -> TrainingExample:
         """What the epoch teaches of an example."""
         learn_gold = gold_weight(self._settings) > 0
-        if self._settings.method != "kid":
+        if not self._traits.imperfect:
             assert self._gold is not None
             # An online method makes its own sequences from gold, whatever it does with it.
-            learn_gold = learn_gold or METHODS[self._settings.method].is_online
+            learn_gold = learn_gold or self._traits.is_online
             return gold_example(self._gold, self._gold.row(example_id), self._eos_id, learn_gold=learn_gold)
         shows_views = is_drawn(self._settings.imperfect_share, *self._draw("imperfect", example_id))
         shows_gold = not shows_views or is_drawn(gold_share(self._settings), *self._draw("gold", example_id))
@@ -194,13 +187,14 @@ class _Part:
 
 
 class _HeldOut:
-    """The shards of one part that evaluation reads: gold, and view 0 for method kid."""
+    """The shard of one part that evaluation reads: gold, or view 0 where imperfect views are read, which holds gold too."""
 
     def __init__(self, source: Source, number: int, settings: TrainSettings) -> None:
         files, self._eos_id = source.parts[number], source.eos_id
-        is_kid = settings.method == "kid"
-        self._shard = read_shard(files.score[0], SCORE_COLUMNS) if is_kid else _read_gold(files, settings)
-        self._has_views = is_kid
+        traits = METHODS[settings.method]
+        stage = traits.imperfect or traits.gold
+        self._shard = read_shard(files.of(stage)[0], stage)
+        self._has_views = bool(traits.imperfect)
 
     def example(self, example_id: str) -> TrainingExample:
         """Gold whatever the weights are."""
@@ -209,39 +203,24 @@ class _HeldOut:
         return gold_example(self._shard, self._shard.row(example_id), self._eos_id, learn_gold=True)
 
 
-def _read_gold(files: PartFiles, settings: TrainSettings) -> ShardRows:
-    """Gold SQL, with the teacher's distributions where the method learns from stored ones."""
-    if METHODS[settings.method].stage in ("ingest", "generate"):
-        return read_shard(files.ingest, INGEST_COLUMNS)
-    assert files.gold_score is not None
-    return read_shard(files.gold_score, GOLD_SCORE_COLUMNS)
-
-
-def is_mixture(settings: TrainSettings) -> bool:
-    """Whether method kid also teaches the divergence on gold."""
-    return settings.imperfect_share < 1 or gold_share(settings) > 0
+_LACKING = {
+    "gold_score": ("learns from the teacher's scores on gold SQL", "run kidpipe build-imperfect"),
+    "score": ("learns from the teacher's scores on imperfect SQL", "run kidpipe build-imperfect"),
+    "generate": ("learns from the teacher's own answers", "run kidpipe build-imperfect --until generate"),
+}
 
 
 def _check(source: Source, settings: TrainSettings) -> None:
     """Refuse what the build does not hold, before anything is read."""
-    stage = METHODS[settings.method].stage
-    wants_gold = stage == "gold_score" or (stage == "score" and is_mixture(settings))
+    method, traits, views = settings.method, METHODS[settings.method], settings.views_per_step
     for files in source.parts:
-        if stage == "score" and len(files.score) < max(1, settings.views_per_step):
+        if traits.imperfect and len(files.of(traits.imperfect)) < max(1, views):
             raise KidpipeError(
-                f"method kid wants {settings.views_per_step} views a step, and the build holds {len(files.score)}",
+                f"method {method} wants {views} views a step, and the build holds {len(files.of(traits.imperfect))}",
                 where=f"part {files.part}",
                 fix="raise mask.views and run kidpipe build-imperfect, or lower train.views_per_step",
             )
-        if wants_gold and files.gold_score is None:
-            raise KidpipeError(
-                f"method {settings.method} learns from the teacher's scores on gold SQL, and the build holds none",
-                where=f"part {files.part}",
-                fix="run kidpipe build-imperfect",
-            )
-        if stage == "generate" and not files.generate:
-            raise KidpipeError(
-                "method seqkd learns from the teacher's own answers, and the build holds none",
-                where=f"part {files.part}",
-                fix="run kidpipe build-imperfect --until generate",
-            )
+        for stage in stages_read(settings):
+            if not files.of(stage):
+                why, fix = _LACKING[stage]
+                raise KidpipeError(f"method {method} {why}, and the build holds none", where=f"part {files.part}", fix=fix)

@@ -3,6 +3,7 @@
 Only the columns that the method learns from are read. Rows of different shards are joined by example id.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +18,20 @@ from train.data.examples import Branch, TeacherTopK, TrainingExample
 
 @dataclass(frozen=True)
 class PartFiles:
-    """The shards of one part. All but `ingest` are needed only by the methods that read them."""
+    """The shards of one part: by stage, one file for each view. All but those of ingest are needed only by the methods that
+    read them."""
 
     part: int
-    ingest: Path
-    gold_score: Path | None = None
-    score: tuple[Path, ...] = ()
-    generate: tuple[Path, ...] = ()
+    files: Mapping[str, tuple[Path, ...]]
+
+    def of(self, stage: str) -> tuple[Path, ...]:
+        """The stage's shards; none where it was not built."""
+        return self.files.get(stage, ())
+
+    def one(self, stage: str) -> Path:
+        """The shard of a stage without views that must be there."""
+        (file,) = self.files[stage]
+        return file
 
 
 @dataclass(frozen=True)
@@ -60,14 +68,18 @@ class ShardRows:
 
 
 _TEACHER_COLUMNS = ("topk_count", "topk_ids", "topk_logprobs", "tail")
-INGEST_COLUMNS = ("prompt_ids", "gold_ids")
-GENERATE_COLUMNS = ("prompt_ids", "generated_ids")
-GOLD_SCORE_COLUMNS = ("prompt_ids", "gold_ids", *_TEACHER_COLUMNS)
-SCORE_COLUMNS = ("prompt_ids", "gold_ids", "imperfect_ids", *_TEACHER_COLUMNS)
+COLUMNS = {
+    "ingest": ("prompt_ids", "gold_ids"),
+    "generate": ("prompt_ids", "generated_ids"),
+    "gold_score": ("prompt_ids", "gold_ids", *_TEACHER_COLUMNS),
+    "score": ("prompt_ids", "gold_ids", "imperfect_ids", *_TEACHER_COLUMNS),
+}
+"""What is learnt from the shards of each stage that a method may read."""
 
 
-def read_shard(path: Path, columns: tuple[str, ...]) -> ShardRows:
-    """The shard at `path`."""
+def read_shard(path: Path, stage: str) -> ShardRows:
+    """What is learnt from the shard of `stage` at `path`."""
+    columns = COLUMNS[stage]
     table = _read(path, ["example_id", "db_id", *columns])
     ids = table["example_id"].to_pylist()
     return ShardRows(

@@ -18,7 +18,7 @@ from kidcore.config.config import TrainSettings
 from kidcore.config.seeds import row_rng
 from kidcore.method.filling import fill, predictions, put, request, wanted
 from kidcore.method.masking import choose
-from kidcore.method.methods import METHODS, gold_share, gold_weight
+from kidcore.method.methods import METHODS, gold_share, gold_weight, looks_at
 from kidcore.method.topk import cut
 from kidcore.models.backends.base import Sampling, ScoreRequest
 from kidcore.models.backends.transformers import TransformersBackend
@@ -118,7 +118,7 @@ class Online:
         """
         settings = self._settings
         share = settings.imperfect_share
-        if settings.method == "imitkd":
+        if looks_at(settings.method, "oracle_end"):
             share = 1.0 - settings.oracle_end ** (step / self._num_steps)
         drawn = [is_drawn(share, "rollout", settings.seed, step, example.example_id) for example in examples]
         prompts = [_prompt(example) for example, is_asked in zip(examples, drawn, strict=True) if is_asked]

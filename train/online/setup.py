@@ -35,7 +35,7 @@ class OnlineSetup:
     def identity(self, settings: TrainSettings) -> dict[str, Any]:
         """What decides the losses of a run beside its own settings."""
         sections: dict[str, Any] = {"score": self.score}
-        if not METHODS[settings.method].is_on_policy:
+        if METHODS[settings.method].fills_holes:
             sections |= {"mask": self.mask, "predict": self.predict}
         changed, _ = settings_of(**sections)
         return {"teacher": self.teacher.identity, "teacher.dtype": self.dtype, **changed}

@@ -1,0 +1,14 @@
+"""The gold sequence of each example in, the teacher's scores of it out."""
+
+from collections.abc import Callable
+
+from kidcore.store.graph import Output, Task
+from pipeline.context import Context
+from pipeline.score import gold_score
+
+
+def bind(context: Context) -> Callable[[Task], Output]:
+    """The stage under the settings of `context`, with its teacher."""
+    teacher = context.teacher
+    assert teacher is not None
+    return lambda task: gold_score(context.config.score, context.tokens, context.engines.open(teacher), task)

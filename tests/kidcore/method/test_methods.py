@@ -1,0 +1,42 @@
+"""The table of methods: what each reads and looks at."""
+
+from typing import get_args
+
+import pytest
+
+from kidcore.config.config import Method, TrainSettings
+from kidcore.method.methods import METHODS, looks_at, settings_used, stages_read
+from kidcore.store.stages import STAGES
+
+READS: dict[str, tuple[str, ...]] = {
+    "sft": ("ingest",),
+    "seqkd": ("ingest", "generate"),
+    "fkd": ("ingest", "gold_score"),
+    "rkd": ("ingest", "gold_score"),
+    "f-distill": ("ingest", "gold_score"),
+    "imitkd": ("ingest",),
+    "gkd": ("ingest",),
+    "kid": ("ingest", "gold_score", "score"),
+    "kid-online": ("ingest",),
+}
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_what_a_method_reads(method: Method) -> None:
+    traits = METHODS[method]
+    assert stages_read(TrainSettings(method=method)) == READS[method]
+    assert max(READS[method], key=STAGES.index) == traits.stage
+    assert traits.settings <= TrainSettings.model_fields.keys()
+
+
+def test_kid_on_imperfect_sql_alone_reads_no_gold_scores() -> None:
+    assert stages_read(TrainSettings(gold_share=0.0)) == ("ingest", "score")
+    assert stages_read(TrainSettings(gold_share=0.0, imperfect_share=0.5)) == ("ingest", "gold_score", "score")
+
+
+def test_settings_of_other_methods_are_no_part_of_a_run() -> None:
+    assert settings_used(TrainSettings(method="sft", kd_weight=0.3, views_per_step=2)) == {"method": "sft"}
+    assert settings_used(TrainSettings(method="fkd", kd_weight=0.3, views_per_step=2)) == {"method": "fkd", "kd_weight": 0.3}
+    assert looks_at("imitkd", "oracle_end")
+    assert not looks_at("gkd", "oracle_end")
+    assert all(looks_at(method, "learning_rate") for method in METHODS)
