@@ -3,7 +3,7 @@
     python -m bench.loss_head --json loss_head.json [--device cuda] [--full]
 
 For KID (likelihood of gold and reverse KL to a stored top-K with its tail), three ways that give the same loss:
-- ours: logits at supervised rows, in chunks, gradients formed in the forward pass (train.head).
+- ours: logits at supervised rows, in chunks, gradients formed in the forward pass (train.loss.head).
 - dense: logits of every row of the pack through autograd, as trainers do that hand logits to a loss.
 - supervised: the same on supervised rows only.
 For fine-tuning, `ours, sft`, `dense, sft` and `supervised, sft` likewise, and on CUDA (Triton) Liger's fused linear cross

@@ -98,7 +98,7 @@ def children() -> list[int]:
             text, line = (folder / "stat").read_text(), (folder / "cmdline").read_text()
         except OSError:
             continue
-        if int(text.rpartition(")")[2].split()[1]) == os.getpid() and "train.loader" in line:
+        if int(text.rpartition(")")[2].split()[1]) == os.getpid() and "train.data.loader" in line:
             found.append(int(folder.name))
     return found
 

@@ -151,7 +151,7 @@ def wait_for_orphans(folder: Path) -> None:
 
 def is_run_in(process: Path, folder: Path) -> bool:
     try:
-        return b"compare_cell" in (process / "cmdline").read_bytes() and (process / "cwd").readlink() == folder
+        return b"kidpipe.study.trial" in (process / "cmdline").read_bytes() and (process / "cwd").readlink() == folder
     except OSError:
         return False
 
