@@ -35,6 +35,7 @@ def judge_predictions(
     reasons: Mapping[str, str] | None = None,
     notes: Mapping[str, Any] | None = None,
     progress: ProgressCallback | None = None,
+    said: Mapping[str, str] | None = None,
 ) -> Evaluation:
     """Judge predictions and write `verdicts.parquet` and `summary.json` into `folder`.
 
@@ -47,6 +48,7 @@ def judge_predictions(
         reasons: why there is no prediction, by example id.
         notes: goes into the summary as it is (model, data set, ...).
         progress: called with (done, total).
+        said: what each prediction was read from, by example id.
 
     Raises:
         KidpipeError: a prediction belongs to no example, or there is nothing to judge.
@@ -57,7 +59,7 @@ def judge_predictions(
     if not chosen:
         raise KidpipeError("there are no examples to judge", fix="check data.path and data.dev")
     databases.require_suite()
-    verdicts = judge(chosen, predictions, databases, GoldCache(settings), reasons, progress)
+    verdicts = judge(chosen, predictions, databases, GoldCache(settings), reasons, progress, said)
     summary: dict[str, Any] = finite({**(notes or {}), "settings": settings.identity(), **summarize(verdicts)})
     write_verdicts(verdicts, folder / VERDICTS_FILE)
     write_summary(summary, folder / SUMMARY_FILE)

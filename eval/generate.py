@@ -1,7 +1,6 @@
 """A model and examples in, one predicted SQL text an example out, by id; examples whose prompt doesn't fit get a reason."""
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Backend, Sampling
 from kidcore.models.prompts import PromptEncoder
 from kidcore.models.tokenizers import eos_id, special_ids
+from kidcore.sql.answers import read_answer
 from kidcore.sql.datasets import Example
 from kidcore.sql.schema_text import read_schema, render
-
-_FENCE = re.compile(r"```(?:\w+)?\s*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
 @dataclass
@@ -25,10 +23,19 @@ class Predictions:
     sql: dict[str, str] = field(default_factory=dict)
     """With samples, the first of each."""
     reasons: dict[str, str] = field(default_factory=dict)
+    said: dict[str, str] = field(default_factory=dict)
+    """What `sql` was read from, as the model or the file has it, by example id."""
     samples: dict[str, list[str]] = field(default_factory=dict)
+    texts: dict[str, list[str]] = field(default_factory=dict)
+    """What the samples were read from."""
     prompts: dict[str, list[int]] = field(default_factory=dict)
     answers: dict[str, list[int]] = field(default_factory=dict)
-    """Token ids of what `sql` was read from, without the stop token."""
+    """Token ids of the first of each, without the stop token."""
+
+    def choose(self, sql: Mapping[str, str]) -> None:
+        """Take one of the samples of each example."""
+        self.sql = dict(sql)
+        self.said = {name: self.texts[name][self.samples[name].index(text)] for name, text in sql.items()}
 
 
 def generate_predictions(
@@ -49,19 +56,14 @@ def generate_predictions(
     asked = [example_id for example_id in prompts for _ in range(sampling.number if sampling else 1)]
     answers = backend.generate(list(prompts.values()), max_new_tokens, stop_ids, sampling)
     for done, (example_id, ids) in enumerate(zip(asked, answers, strict=True), 1):
-        sql = extract_sql(tokenizer.decode(ids, skip_special_tokens=True))
-        predictions.samples.setdefault(example_id, []).append(sql)
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        predictions.samples.setdefault(example_id, []).append(read_answer(text))
+        predictions.texts.setdefault(example_id, []).append(text)
         predictions.answers.setdefault(example_id, ids)
         if progress:
             progress(done, len(asked))
-    predictions.sql = {example_id: sqls[0] for example_id, sqls in predictions.samples.items()}
+    predictions.choose({example_id: sqls[0] for example_id, sqls in predictions.samples.items()})
     return predictions
-
-
-def extract_sql(text: str) -> str:
-    """The SQL in a model's answer: inside a code fence where there is one, else all of it."""
-    fenced = _FENCE.search(text)
-    return (fenced.group(1) if fenced else text).strip()
 
 
 def _prompts(

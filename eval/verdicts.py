@@ -59,6 +59,8 @@ class Verdict:
     ves_reward: float | None = None
     """BIRD's reward by speed, 0 where `ex_set` is not true; None where R-VES was not asked for."""
     question: str = ""
+    answer: str = ""
+    """What `prediction` was read from, as the model or the file has it."""
 
     @property
     def r_ves(self) -> float | None:
@@ -73,6 +75,7 @@ def judge(
     golds: GoldCache,
     reasons: Mapping[str, str] | None = None,
     progress: ProgressCallback | None = None,
+    said: Mapping[str, str] | None = None,
 ) -> list[Verdict]:
     """Judge every example by its id, in order; examples without a prediction get a verdict too.
 
@@ -83,6 +86,7 @@ def judge(
         golds: results of golds seen before; filled with those that are new. Its settings are the ones that count.
         reasons: why there is no prediction, by example id.
         progress: called with (done, total), on the main databases only.
+        said: what each prediction was read from, by example id; the prediction itself where it isn't there.
     """
     answered = [example for example in examples if predictions.get(example.example_id, "").strip()]
     pairs = [Pair(example.gold_sql, predictions[example.example_id], databases.path(example.db_id)) for example in answered]
@@ -91,7 +95,9 @@ def judge(
     passed = _suite(survivors, predictions, databases, golds)
     verdicts = []
     for example in examples:
-        verdict = _verdict(example, predictions.get(example.example_id, ""), comparisons.get(example.example_id))
+        prediction = predictions.get(example.example_id, "")
+        verdict = _verdict(example, prediction, comparisons.get(example.example_id))
+        verdict = replace(verdict, answer=(said or {}).get(example.example_id, prediction))
         if verdict.kind is VerdictKind.MISSING:
             verdict = replace(verdict, message=(reasons or {}).get(example.example_id, "no prediction"))
         verdicts.append(_with_text_metrics(verdict, databases, golds, passed))

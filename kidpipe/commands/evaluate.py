@@ -74,6 +74,7 @@ def evaluate(
             reasons=predictions.reasons,
             notes=notes,
             progress=ticker(bar, "execute"),
+            said=predictions.said,
         )
     if as_json:
         session.print_json(result.summary | {"folder": str(out)})
@@ -156,7 +157,7 @@ def _generate(session: Session, folder: str, dataset: DataSet, bar: Progress) ->
     finally:
         backend.close()
     if sampling:
-        made.sql = vote(examples, made.samples, dataset.database, config.eval, ticker(bar, "vote"))
+        made.choose(vote(examples, made.samples, dataset.database, config.eval, ticker(bar, "vote")))
     return made
 
 

@@ -8,13 +8,14 @@ import pytest
 
 from eval.databases import Databases
 from eval.evaluate import judge_predictions
-from eval.generate import extract_sql, generate_predictions
+from eval.generate import generate_predictions
 from eval.metrics.exposure import measure, requests, score_answers
 from kidcore.config.config import EngineSettings, EvalSettings, IngestSettings
 from kidcore.models import tokenizers
 from kidcore.models.backends.base import Backend
 from kidcore.models.backends.select import open_backend
 from kidcore.models.prompts import PromptEncoder
+from kidcore.sql.answers import read_answer
 from kidcore.sql.datasets import DataSet
 from kidcore.sql.schema_text import read_schema, render
 
@@ -42,8 +43,9 @@ def test_predictions_come_by_id_and_are_judged(backend: Backend, tiny_model: Pat
         for example in examples
     ]
     stop = sorted({tokenizers.eos_id(tokenizer), *tokenizers.special_ids(tokenizer)})
-    direct = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in backend.generate(prompts, 8, stop)]
-    assert list(made.sql.values()) == direct
+    direct = [tokenizer.decode(ids, skip_special_tokens=True) for ids in backend.generate(prompts, 8, stop)]
+    assert list(made.said.values()) == direct
+    assert list(made.sql.values()) == list(map(read_answer, direct))
     result = judge_predictions(examples, made.sql, Databases(dataset.database), EvalSettings(workers=1), tmp_path, made.reasons)
     assert result.summary["examples"] == 12
 
@@ -56,20 +58,6 @@ def test_what_cannot_be_asked_has_a_reason(backend: Backend, tiny_model: Path, d
     assert all(reason.startswith("prompt too long") for reason in long.reasons.values())
     lost = generate_predictions(backend, tokenizer, examples, lambda db_id: tmp_path / db_id, IngestSettings(), 8)
     assert set(lost.reasons.values()) == {"database missing"}
-
-
-@pytest.mark.parametrize(
-    ("text", "sql"),
-    [
-        (" SELECT 1 \n", "SELECT 1"),
-        ("Sure:\n```sql\nSELECT 1\n```\nThat is it.", "SELECT 1"),
-        ("```\nSELECT 1", "SELECT 1"),
-        ("SELECT '```'", "SELECT '```'"),
-        ("", ""),
-    ],
-)
-def test_extract_sql(text: str, sql: str) -> None:
-    assert extract_sql(text) == sql
 
 
 def test_divergences_of_a_model_from_itself_are_nothing(backend: Backend) -> None:
