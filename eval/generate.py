@@ -79,6 +79,9 @@ def _prompts(
     schemas: dict[str, str | KidpipeError] = {}
     prompts: dict[str, list[int]] = {}
     for example in examples:
+        if example.fault:
+            predictions.reasons[example.example_id] = example.fault
+            continue
         if example.db_id not in schemas:
             try:
                 schema = read_schema(database(example.db_id), example.db_id, settings.sample_rows)

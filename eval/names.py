@@ -1,6 +1,5 @@
 """A database or Spider's tables.json in, the tables, columns and key links that exact set match resolves names by out."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from kidcore.errors import KidpipeError
 from kidcore.sql.schema_text import read_schema
+from kidcore.sql.text_files import read_json
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def read_names(database: Path, same: Mapping[str, str] | None = None) -> Names:
 def read_tables_json(path: Path) -> dict[str, dict[str, str]]:
     """The `same` of each database by Spider's tables.json, which often has more foreign keys than the files declare."""
     try:
-        entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        entries: list[dict[str, Any]] = read_json(path)
         return {entry["db_id"]: _same(*_links(entry)) for entry in entries}
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"

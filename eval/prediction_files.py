@@ -1,30 +1,51 @@
-"""Predictions made elsewhere in (our JSON Lines, Spider's line file, BIRD's JSON), predicted SQL by example id out.
+"""Predictions made elsewhere in (our JSON Lines, Spider's line file, BIRD's JSON), what was predicted by example id out.
 
-Counts, ids and databases are checked: a file that has slipped by a line is refused, never scored.
+Counts, ids, databases and keys are checked: a file that has slipped by a line, or whose predictions stand under a key that may as
+well hold the gold, is refused, never scored.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from kidcore.errors import KidpipeError
+from kidcore.sql.answers import read_answer
 from kidcore.sql.datasets import Example
 from kidcore.sql.lexer import TokenKind, tokens
+from kidcore.sql.text_files import parse_document, read_text
 
 Tables = Callable[[str], AbstractSet[str] | None]
 """Table names of a db_id in lower case; None where they can't be read."""
 _BIRD_MARK = "\t----- bird -----\t"
 _ID_KEYS = ("example_id", "id", "question_id")
-_SQL_KEYS = ("prediction", "predicted_sql", "pred", "sql", "SQL", "query")
+_SQL_KEYS = ("prediction", "predicted_sql", "pred_sql", "pred", "predicted", "predicted_query", "generated_sql")
+_DATABASE_KEYS = ("db_id", "database_id", "db")
+_GOLD_KEYS = ("query", "SQL", "gold", "gold_sql", "gold_query")
+"""Under these data sets keep the gold."""
+_KNOWN_KEYS = frozenset(
+    (
+        *_ID_KEYS,
+        *_SQL_KEYS,
+        *_DATABASE_KEYS,
+        *_GOLD_KEYS,
+        "sql",
+        "question",
+        "evidence",
+        "difficulty",
+        "hardness",
+        "index",
+        "split",
+    )
+)
 _LEAST_AT_HOME = 0.5
 """Share of a line file's queries that must name tables of their example's database."""
 
 
 def read_predictions(path: Path, examples: Sequence[Example], tables: Tables | None = None) -> dict[str, str]:
-    """Predicted SQL by example id.
+    """What was predicted by example id, as the file has it; empty where the file says that there is nothing.
 
     Args:
         path: the file; its form is told by its content.
@@ -32,45 +53,103 @@ def read_predictions(path: Path, examples: Sequence[Example], tables: Tables | N
         tables: the tables of each database; with them, a line file that has slipped by some lines is found out.
 
     Raises:
-        KidpipeError: the file is missing or malformed, has too many or too few rows, or rows that belong elsewhere.
+        KidpipeError: the file is missing or malformed, has too many or too few rows, or rows that belong elsewhere; or a
+            prediction is no text, or stands under a key that may hold the gold.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise KidpipeError(f"cannot read predictions: {error}", where=str(path), fix="check the path of --predictions") from error
-    head = text.lstrip()[:1]
-    if path.suffix == ".jsonl" or head == "[":
-        return _from_objects(_json(text, path) if head == "[" else _json_lines(text, path), path, examples)
-    if head == "{":
-        return _from_mapping(_json(text, path), path, examples)
-    return _from_lines(text, path, examples, tables)
+        text = read_text(path)
+    except KidpipeError as error:
+        raise KidpipeError(f"cannot read predictions: {error.what}", where=error.where, fix=error.fix) from error
+    head = text.lstrip(" \t\r\n")[:1]
+    if path.suffix != ".jsonl" and head not in ("[", "{"):
+        return _from_lines(text, path, examples, tables)
+    found = parse_document(text, path)
+    if isinstance(found, dict) and any(key in found for key in _ID_KEYS):
+        found = [found]  # JSON Lines of one line, by another name
+    return _from_mapping(found, path, examples) if isinstance(found, dict) else _from_objects(found, path, examples)
 
 
-def _from_objects(rows: Sequence[Any], path: Path, examples: Sequence[Example]) -> dict[str, str]:
+def _from_objects(rows: Any, path: Path, examples: Sequence[Example]) -> dict[str, str]:
+    if not isinstance(rows, list):
+        raise KidpipeError("neither rows nor an object of predictions", where=str(path), fix="give rows with an id and its SQL")
     predictions: dict[str, str] = {}
     known = _ids(examples)
+    by_id = {example.example_id: example for example in examples}
     for number, row in enumerate(rows, 1):
-        id_key = next((key for key in _ID_KEYS if isinstance(row, dict) and key in row), None)
-        sql_key = next((key for key in _SQL_KEYS if isinstance(row, dict) and key in row), None)
-        if id_key is None or sql_key is None:
-            raise KidpipeError(
-                "a prediction needs an id and its SQL",
-                where=f"{path}, row {number}",
-                fix=f"give it a key of {', '.join(_ID_KEYS)} and one of {', '.join(_SQL_KEYS)}",
-            )
-        example_id = known.get(str(row[id_key]))
-        if example_id is None or example_id in predictions:
-            fault = "belongs to no example" if example_id is None else "occurs twice"
-            raise KidpipeError(f"the id {row[id_key]!r} {fault}", where=f"{path}, row {number}", fix=_looks_like(examples))
-        predictions[example_id] = row[sql_key] if isinstance(row[sql_key], str) else ""
+        where = f"{path}, row {number}"
+        example_id = _id_of(row, known, where, examples)
+        if example_id in predictions:
+            raise KidpipeError(f"the id {example_id!r} occurs twice", where=where, fix="leave one of the two out")
+        home = by_id[example_id].db_id
+        stranger = next((row[key] for key in _DATABASE_KEYS if isinstance(row.get(key), str) and row[key] != home), None)
+        if stranger is not None:
+            raise _other_database(stranger, home, where)
+        key = _sql_key(row, where)
+        predictions[example_id] = _text(row[key], f"{where}, {key!r}")
     return predictions
 
 
-def _from_mapping(mapping: Any, path: Path, examples: Sequence[Example]) -> dict[str, str]:
+def _id_of(row: Any, known: Mapping[str, str], where: str, examples: Sequence[Example]) -> str:
+    """The example that a row belongs to."""
+    keys = [key for key in _ID_KEYS if isinstance(row, dict) and key in row]
+    if not keys:
+        said = f"it has {', '.join(map(repr, row)) or 'no key'}" if isinstance(row, dict) else f"it is {_kind(row)}"
+        fix = f"give it a key of {', '.join(_ID_KEYS)} and one of {', '.join(_SQL_KEYS)}"
+        raise KidpipeError(f"a prediction needs an id and its SQL; {said}", where=where, fix=fix)
+    found = {known.get(str(row[key])) for key in keys} - {None}
+    if not found:
+        raise KidpipeError(f"the id {row[keys[0]]!r} belongs to no example", where=where, fix=_looks_like(examples))
+    if len(found) > 1:
+        shown = " and ".join(f"{key} {row[key]!r}" for key in keys)
+        raise KidpipeError(f"{shown} belong to different examples", where=where, fix="leave one of them out")
+    (example_id,) = found
+    assert example_id is not None
+    return example_id
+
+
+def _sql_key(row: Mapping[str, Any], where: str) -> str:
+    """The key that holds the row's prediction. `sql` does only where no other key could: in some data sets it holds the gold."""
+    keys = [key for key in _SQL_KEYS if key in row]
+    if len({str(row[key]) for key in keys}) > 1:
+        shown = ", ".join(map(repr, keys))
+        raise KidpipeError(
+            f"different predictions under {shown}", where=where, fix=f"leave one of them; best is {_SQL_KEYS[0]!r}"
+        )
+    if keys:
+        return keys[0]
+    others = [key for key in row if key not in _KNOWN_KEYS]
+    if "sql" in row and not others:
+        return "sql"
+    golds = [key for key in ("sql", *_GOLD_KEYS) if key in row]
+    told = f" ({', '.join(map(repr, golds))} may hold the gold)" if golds else ""
+    raise KidpipeError(
+        f"a prediction needs an id and its SQL; which key holds the SQL can't be told from {', '.join(map(repr, row))}{told}",
+        where=where,
+        fix=f"put the prediction under {_SQL_KEYS[0]!r}",
+    )
+
+
+def _text(value: Any, where: str) -> str:
+    """A prediction; null is none."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        fix = (
+            "give one text an example; of several samples choose one first" if isinstance(value, list) else "give its SQL as text"
+        )
+        raise KidpipeError(f"a prediction is {_kind(value)}, not a text", where=where, fix=fix)
+    return value
+
+
+def _kind(value: Any) -> str:
+    return {list: "a list", dict: "an object", bool: "true or false", type(None): "null", str: "a text"}.get(
+        type(value), "a number"
+    )
+
+
+def _from_mapping(mapping: Mapping[str, Any], path: Path, examples: Sequence[Example]) -> dict[str, str]:
     """BIRD's form: {key: "SQL \\t----- bird -----\\t db_id"}, keys are positions or question ids."""
-    if not isinstance(mapping, dict):
-        raise KidpipeError("not a JSON object of predictions", where=str(path), fix="give {id: SQL}")
-    parts = {str(key): _split_bird(value) for key, value in mapping.items()}
+    parts = {key: _split_bird(value, f"{path}, {key!r}") for key, value in mapping.items()}
     known = _ids(examples)
     by_position = {str(number): example.example_id for number, example in enumerate(examples)}
     by_id = {example.example_id: example for example in examples}
@@ -79,6 +158,8 @@ def _from_mapping(mapping: Any, path: Path, examples: Sequence[Example]) -> dict
         strangers = [key for key in parts if key not in keys]
         elsewhere = [key for key, (_sql, db_id) in parts.items() if key in keys and db_id not in ("", by_id[keys[key]].db_id)]
         if not strangers and not elsewhere:
+            if twice := [example_id for example_id, count in Counter(keys[key] for key in parts).items() if count > 1]:
+                raise KidpipeError(f"two keys belong to {twice[0]!r}", where=str(path), fix="leave one of the two out")
             return {keys[key]: sql for key, (sql, _db_id) in parts.items()}
         fault = (
             f"{len(strangers)} are unknown" if strangers else f"{len(elsewhere)} name another database, as {elsewhere[0]!r} does"
@@ -93,7 +174,7 @@ def _from_mapping(mapping: Any, path: Path, examples: Sequence[Example]) -> dict
 
 def _from_lines(text: str, path: Path, examples: Sequence[Example], tables: Tables | None) -> dict[str, str]:
     """Spider's form: line n is example n's SQL, perhaps with a tab and the db_id."""
-    lines = text.split("\n")
+    lines = [line.rstrip("\r") for line in text.split("\n")]
     if lines and lines[-1] == "":
         lines.pop()
     if len(lines) != len(examples):
@@ -102,20 +183,34 @@ def _from_lines(text: str, path: Path, examples: Sequence[Example], tables: Tabl
             where=str(path),
             fix="one line an example, in order; an empty line where there is no prediction, no line breaks inside SQL",
         )
-    sqls = []
+    names = {example.db_id for example in examples}
+    has_column = _has_column(lines, names)
+    said = []
     for number, (line, example) in enumerate(zip(lines, examples, strict=True), 1):
-        sql, tab, last = line.rstrip("\r").rpartition("\t")
-        has_database = bool(tab) and last.strip().isidentifier()
-        if has_database and last.strip() != example.db_id:
-            raise KidpipeError(
-                f"a prediction for database {last.strip()!r} where the example is on {example.db_id!r}",
-                where=f"{path}, line {number}",
-                fix="the file has slipped, or was made for other examples",
-            )
-        sqls.append(sql if has_database else line.rstrip("\r"))
+        sql, tab, last = (part.strip(" ") for part in line.rpartition("\t"))
+        is_name = bool(tab) and (last in names or (has_column and bool(last) and not set(last) & set("\"'`()=<>;, ")))
+        if is_name and last != example.db_id:
+            raise _other_database(last, example.db_id, f"{path}, line {number}")
+        said.append(sql if is_name else line)
     if tables is not None:
-        _require_aligned(sqls, examples, tables, path)
-    return {example.example_id: sql for example, sql in zip(examples, sqls, strict=True)}
+        _require_aligned(list(map(read_answer, said)), examples, tables, path)
+    return {example.example_id: answer for example, answer in zip(examples, said, strict=True)}
+
+
+def _has_column(lines: Iterable[str], names: AbstractSet[str]) -> bool:
+    """Whether the lines end in a column of db_ids, known or not, rather than have tabs in their SQL."""
+    ends = [line.rpartition("\t") for line in lines if line.strip()]
+    known = sum(last.strip(" ") in names for _sql, tab, last in ends if tab)
+    single = sum("\t" not in sql and last.strip(" ").isidentifier() for sql, tab, last in ends if tab)
+    return max(known, single) > len(ends) / 2
+
+
+def _other_database(named: str, home: str, where: str) -> KidpipeError:
+    return KidpipeError(
+        f"a prediction for database {named!r} where the example is on {home!r}",
+        where=where,
+        fix="the file has slipped, or was made for other examples",
+    )
 
 
 def _require_aligned(sqls: list[str], examples: Sequence[Example], tables: Tables, path: Path) -> None:
@@ -147,36 +242,20 @@ def tables_named(sql: str) -> set[str]:
     return names - defined
 
 
-def _split_bird(value: Any) -> tuple[str, str]:
-    if not isinstance(value, str):  # BIRD's tools write a number where the model gave nothing
+def _split_bird(value: Any, where: str) -> tuple[str, str]:
+    if isinstance(value, int | float) and not isinstance(value, bool):  # BIRD's tools write a number where the model gave nothing
         return "", ""
-    sql, mark, db_id = value.rpartition(_BIRD_MARK)
-    return (sql.strip(), db_id.strip()) if mark else (value.strip(), "")
+    sql, mark, db_id = _text(value, where).rpartition(_BIRD_MARK)
+    return (sql, db_id.strip()) if mark else (db_id, "")
 
 
 def _ids(examples: Sequence[Example]) -> Mapping[str, str]:
-    """Ids as written here and as the data's own files have them (without the split's name)."""
-    bare = {example.example_id.partition(":")[2]: example.example_id for example in examples if ":" in example.example_id}
-    return {**bare, **{example.example_id: example.example_id for example in examples}}
+    """Ids as written here and, where that is clear, as the data's own files have them (without the split's name)."""
+    bare = [(example.example_id.partition(":")[2], example.example_id) for example in examples if ":" in example.example_id]
+    counts = Counter(name for name, _example_id in bare)
+    clear = {name: example_id for name, example_id in bare if counts[name] == 1}
+    return {**clear, **{example.example_id: example.example_id for example in examples}}
 
 
 def _looks_like(examples: Sequence[Example]) -> str:
     return f"ids here look like {', '.join(example.example_id for example in examples[:3])}"
-
-
-def _json(text: str, path: Path) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise KidpipeError(f"malformed JSON: {error.msg}", where=f"{path}, line {error.lineno}", fix="mend that line") from None
-
-
-def _json_lines(text: str, path: Path) -> list[Any]:
-    rows = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise KidpipeError(f"malformed JSON: {error.msg}", where=f"{path}, line {number}", fix="mend that line") from None
-    return rows

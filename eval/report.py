@@ -16,6 +16,7 @@ from rich.table import Table
 from eval.spider.exact_match import HARDNESS
 from eval.statistics import estimate
 from eval.verdicts import Verdict, VerdictKind
+from kidcore.sql.text_files import visible
 
 METRICS = ("ex_bag", "ex_set", "ts_bag", "exact_set_match", "soft_f1", "r_ves")
 """Attributes of verdicts that are scores; None where a row has none."""
@@ -35,7 +36,9 @@ VERDICT_SCHEMA = pa.schema(
 def write_verdicts(verdicts: Sequence[Verdict], path: Path) -> None:
     """One row a verdict, in order."""
     columns = {field.name: [getattr(verdict, field.name) for verdict in verdicts] for field in fields(Verdict)}
-    columns = {name: [_valid_text(value) for value in values] for name, values in columns.items()}
+    columns = {
+        name: [visible(value) if isinstance(value, str) else value for value in values] for name, values in columns.items()
+    }
     table = pa.table(columns, schema=VERDICT_SCHEMA)
     write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
@@ -49,7 +52,7 @@ def read_verdicts(path: Path) -> list[Verdict]:
 def write_summary(summary: dict[str, Any], path: Path) -> None:
     """JSON, NaN as null."""
     text = json.dumps(finite(summary), indent=2, ensure_ascii=False) + "\n"
-    write_whole(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+    write_whole(path, lambda temporary: Path(temporary).write_text(visible(text), encoding="utf-8"))
 
 
 def summarize(verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -137,11 +140,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _valid_text(value: Any) -> Any:
-    """Lone surrogates (undecodable bytes) have no place in a file; anything else is kept as it is."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def write_whole(path: Path, write: Callable[[str], object]) -> None:

@@ -88,7 +88,7 @@ def judge(
         progress: called with (done, total), on the main databases only.
         said: what each prediction was read from, by example id; the prediction itself where it isn't there.
     """
-    answered = [example for example in examples if predictions.get(example.example_id, "").strip()]
+    answered = [example for example in examples if predictions.get(example.example_id, "").strip() and not example.fault]
     pairs = [Pair(example.gold_sql, predictions[example.example_id], databases.path(example.db_id)) for example in answered]
     comparisons = dict(zip((example.example_id for example in answered), compare_results(pairs, golds, progress), strict=True))
     survivors = [example for example in answered if comparisons[example.example_id].ex_bag]
@@ -98,7 +98,9 @@ def judge(
         prediction = predictions.get(example.example_id, "")
         verdict = _verdict(example, prediction, comparisons.get(example.example_id))
         verdict = replace(verdict, answer=(said or {}).get(example.example_id, prediction))
-        if verdict.kind is VerdictKind.MISSING:
+        if example.fault:
+            verdict = replace(verdict, kind=VerdictKind.GOLD_ERROR, message=example.fault, ex_bag=None, ex_set=None)
+        elif verdict.kind is VerdictKind.MISSING:
             verdict = replace(verdict, message=(reasons or {}).get(example.example_id, "no prediction"))
         verdicts.append(_with_text_metrics(verdict, databases, golds, passed))
     return _with_rewards(verdicts, databases, golds.settings) if golds.settings.r_ves else verdicts

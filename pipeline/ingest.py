@@ -60,8 +60,10 @@ class IngestStage:
             "prompt_ids": [],
             "gold_ids": [],
             "gold_starts": [],
-            "reason": reason,
+            "reason": example.fault or reason,
         }
+        if example.fault:
+            return row
         schema = self._schema_text(example.db_id)
         if isinstance(schema, KidpipeError):
             row["reason"] = schema.what
@@ -101,7 +103,7 @@ class IngestStage:
         """Reasons by example id for golds that don't execute; paraphrases share one execution."""
         if not self.settings.check_gold:
             return {}
-        pairs = {(e.db_id, e.gold_sql): None for e in examples if self.dataset.database(e.db_id).is_file()}
+        pairs = {(e.db_id, e.gold_sql): None for e in examples if not e.fault and self.dataset.database(e.db_id).is_file()}
         jobs = [Job(str(self.dataset.database(db_id)), sql, (db_id, sql)) for db_id, sql in pairs]
         failed = {
             r.key: f"gold SQL fails: {r.message or r.kind.value}" for r in self.pool.run(jobs) if r.kind is not ResultKind.OK

@@ -1,12 +1,13 @@
 """A text-to-SQL data set on disk in, a list of examples out."""
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from kidcore.config.config import DataSettings
 from kidcore.errors import KidpipeError
+from kidcore.sql.text_files import read_json, visible
 
 Split = Literal["train", "dev"]
 
@@ -21,6 +22,8 @@ class Example:
     gold_sql: str
     evidence: str = ""
     difficulty: str = ""
+    fault: str = ""
+    """Why it can't be used; empty where it can."""
 
 
 @dataclass(frozen=True)
@@ -129,33 +132,12 @@ def _databases(root: Path, layout: _Layout, split: Split, named: str) -> Path:
 
 def _read_file(file: Path, layout: _Layout, split: Split) -> list[Example]:
     prefix = "train_others" if file.name == "train_others.json" else split
-    rows = _json_lines(file) if file.suffix == ".jsonl" else _json_array(file)
-    return [_example(row, f"{prefix}:{number}", file, number, layout) for number, row in enumerate(rows)]
-
-
-def _json_array(file: Path) -> list[Any]:
-    try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise KidpipeError(f"malformed JSON: {error.msg}", where=f"{file}, line {error.lineno}", fix="mend that line") from None
-    except UnicodeDecodeError as error:
-        raise KidpipeError(f"not UTF-8 text: byte {error.start}", where=str(file), fix="save the file as UTF-8") from None
+    rows = read_json(file)
+    if isinstance(rows, dict) and "db_id" in rows:
+        rows = [rows]  # JSON Lines of one line, by another name
     if not isinstance(rows, list):
-        raise KidpipeError("not a JSON array of examples", where=str(file), fix="data.layout = 'jsonl' reads one object a line")
-    return rows
-
-
-def _json_lines(file: Path) -> list[Any]:
-    rows = []
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                rows.append(json.loads(line))
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise KidpipeError(f"malformed JSON: {error}", where=f"{file}, line {number}", fix="mend that line") from None
-    return rows
+        raise KidpipeError("neither a JSON array of examples nor JSON Lines", where=str(file), fix="give an object an example")
+    return [_example(row, f"{prefix}:{number}", file, number, layout) for number, row in enumerate(rows)]
 
 
 def _example(row: Any, default_id: str, file: Path, number: int, layout: _Layout) -> Example:
@@ -174,14 +156,23 @@ def _example(row: Any, default_id: str, file: Path, number: int, layout: _Layout
         if key in row:
             example_id = f"{default_id.partition(':')[0]}:{row[key]}"
             break
-    return Example(
-        example_id=example_id,
-        db_id=row["db_id"],
-        question=row[question_key].strip(),
-        gold_sql=row[layout.query].strip().rstrip("; \t\n"),
-        evidence=str(row.get("evidence") or "").strip(),
-        difficulty=str(row.get("difficulty") or ""),
-    )
+    texts = {
+        "db_id": row["db_id"],
+        "question": row[question_key].strip(),
+        "gold_sql": row[layout.query].strip().rstrip("; \t\n"),
+        "evidence": str(row.get("evidence") or "").strip(),
+        "difficulty": str(row.get("difficulty") or ""),
+    }
+    shown = {name: visible(text) for name, text in texts.items()}
+    return Example(example_id=visible(example_id), **shown, fault=_fault(texts, shown))
+
+
+def _fault(texts: Mapping[str, str], shown: Mapping[str, str]) -> str:
+    """Why no stage could use these texts: no tokenizer, file or engine takes half a character, no path a NUL."""
+    halved = [name for name, text in texts.items() if text != shown[name]]
+    if halved:
+        return f"not Unicode text: a lone surrogate in {', '.join(halved)}"
+    return "a NUL character in db_id" if "\x00" in texts["db_id"] else ""
 
 
 def _require_unique(examples: list[Example]) -> None:

@@ -25,6 +25,7 @@ from kidcore.models.backends.base import Sampling
 from kidcore.models.backends.select import open_backend
 from kidcore.models.sources import resolve
 from kidcore.models.tokenizers import load_tokenizer
+from kidcore.sql.answers import read_answer
 from kidcore.sql.datasets import DataSet, Split, read
 from kidcore.sql.schema_text import read_schema
 from kidcore.store.manifest import kept_manifest
@@ -132,10 +133,18 @@ def _read(path: Path, dataset: DataSet) -> "Predictions":
         except KidpipeError:
             return None  # its golds fail too, which is what gets reported
 
-    sql = read_predictions(path, dataset.examples, tables)
-    if lacking := len(dataset.examples) - len(sql):
-        _LOG.warning("%s has no prediction for %d of %d examples; they count as missing", path, lacking, len(dataset.examples))
-    return Predictions(sql)
+    said = read_predictions(path, dataset.examples, tables)
+    made = Predictions({name: read_answer(text) for name, text in said.items()}, said=said)
+    total = len(dataset.examples)
+    if lacking := total - len(said):
+        _LOG.warning("%s has no prediction for %d of %d examples; they count as missing", path, lacking, total)
+    if empty := sum(not sql for sql in made.sql.values()):
+        _LOG.warning("%s has no SQL in the predictions of %d of %d examples; they count as missing", path, empty, total)
+    if changed := sum(made.sql[name] != text.strip() for name, text in said.items()) - empty:
+        _LOG.info("SQL was taken out of the text around it in %d of %d predictions", changed, len(said))
+    if made.sql and all(made.sql.get(e.example_id, "").rstrip("; ") == e.gold_sql for e in dataset.examples):
+        _LOG.warning("every prediction in %s is its example's gold to the letter: is it a file of golds?", path)
+    return made
 
 
 def _generate(session: Session, folder: str, dataset: DataSet, bar: Progress) -> "Predictions":

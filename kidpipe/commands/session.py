@@ -15,6 +15,7 @@ from kidcore.config import processes
 from kidcore.config.config import Config
 from kidcore.config.config_load import Loaded, load_config
 from kidcore.errors import KidpipeError
+from kidcore.sql.text_files import visible
 from kidcore.store.manifest import Manifest, read_manifest
 from kidcore.store.store import Store
 
@@ -62,7 +63,8 @@ class Session:
         return manifest
 
     def print_json(self, value: Any) -> None:
-        print(json.dumps(value, indent=1, ensure_ascii=False))
+        # A lone surrogate is written as JSON escapes it: no stream takes it as it is.
+        print(visible(json.dumps(value, indent=1, ensure_ascii=False)))
 
 
 def open_session(

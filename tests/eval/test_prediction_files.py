@@ -81,6 +81,73 @@ def test_what_has_slipped_is_refused(tmp_path: Path, name: str, text: str, messa
     assert message in str(caught.value)
 
 
+PRED = {"id": "dev:10", "prediction": "SELECT 1"}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"id": "dev:10", "query": "SELECT 1", "output": "SELECT 2"}, "may hold the gold"),
+        ({"id": "dev:10", "SQL": "SELECT 1"}, "'SQL' may hold the gold"),
+        ({"id": "dev:10", "sql": "SELECT 1", "output": "SELECT 2"}, "can't be told"),
+        ({"id": "dev:10", "sql": "SELECT 1", "completion": ["SELECT 2"]}, "can't be told"),
+        ({**PRED, "pred": "SELECT 2"}, "different predictions"),
+        ({**PRED, "db_id": "pets"}, "database 'pets'"),
+        ({**PRED, "question_id": 11}, "different examples"),
+        ({**PRED, "prediction": ["SELECT 1"]}, "a prediction is a list"),
+        ({**PRED, "prediction": {"sql": "SELECT 1"}}, "a prediction is an object"),
+        ({**PRED, "prediction": 7}, "a prediction is a number"),
+        ("SELECT 1", "it is a text"),
+    ],
+)
+def test_a_row_that_can_not_be_told_for_sure_is_refused(tmp_path: Path, row: object, message: str) -> None:
+    with pytest.raises(KidpipeError) as caught:
+        read_predictions(write(tmp_path, "p.json", json.dumps([row])), EXAMPLES)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"query": "SELECT 0", "question": "q", "db_id": "cars"},
+        {"SQL": "SELECT 0", "output": "SELECT 2"},
+        {"sql": {"select": []}, "score": 0.5},
+        {"pred": "SELECT 1"},
+        {"question_id": 10},
+    ],
+)
+def test_a_named_prediction_is_taken_whatever_stands_beside_it(tmp_path: Path, more: dict[str, object]) -> None:
+    assert read_predictions(write(tmp_path, "p.jsonl", json.dumps(PRED | more)), EXAMPLES) == {"dev:10": "SELECT 1"}
+
+
+def test_no_text_is_no_prediction(tmp_path: Path) -> None:
+    path = write(tmp_path, "p.jsonl", json.dumps(PRED | {"prediction": None}))
+    assert read_predictions(path, EXAMPLES) == {"dev:10": ""}
+    with pytest.raises(KidpipeError, match="a prediction is a list"):
+        read_predictions(write(tmp_path, "p.json", json.dumps({"0": ["SELECT 1"]})), EXAMPLES)
+
+
+@pytest.mark.parametrize("name", ["my-db", "2016 games", "日本"])
+def test_a_database_may_be_called_anything(tmp_path: Path, name: str) -> None:
+    examples = [Example(f"dev:{n}", name, "q", "SELECT 1") for n in range(2)]
+    path = write(tmp_path, "p.sql", f"SELECT\ta\t{name}\r\nSELECT 'b\u2028c'\t{name}\r\n")
+    assert read_predictions(path, examples) == {"dev:0": "SELECT\ta", "dev:1": "SELECT 'b\u2028c'"}
+
+
+def test_a_column_of_unknown_databases_is_no_part_of_the_sql(tmp_path: Path) -> None:
+    with pytest.raises(KidpipeError, match="database 'trains'"):
+        read_predictions(write(tmp_path, "p.sql", "".join(f"{sql}\ttrains\n" for sql in SQLS)), EXAMPLES)
+
+
+def test_an_id_of_two_examples_belongs_to_neither(tmp_path: Path) -> None:
+    examples = [Example(f"{split}:0", "cars", "q", "SELECT 1") for split in ("train", "train_others")]
+    with pytest.raises(KidpipeError, match="belongs to no example"):
+        read_predictions(write(tmp_path, "p.jsonl", '{"id": "0", "sql": "x"}'), examples)
+    twice = json.dumps({"0": "SELECT 1", "train:0": "SELECT 2"})
+    with pytest.raises(KidpipeError):
+        read_predictions(write(tmp_path, "p.json", twice), examples)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(KidpipeError, match="cannot read predictions"):
         read_predictions(tmp_path / "none.sql", EXAMPLES)

@@ -125,3 +125,27 @@ def test_real_data_is_read_whole(settings: DataSettings, split: Any, count: int)
     assert all(data.database(e.db_id).is_file() for e in data.examples)
     if settings.layout == "bird":
         assert sum(bool(e.evidence) for e in data.examples) == 149
+
+
+def test_half_a_character_is_set_aside_with_a_reason(tmp_path: Path) -> None:
+    """Lone surrogates, NULs, right-to-left marks and both normal forms: kept, or a fault that every file can hold."""
+    kept = ["e\u0301 \u00e9", "\u202eabc\u202c", "a\x00b", "\U0001f600"]
+    rows = [ROW | {"question": question} for question in kept]
+    rows += [ROW | {"question": "a\ud800b"}, ROW | {"query": "SELECT '\udfff'"}, ROW | {"db_id": "d\x00"}]
+    write(tmp_path, "train.jsonl", rows, "databases")
+    examples = read(DataSettings(layout="jsonl", path=str(tmp_path)), "train").examples
+    assert [example.question for example in examples[:4]] == kept
+    assert [bool(example.fault) for example in examples] == [False] * 4 + [True] * 3
+    assert "lone surrogate in question" in examples[4].fault
+    assert [example.question.encode() for example in examples][4] == b"a\\ud800b"
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_json_lines_by_the_name_of_json_and_an_array_by_that_of_lines(tmp_path: Path, mark: str) -> None:
+    (tmp_path / "database").mkdir()
+    (tmp_path / "train_spider.json").write_text(mark + json.dumps(ROW) + "\n" + json.dumps(ROW), encoding="utf-8")
+    (tmp_path / "dev.json").write_text(mark + json.dumps(ROW), encoding="utf-8")
+    (tmp_path / "train.jsonl").write_text(mark + json.dumps([ROW] * 3, indent=1), encoding="utf-8")
+    assert len(read(DataSettings(path=str(tmp_path)), "train").examples) == 2
+    assert len(read(DataSettings(path=str(tmp_path)), "dev").examples) == 1
+    assert len(read(DataSettings(layout="jsonl", path=str(tmp_path)), "train").examples) == 3
