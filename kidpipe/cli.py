@@ -9,7 +9,7 @@ import typer
 
 from kidcore.config import processes
 from kidcore.errors import KidpipeError
-from kidpipe import cli_compare, cli_eval
+from kidpipe import cli_compare, cli_eval, cli_init
 from kidpipe.cli_options import (
     BackendOption,
     ConfigOption,
@@ -33,27 +33,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
-def init(
-    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("kidpipe.toml"),
-    force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
-    teacher: TeacherOption = None,
-    student: StudentOption = None,
-    data: DataOption = None,
-    layout: LayoutOption = None,
-) -> None:
-    """Write a commented kidpipe.toml.
-
-    Example: kidpipe init --data spider --teacher Qwen/Qwen2.5-Coder-7B --student Qwen/Qwen2.5-Coder-0.5B
-    """
-    from kidpipe.commands.session import open_session
-
-    flags = {"teacher.model": teacher, "train.student": student, "data.path": data, "data.layout": layout}
-    given = {name: value for name, value in flags.items() if value is not None}
-    session = open_session(None, [], {})
-    from kidpipe.commands.settings import init as body
-
-    body(session, path, given, force=force)
+cli_init.register(app)
 
 
 @app.command()

@@ -3,8 +3,10 @@
 import os
 import re
 import shlex
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,14 @@ from tests.kidpipe.commands.conftest import cli  # noqa: F401
 from tests.kidpipe.commands.running import Cli
 
 ROOT = Path(__file__).parents[1]
+
+
+def make_shop(folder: Path) -> None:
+    """The files that the README calls a user's own."""
+    with closing(sqlite3.connect(folder / "shop.sqlite")) as connection, connection:
+        connection.execute("CREATE TABLE sale AS SELECT 1 AS price")
+    rows = [f"over {n}?,SELECT count(*) FROM sale WHERE price > {n}" for n in range(20)]
+    (folder / "q.csv").write_text("\n".join(["question,sql", *rows]) + "\n", encoding="utf-8")
 
 
 def commands(program: str) -> list[list[str]]:
@@ -27,6 +37,7 @@ def test_every_kidpipe_command_of_the_readme_works(cli: Cli, world: Path, tiny_m
     small = {"engine.backend": "transformers", "train.max_steps": 2, "eval.limit": 3, "eval.max_new_tokens": 4, "score.top_k": 8}
     names = {arguments[0] for arguments in commands("kidpipe")}
     assert {"init", "build-imperfect", "train", "eval", "plan", "status", "inspect", "query", "config", "verify", "gc"} <= names
+    make_shop(Path.cwd())
     for arguments in commands("kidpipe"):
         given = [stand_ins.get(argument, argument) for argument in arguments]
         cli.settings.clear()

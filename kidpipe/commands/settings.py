@@ -1,19 +1,7 @@
-"""`kidpipe init` and `kidpipe config`."""
+"""`kidpipe config`: every setting, its value and where it comes from."""
 
-from pathlib import Path
-from typing import Any
-
-from kidcore.config.config_load import sections, template
-from kidcore.errors import KidpipeError
+from kidcore.config.config_load import sections
 from kidpipe.commands.session import Session, text_table
-
-
-def init(session: Session, path: Path, flags: dict[str, Any], *, force: bool) -> None:
-    """Write a commented kidpipe.toml."""
-    if path.exists() and not force:
-        raise KidpipeError(f"{path} exists", fix="kidpipe init --force writes over it")
-    path.write_text(template(flags), encoding="utf-8")
-    session.console.print(f"wrote {path}: set teacher.model, train.student and data.path, then kidpipe build-imperfect")
 
 
 def show_config(session: Session, *, as_json: bool) -> None:

@@ -1,0 +1,131 @@
+"""`kidpipe init`: a commented kidpipe.toml, and a data folder made from a table of questions and its databases."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.prompt import Prompt
+
+from kidcore.config.config_load import template
+from kidcore.errors import KidpipeError
+from kidpipe.commands.session import Session
+from kidpipe.own_data.columns import Columns, choose_columns
+from kidpipe.own_data.convert import Converted, convert
+from kidpipe.own_data.databases import find_databases
+from kidpipe.own_data.rows import read_rows
+
+# Estimated from the memory of a step (weights, gradients, two moments, activations per token), not measured on each machine.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "laptop": {
+        "ingest.max_prompt_tokens": 1024,
+        "mask.views": 1,
+        "score.top_k": 32,
+        "train.batch_size": 16,
+        "train.pack_tokens": 1024,
+    },
+    "gpu-8gb": {
+        "train.lora_rank": 16,
+        "train.pack_tokens": 2048,
+        "train.gradient_checkpointing": True,
+        "engine.gpu_memory": 0.8,
+    },
+    "gpu-24gb": {"train.pack_tokens": 8192, "engine.batch_tokens": 16384},
+}
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """Where a user's own data lies, as the options say it."""
+
+    questions: str
+    database: Path
+    columns: Mapping[str, str]
+    """Column names by `question`, `sql`, `db`, `evidence`, `id`; empty ones are guessed."""
+    dev_share: float
+    folder: Path
+    """The data folder to make."""
+
+
+def init(
+    session: Session,
+    path: Path,
+    flags: Mapping[str, Any],
+    *,
+    force: bool,
+    preset: str = "",
+    own: OwnData | None = None,
+    as_json: bool = False,
+) -> None:
+    """Write `path`; with `own` data, its folder first.
+
+    Raises:
+        KidpipeError: something would be written over, or the data is of no use; nothing is written then.
+    """
+    if path.exists() and not force:
+        raise KidpipeError(f"{path} exists", fix="kidpipe init --force writes over it")
+    settings = dict(_preset(preset)) | dict(flags)
+    if own is None:
+        path.write_text(template(settings), encoding="utf-8")
+        _say(session, {"settings": str(path), "next": "kidpipe build-imperfect"}, as_json, [_written(path, settings)])
+        return
+    if own.folder.exists() and any(own.folder.iterdir()) and not force:
+        raise KidpipeError(f"{own.folder} is there already", where="--out", fix="name another folder, or --force writes into it")
+    rows, origin = read_rows(own.questions)
+    columns = choose_columns(rows, own.columns, _ask if sys.stdin.isatty() and not as_json else None)
+    own.folder.mkdir(parents=True, exist_ok=True)
+    made = convert(rows, columns, find_databases(own.database.expanduser()), own.folder, own.dev_share)
+    settings |= {"data.path": _below(own.folder, path.parent), "data.layout": "jsonl"}
+    path.write_text(template(settings), encoding="utf-8")
+    report = {"settings": str(path), "data": str(own.folder), "read": origin, "columns": asdict(columns), **asdict(made)}
+    _say(session, report | {"next": _next(settings)}, as_json, [*_lines(own, origin, columns, made), _written(path, settings)])
+
+
+def _ask(what: str, columns: Sequence[str]) -> str:
+    return Prompt.ask(f"Which column holds the {what}?", choices=list(columns))
+
+
+def _preset(name: str) -> Mapping[str, Any]:
+    if name and name not in PRESETS:
+        raise KidpipeError(f"there is no preset {name}", where="--preset", fix=f"one of {', '.join(PRESETS)}")
+    return PRESETS.get(name, {})
+
+
+def _below(folder: Path, base: Path) -> str:
+    """The folder as the settings file says it: relative to where that file lies, if it lies below."""
+    whole, start = folder.absolute(), base.absolute()
+    return str(whole.relative_to(start)) if whole.is_relative_to(start) else str(whole)
+
+
+def _lines(own: OwnData, origin: str, columns: Columns, made: Converted) -> list[str]:
+    guessed = [f"{what} from column {name!r}" for what, name in asdict(columns).items() if name and not own.columns.get(what)]
+    lines = [f"read        {origin}"]
+    if guessed:
+        lines.append(f"guessed     {', '.join(guessed)} (--question-column, --sql-column and the like name others)")
+    lines.append(f"data        {own.folder}: {made.train:,} to train on, {made.dev:,} held out; {len(made.databases)} databases")
+    lines += [f"left out    {count:,} rows {reason}" for reason, count in made.left_out.items()]
+    if made.failing:
+        lines.append(f"gold SQL    {made.failing:,} texts do not execute and will be set aside, such as: {made.first_failure}")
+    if not made.dev:
+        lines.append("held out    nothing: kidpipe eval will have no questions (--dev-share 0.1)")
+    return lines
+
+
+def _written(path: Path, settings: Mapping[str, Any]) -> str:
+    missing = [name for name in ("teacher.model", "train.student", "data.path") if not settings.get(name)]
+    first = f"wrote {path}" + (f": set {', '.join(missing)}" if missing else "")
+    return f"{first}\nnext        {_next(settings)}"
+
+
+def _next(settings: Mapping[str, Any]) -> str:
+    teacher = "" if settings.get("teacher.model") else " --teacher MODEL"
+    return f"kidpipe build-imperfect{teacher}"
+
+
+def _say(session: Session, report: Mapping[str, Any], as_json: bool, lines: list[str]) -> None:
+    if as_json:
+        session.print_json(report)
+        return
+    for text in lines:
+        session.console.print(text, markup=False)

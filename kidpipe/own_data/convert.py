@@ -1,0 +1,98 @@
+"""Rows, columns and databases in; a data folder in kidpipe's `jsonl` layout out, and what was found on the way."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kidcore.errors import KidpipeError
+from kidcore.sql.sandbox.job import Job
+from kidcore.sql.sandbox.pool import SandboxPool
+from kidpipe.own_data.columns import Columns
+from kidpipe.own_data.databases import copy_databases
+from kidpipe.own_data.rows import Row
+from kidpipe.own_data.split import split_rows
+
+TRAIN, DEV, DATABASES = "train.jsonl", "dev.jsonl", "databases"
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What lies in the data folder now."""
+
+    train: int
+    dev: int
+    databases: tuple[str, ...]
+    left_out: Mapping[str, int]
+    """Rows that are not in it, by reason."""
+    failing: int
+    """Gold SQL that does not execute: ingest will set those rows aside."""
+    first_failure: str
+
+
+def convert(rows: Sequence[Row], columns: Columns, databases: Mapping[str, Path], folder: Path, dev_share: float) -> Converted:
+    """Write `folder`: train.jsonl, dev.jsonl and databases/.
+
+    Raises:
+        KidpipeError: no row is of any use, with what the first ones lack.
+    """
+    kept, left_out = _examples(rows, columns, databases)
+    if not kept:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "there are none"
+        raise KidpipeError(
+            f"none of {len(rows)} rows can be used: {reasons}", where=f"databases: {', '.join(databases)}", fix=_fix(columns)
+        )
+    used = sorted({row["db_id"] for row in kept})
+    copy_databases(databases, used, folder / DATABASES)
+    train, dev = split_rows(kept, dev_share)
+    for name, part in ((TRAIN, train), (DEV, dev)):
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in part)
+        (folder / name).write_bytes(text.encode("utf-8", "replace"))
+    failures = _failures(kept, folder / DATABASES)
+    return Converted(len(train), len(dev), tuple(used), dict(left_out), len(failures), failures[0] if failures else "")
+
+
+def _fix(columns: Columns) -> str:
+    if columns.db:
+        return f"column {columns.db!r} names the database of a row; name another with --db-column, or --database the folder"
+    return "name the column that says which database a row is about: --db-column NAME"
+
+
+def _examples(rows: Sequence[Row], columns: Columns, databases: Mapping[str, Path]) -> tuple[list[Row], Counter[str]]:
+    only = next(iter(databases)) if len(databases) == 1 else ""
+    left_out: Counter[str] = Counter()
+    kept: list[Row] = []
+    for row in rows:
+        question, sql = _text(row, columns.question), _text(row, columns.sql)
+        # With one database a column of that kind may hold anything, such as the name of a server.
+        db_id = only or _text(row, columns.db)
+        reason = "without a question" if not question else "without SQL" if not sql else ""
+        if not reason and db_id not in databases:
+            reason = f"about a database that is not there ({db_id})" if db_id else "without the name of a database"
+        if reason:
+            left_out[reason] += 1
+            continue
+        example = {"question": question, "query": sql.rstrip("; \t\r\n"), "db_id": db_id}
+        extras = {"evidence": _text(row, columns.evidence), "id": _text(row, columns.id)}
+        kept.append(example | {name: value for name, value in extras.items() if value})
+    doubles = [name for name, count in Counter(row["id"] for row in kept if "id" in row).items() if count > 1]
+    if doubles:
+        # An id that occurs twice is none.
+        kept = [{name: value for name, value in row.items() if name != "id"} for row in kept]
+    return kept, left_out
+
+
+def _text(row: Row, name: str) -> str:
+    value = row.get(name) if name else None
+    return "" if value is None else str(value).strip()
+
+
+def _failures(rows: Sequence[Row], databases: Path) -> list[str]:
+    """Messages for gold SQL that does not execute."""
+    jobs = []
+    for db_id, sql in dict.fromkeys((row["db_id"], row["query"]) for row in rows):
+        file = next((databases / db_id).glob(f"{db_id}.*"))
+        jobs.append(Job(str(file), sql, sql))
+    with SandboxPool() as pool:
+        return [f"{result.message or result.kind.value}: {result.key}" for result in pool.run(jobs) if not result.is_ok]

@@ -1,0 +1,86 @@
+"""A database file or a folder of them in; copies in the layout that kidpipe reads out."""
+
+import re
+import shutil
+import sqlite3
+from collections.abc import Collection, Mapping
+from contextlib import closing
+from pathlib import Path
+
+from kidcore.errors import KidpipeError
+
+ENDINGS = (".sqlite", ".sqlite3", ".db", ".db3", ".duckdb")
+_SQLITE_MAGIC = b"SQLite format 3\x00"
+_DUCKDB_MAGIC = b"DUCK"
+
+
+def find_databases(place: Path) -> dict[str, Path]:
+    """Database files by id: one file, or every one in a folder and in the folders just below it.
+
+    Raises:
+        KidpipeError: nothing is there, or it is no database of SQLite or DuckDB.
+    """
+    if place.is_file():
+        kind_of(place)
+        return {database_id(place): place}
+    if not place.is_dir():
+        raise KidpipeError(
+            f"no such file or folder: {place}", where="--database", fix="name a SQLite or DuckDB file, or a folder of them"
+        )
+    found: dict[str, Path] = {}
+    for path in sorted([*place.glob("*"), *place.glob("*/*")]):
+        if path.is_file() and path.suffix.lower() in ENDINGS:
+            kind_of(path)
+            other = found.setdefault(database_id(path), path)
+            if other != path:
+                raise KidpipeError(
+                    f"two databases would be called {database_id(path)}", where=f"{other}, {path}", fix="rename one of them"
+                )
+    if not found:
+        raise KidpipeError(
+            f"no database in {place} or in the folders just below it",
+            where="--database",
+            fix=f"endings looked for: {', '.join(ENDINGS)}",
+        )
+    return found
+
+
+def database_id(path: Path) -> str:
+    """The file's name as an id: letters of every script, digits, `_`, `-` and `.` stay."""
+    return re.sub(r"[^\w.-]+", "_", path.stem).strip(".") or "database"
+
+
+def kind_of(path: Path) -> str:
+    """`sqlite` or `duckdb`, from the file's first bytes, whatever it is called."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head == _SQLITE_MAGIC:
+        return "sqlite"
+    if head[8:12] == _DUCKDB_MAGIC:
+        return "duckdb"
+    what = "an empty file" if not head else "neither a SQLite nor a DuckDB database"
+    raise KidpipeError(f"{path.name} is {what}", where=str(path), fix="name the database file itself")
+
+
+def copy_databases(found: Mapping[str, Path], used: Collection[str], folder: Path) -> None:
+    """Copy the databases in `used` to <folder>/<id>/<id>.sqlite or .duckdb.
+
+    A SQLite database is copied by SQLite, so that what another program has written but not yet checkpointed comes along.
+    """
+    for name in sorted(used):
+        kind = kind_of(found[name])
+        target = folder / name / f"{name}.{kind}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        if kind == "duckdb":
+            shutil.copyfile(found[name], target)
+            continue
+        try:
+            source = sqlite3.connect(f"{found[name].absolute().as_uri()}?mode=ro", uri=True)
+            with closing(source), closing(sqlite3.connect(target)) as copy:
+                source.backup(copy)
+        except sqlite3.Error as error:
+            target.unlink(missing_ok=True)
+            raise KidpipeError(
+                f"cannot be copied: {error}", where=str(found[name]), fix="check that it opens in sqlite3"
+            ) from None

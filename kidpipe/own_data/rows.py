@@ -1,0 +1,128 @@
+"""A file, a folder or the name of a Hugging Face data set in; its rows as plain dictionaries out."""
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from kidcore.errors import KidpipeError
+
+Row = dict[str, Any]
+_TABLES = (".csv", ".tsv", ".parquet")
+_JSON = (".json", ".jsonl", ".ndjson")
+_SPLITS = ("train", "training")
+
+
+def read_rows(questions: str) -> tuple[list[Row], str]:
+    """The rows, and what they were read from.
+
+    Args:
+        questions: a csv, tsv, json, jsonl or parquet file; a folder that holds one of them or a data set saved by
+            `datasets`; or the name of a data set on the Hugging Face Hub.
+
+    Raises:
+        KidpipeError: it is none of these, or cannot be read.
+    """
+    path = Path(questions).expanduser()
+    if path.is_file():
+        return _read_file(path), str(path)
+    if path.is_dir():
+        return _read_folder(path)
+    if path.exists() or path.suffix in (*_TABLES, *_JSON) or questions.startswith((".", "/", "~")):
+        raise KidpipeError(f"no such file: {path}", where="--questions", fix="name a csv, tsv, json, jsonl or parquet file")
+    return _read_hub(questions), questions
+
+
+def _read_file(path: Path) -> list[Row]:
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".parquet":
+            return pl.read_parquet(path).to_dicts()
+        if suffix in (".csv", ".tsv"):
+            # Everything as text: a question that is a number stays what was written.
+            separator = "\t" if suffix == ".tsv" else _separator(path)
+            return pl.read_csv(path, separator=separator, infer_schema=False, encoding="utf8").to_dicts()
+        if suffix in _JSON:
+            return _read_json(path)
+    except (pl.exceptions.PolarsError, ValueError, OSError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise KidpipeError(f"cannot be read: {first}", where=str(path), fix="save it as UTF-8 csv, json or jsonl") from None
+    raise KidpipeError(
+        f"{suffix or 'a file without an ending'} is not read", where=str(path), fix="csv, tsv, json, jsonl or parquet"
+    )
+
+
+def _separator(path: Path) -> str:
+    """Comma, or the semicolon of spreadsheets in many languages; the first line tells."""
+    with path.open("rb") as file:
+        head = file.readline()
+    return ";" if head.count(b";") > head.count(b",") else ","
+
+
+def _read_json(path: Path) -> list[Row]:
+    """An array of objects, or one object a line, whatever the file is called."""
+    text = path.read_text(encoding="utf-8-sig")
+    is_array = text.lstrip().startswith("[")
+    # Lines end at newlines only: other line separators may stand inside a question.
+    rows = json.loads(text) if is_array else [json.loads(line) for line in text.split("\n") if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("not a list of objects")
+    return list(rows)
+
+
+def _read_folder(folder: Path) -> tuple[list[Row], str]:
+    if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
+        return _read_saved(folder), str(folder)
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in (*_TABLES, *_JSON))
+    named = [path for path in found if path.stem.lower().startswith(_SPLITS)] or found
+    if len(named) == 1:
+        return _read_file(named[0]), str(named[0])
+    listing = ", ".join(path.name for path in named[:8]) or "none"
+    raise KidpipeError(
+        f"{len(named)} files in this folder could hold the questions: {listing}", where=str(folder), fix="name the file itself"
+    )
+
+
+def _require_datasets(what: str) -> None:
+    if importlib.util.find_spec("datasets") is None:
+        raise KidpipeError(
+            f"{what} needs the library datasets, which is not installed", where="--questions", fix="pip install datasets"
+        )
+
+
+def _read_saved(folder: Path) -> list[Row]:
+    _require_datasets("a saved data set")
+    # Optional, and heavy: only who has such a folder loads it.
+    from datasets import load_from_disk
+
+    return _train(load_from_disk(str(folder)), str(folder))
+
+
+def _read_hub(name: str) -> list[Row]:
+    _require_datasets(f"{name!r} is no file or folder here; a data set of the Hugging Face Hub")
+    # As above.
+    from datasets import load_dataset
+
+    try:
+        return _train(load_dataset(name), name)
+    except (OSError, ValueError, RuntimeError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise KidpipeError(
+            f"no file or folder is called {name!r}, and no data set of that name can be had: {first}",
+            where="--questions",
+            fix="check the name and the connection, or name a file",
+        ) from None
+
+
+def _train(found: Any, name: str) -> list[Row]:
+    """The rows of the training split, or of the only one."""
+    splits: Sequence[str] = list(found) if hasattr(found, "keys") else []
+    if not splits:
+        return list(found)
+    chosen = next((split for split in splits if split in _SPLITS), splits[0] if len(splits) == 1 else None)
+    if chosen is None:
+        raise KidpipeError(f"none of the splits is called train: {', '.join(splits)}", where=name, fix="save one split to a file")
+    return list(found[chosen])

@@ -1,0 +1,213 @@
+"""A user's own questions and databases, in the forms that people have them."""
+
+import csv
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kidcore.config.config_load import load_config
+from kidcore.errors import KidpipeError
+from kidcore.sql.datasets import read
+from kidpipe.commands.init import PRESETS, OwnData, init
+from kidpipe.commands.session import open_session
+from kidpipe.own_data.columns import choose_columns
+from kidpipe.own_data.databases import copy_databases, find_databases
+from kidpipe.own_data.rows import read_rows
+from kidpipe.own_data.split import split_rows
+
+ROWS = [
+    {"Question": f'how many\nof {n}, "exactly"?', "SQL Query": f"SELECT count(*) FROM sale WHERE price > {n};"} for n in range(40)
+]
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A SQLite database with an ending of its own."""
+    path = tmp_path / "my shop.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE sale (price INT)")
+        connection.executemany("INSERT INTO sale VALUES (?)", [(n,) for n in range(9)])
+    return path
+
+
+def write_csv(path: Path, delimiter: str = ",") -> Path:
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, list(ROWS[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(ROWS)
+    return path
+
+
+def write_json(path: Path) -> Path:
+    path.write_text(json.dumps(ROWS), encoding="utf-8")
+    return path
+
+
+def write_lines(path: Path) -> Path:
+    path.write_text("".join(json.dumps(row) + "\r\n" for row in ROWS), encoding="utf-8")
+    return path
+
+
+def write_parquet(path: Path) -> Path:
+    pl.DataFrame(ROWS).write_parquet(path)
+    return path
+
+
+FORMS: dict[str, Callable[[Path], Path]] = {
+    "q.csv": write_csv,
+    "q.tsv": lambda path: write_csv(path, "\t"),
+    "semicolons.csv": lambda path: write_csv(path, ";"),
+    "q.json": write_json,
+    "lines.json": write_lines,
+    "q.jsonl": write_lines,
+    "q.parquet": write_parquet,
+}
+
+
+def run(folder: Path, questions: str, database: Path, **columns: str) -> dict[str, Any]:
+    """`kidpipe init` into `folder`; what it would print as JSON."""
+    session = open_session(None, [], {}, use_file=False)
+    printed: list[Any] = []
+    session.__dict__["print_json"] = printed.append
+    own = OwnData(questions, database, columns, 0.1, folder / "data")
+    init(session, folder / "kidpipe.toml", {}, force=False, own=own, as_json=True)
+    return dict(printed[0])
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_of_the_questions_gives_the_same_data(name: str, shop: Path, tmp_path: Path) -> None:
+    questions = FORMS[name](tmp_path / name)
+    said = run(tmp_path, str(questions), shop)
+    assert said["columns"]["question"] == "Question"
+    assert said["columns"]["sql"] == "SQL Query"
+    assert said["databases"] == ("my_shop",)
+    assert (said["failing"], said["train"] + said["dev"]) == (0, 40)
+    assert said["dev"] >= 2
+    config = load_config(tmp_path / "kidpipe.toml", {"data.path": str(tmp_path / "data")}, {}).config
+    train, dev = (read(config.data, split) for split in ("train", "dev"))  # type: ignore[arg-type]
+    assert {e.question for e in train.examples} | {e.question for e in dev.examples} == {row["Question"] for row in ROWS}
+    assert not {e.gold_sql for e in train.examples} & {e.gold_sql for e in dev.examples}
+
+
+def test_a_folder_of_databases_and_a_column_that_names_them(shop: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "databases"
+    (folder / "second").mkdir(parents=True)
+    shop.rename(folder / "first.sqlite3")
+    with duckdb.connect(str(folder / "second" / "second.duckdb")) as connection:
+        connection.execute("CREATE TABLE sale AS SELECT 1 AS price")
+    rows = [
+        {"utterance": "q?", "gold": f"SELECT {n}", "database": name} for n in range(9) for name in ("first", "second", "third")
+    ]
+    questions = tmp_path / "q.jsonl"
+    questions.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    said = run(tmp_path, str(questions), folder)
+    assert said["databases"] == ("first", "second")
+    assert said["left_out"] == {"about a database that is not there (third)": 9}
+    assert (tmp_path / "data" / "databases" / "second" / "second.duckdb").is_file()
+
+
+def test_rows_written_but_not_checkpointed_come_along(shop: Path, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(shop)) as writer:
+        writer.execute("PRAGMA journal_mode = wal")
+        writer.execute("INSERT INTO sale VALUES (1000)")
+        writer.commit()
+        copy_databases(find_databases(shop), ["my_shop"], tmp_path / "copies")
+    with closing(sqlite3.connect(tmp_path / "copies" / "my_shop" / "my_shop.sqlite")) as copy:
+        assert copy.execute("SELECT max(price) FROM sale").fetchone() == (1000,)
+
+
+def test_gold_that_does_not_execute_is_counted_at_once(shop: Path, tmp_path: Path) -> None:
+    questions = tmp_path / "q.json"
+    questions.write_text(
+        json.dumps([*ROWS, {"Question": "broken?", "SQL Query": "SELECT nothing FROM nowhere"}]), encoding="utf-8"
+    )
+    said = run(tmp_path, str(questions), shop)
+    assert said["failing"] == 1
+    assert "nowhere" in said["first_failure"]
+
+
+def test_mistakes_are_named_and_nothing_is_written(shop: Path, tmp_path: Path) -> None:
+    good = write_json(tmp_path / "q.json")
+    (tmp_path / "empty.db").touch()
+    (tmp_path / "odd.json").write_text('[{"a": 1}]', encoding="utf-8")
+    (tmp_path / "bad.json").write_text("[{", encoding="utf-8")
+    (tmp_path / "latin.csv").write_bytes("question,sql\ncafé?,SELECT 1\n".encode("latin-1"))
+    (tmp_path / "nothing").mkdir()
+    mistakes: list[tuple[str, Path, dict[str, str], str]] = [
+        (str(tmp_path / "missing.csv"), shop, {}, "missing.csv"),
+        (str(good), tmp_path / "missing.db", {}, "missing.db"),
+        (str(good), tmp_path / "empty.db", {}, "empty file"),
+        (str(good), good, {}, "neither a SQLite nor a DuckDB"),
+        (str(good), tmp_path / "nothing", {}, "no database in"),
+        (str(tmp_path / "odd.json"), shop, {}, "no column looks like the question"),
+        (str(tmp_path / "bad.json"), shop, {}, "cannot be read"),
+        (str(tmp_path / "latin.csv"), shop, {}, "cannot be read"),
+        (str(good), shop, {"sql": "nope"}, "no column 'nope'"),
+        (str(tmp_path), shop, {}, "files in this folder"),
+    ]
+    for questions, database, columns, said in mistakes:
+        with pytest.raises(KidpipeError, match=said):
+            run(tmp_path, questions, database, **columns)
+        assert not (tmp_path / "kidpipe.toml").exists()
+
+
+def test_what_is_there_is_not_written_over(shop: Path, tmp_path: Path) -> None:
+    questions = write_json(tmp_path / "q.json")
+    run(tmp_path, str(questions), shop)
+    with pytest.raises(KidpipeError, match="exists"):
+        run(tmp_path, str(questions), shop)
+    (tmp_path / "kidpipe.toml").unlink()
+    with pytest.raises(KidpipeError, match="is there already"):
+        run(tmp_path, str(questions), shop)
+
+
+def test_columns_are_guessed_once_each_and_named_ones_win() -> None:
+    rows = [{"text": "q", "question_id": "7", "answer": "SELECT 1", "hint": "h", "other": ""}]
+    columns = choose_columns(rows, {})
+    assert (columns.question, columns.sql, columns.evidence, columns.id, columns.db) == (
+        "text",
+        "answer",
+        "hint",
+        "question_id",
+        "",
+    )
+    assert choose_columns(rows, {"question": "other"}).question == "other"
+    assert choose_columns([{"a": "q", "b": "s"}], {"question": "a"}, lambda _what, names: f"{names[1]}").sql == "b"
+
+
+def test_a_saved_data_set_needs_its_library_and_a_folder_with_one_file_does_not(tmp_path: Path) -> None:
+    write_json(tmp_path / "train.json")
+    write_json(tmp_path / "other.json")
+    assert read_rows(str(tmp_path))[1].endswith("train.json")
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.text(max_size=8)), min_size=4, max_size=40), st.floats(0.05, 0.5))
+def test_a_split_keeps_sql_together_and_moves_nothing_when_rows_follow(pairs: list[tuple[str, str]], share: float) -> None:
+    rows = [{"db_id": db, "query": sql, "question": str(number)} for number, (db, sql) in enumerate(pairs)]
+    train, dev = split_rows(rows, share)
+    assert len(train) + len(dev) == len(rows)
+    sides = [{(row["db_id"], row["query"]) for row in part} for part in (train, dev)]
+    assert not sides[0] & sides[1]
+    grown_train, grown_dev = split_rows([*rows, *rows], share)
+    assert (grown_train, grown_dev) == (
+        [row for row in [*rows, *rows] if row in train],
+        [row for row in [*rows, *rows] if row in dev],
+    )
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_a_valid_configuration(preset: str, tmp_path: Path) -> None:
+    init(open_session(None, [], {}, use_file=False), tmp_path / "kidpipe.toml", {}, force=False, preset=preset)
+    config = load_config(tmp_path / "kidpipe.toml", {}, {}).config
+    for name, value in PRESETS[preset].items():
+        section, _, field = name.partition(".")
+        assert getattr(getattr(config, section), field) == value
