@@ -1,4 +1,5 @@
-# make demo: the whole pipeline on made data; make test: the tests; make check: format, lint, types.
+# make demo: the whole pipeline on made data; make test: all tests, ten minutes on two cores; make test-fast: those without
+# real engines and many processes, three minutes; make check: format, lint, types.
 # With a CUDA GPU:            make demo EXTRA=vllm CONSTRAINTS=
 # Without one, outside a lab: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu   (the default torch carries CUDA)
 PYTHON ?= python3
@@ -7,17 +8,23 @@ TEST_JOBS ?= 2
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 CONSTRAINTS ?= --constraint requirements/cpu.txt
+TEST_OPTIONS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+# One thread a process: the processes of a test share the cores with those of the others.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_JOBS) --dist loadgroup --no-loadscope-reorder
 INSTALLED := $(VENV)/installed-$(EXTRA)
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-fast check format clean
 
 demo: $(INSTALLED)
 	$(BIN)/kidpipe demo
 
 test: $(INSTALLED)
-	$(BIN)/pytest -n $(TEST_JOBS) --dist loadfile
+	$(PYTEST) $(TEST_OPTIONS)
+
+test-fast: $(INSTALLED)
+	$(PYTEST) $(TEST_OPTIONS) -m 'not engine and not slow'
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

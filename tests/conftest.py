@@ -62,3 +62,24 @@ def settings(world: Path, tiny_model: Path, tmp_path: Path) -> dict[str, object]
 def configure(settings: dict[str, object], **changes: object) -> Config:
     """The configuration of `settings`, with `section__field=value` changed."""
     return load_config(None, settings | {name.replace("__", "."): value for name, value in changes.items()}, {}).config
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file is one process's (its fixtures are made once), and so are all files that load vLLM; slow ones start first.
+
+    What is slow is known by its markers. Begun last, one of them would keep one core waiting for the other.
+    """
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        mark = item.get_closest_marker("xdist_group")
+        if mark is None:
+            mark = pytest.mark.xdist_group(item.path.relative_to(item.config.rootpath).as_posix()).mark
+            item.add_marker(pytest.mark.xdist_group(*mark.args))
+        groups.setdefault(str(mark.args[0]), []).append(item)
+    by_weight = sorted(groups.values(), key=lambda group: -sum(map(is_slow, group)))
+    items[:] = [item for group in by_weight for item in group]
+
+
+def is_slow(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in ("engine", "slow"))

@@ -32,6 +32,7 @@ def commands(program: str) -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith(program + " ")]
 
 
+@pytest.mark.slow
 def test_every_kidpipe_command_of_the_readme_works(cli: Cli, world: Path, tiny_model: Path) -> None:  # noqa: F811
     stand_ins = {"spider": str(world), "Qwen/Qwen2.5-Coder-7B": str(tiny_model), "Qwen/Qwen2.5-Coder-0.5B": str(tiny_model)}
     small = {"engine.backend": "transformers", "train.max_steps": 2, "eval.limit": 3, "eval.max_new_tokens": 4, "score.top_k": 8}
@@ -68,7 +69,7 @@ def test_every_torchrun_command_of_the_readme_works(cli: Cli) -> None:  # noqa: 
 
 def test_the_make_targets_of_the_readme_exist_and_ci_runs_them() -> None:
     targets = {arguments[0] for arguments in commands("make")}
-    assert targets == {"demo", "test", "check"}
+    assert targets == {"demo", "test", "test-fast", "check"}
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")

@@ -61,5 +61,6 @@ def test_gold_against_itself_is_about_as_fast_as_itself() -> None:
     assert sum(reward in (1.0, 0.75) for reward in rewards) > 0.5 * len(examples)
 
 
+@pytest.mark.slow
 def test_no_official_verdict_is_left_unexplained() -> None:
     assert main(real_data()) == 0

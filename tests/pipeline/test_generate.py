@@ -68,6 +68,7 @@ def test_answers_are_those_of_plain_greedy_decoding_and_one_cut_off_is_set_aside
     assert counts["in"] == 12 == counts["out"] + sum(counts.get("set_aside", {}).values())
 
 
+@pytest.mark.slow
 def test_drawn_answers_do_not_depend_on_the_layout_of_shards(small: dict[str, object], tmp_path: Path) -> None:
     config = configure(small, **SAMPLED)
     counts = run_build(config, "generate").manifest.counts["generate"]

@@ -1,7 +1,5 @@
 """kill -9 at random moments: the rerun ends with the same bytes, and no finished shard is made twice."""
 
-import multiprocessing
-import multiprocessing.context
 import random
 import shutil
 import time
@@ -11,6 +9,7 @@ import pytest
 
 from kidcore.store.store import Store
 from tests.conftest import configure
+from tests.forks import start
 from tests.pipeline.running import run_build
 
 KILLS = 20
@@ -20,35 +19,23 @@ def work(settings: dict[str, object]) -> None:
     run_build(configure(settings))
 
 
-@pytest.fixture(scope="module")
-def spawner() -> "multiprocessing.context.ForkServerContext":
-    """Processes that start with everything imported, so that kills hit the build and not its imports."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.pipeline.preload"])
-    return context
-
-
 def contents(store: Store) -> dict[str, tuple[int, int]]:
     """Finished shards by name, with what changes when one is written again."""
     return {str(p.relative_to(store.root)): (p.stat().st_ino, p.stat().st_mtime_ns) for p in store.root.glob("*/*.parquet")}
 
 
-def test_a_build_killed_at_twenty_random_moments(
-    spawner: "multiprocessing.context.ForkServerContext", settings: dict[str, object], tmp_path: Path
-) -> None:
+@pytest.mark.slow
+def test_a_build_killed_at_twenty_random_moments(settings: dict[str, object], tmp_path: Path) -> None:
     settings |= {"ingest.shard_rows": 6, "mask.views": 3}
-    expected, lasts = whole_build(spawner, settings, tmp_path)
+    expected, lasts = whole_build(settings, tmp_path)
     store = Store(Path(str(settings["store.path"])))
     rng = random.Random(5)
     kills = 0
     while kills < KILLS:
         before = contents(store)
-        process = spawner.Process(target=work, args=(settings,))
-        process.start()
-        process.join(rng.uniform(0.05, 0.4) * lasts)
-        is_killed = process.is_alive()
-        process.kill()
-        process.join(30)
+        with start(work, settings) as build:
+            time.sleep(rng.uniform(0.05, 0.4) * lasts)
+            is_killed = build.poll() is None
         assert before.items() <= contents(store).items(), "a finished shard was lost or made twice"
         if is_killed:
             kills += 1
@@ -59,16 +46,12 @@ def test_a_build_killed_at_twenty_random_moments(
     assert_equal_stores(store, expected)
 
 
-def whole_build(
-    spawner: "multiprocessing.context.ForkServerContext", settings: dict[str, object], tmp_path: Path
-) -> tuple[Store, float]:
-    """An uninterrupted build, and how long one takes once the fork server is warm."""
+def whole_build(settings: dict[str, object], tmp_path: Path) -> tuple[Store, float]:
+    """An uninterrupted build, and how long one takes once the server of forks is warm."""
     for name in ("cold", "warm"):
         started = time.perf_counter()
-        process = spawner.Process(target=work, args=(settings | {"store.path": str(tmp_path / name)},))
-        process.start()
-        process.join(120)
-        assert process.exitcode == 0
+        with start(work, settings | {"store.path": str(tmp_path / name)}) as build:
+            assert build.wait() == 0, build.err
     return Store(tmp_path / "warm"), time.perf_counter() - started
 
 

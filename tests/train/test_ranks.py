@@ -101,7 +101,7 @@ def interrupted(processes: int, folder: Path, out: Path, lines_wanted: int, **ch
             time.sleep(0.005)
         # torchrun ends its processes when it is asked to end; alone, there is nobody to ask.
         child.terminate() if processes > 1 else child.kill()
-        child.communicate(timeout=60)
+        child.wait(60)
     assert not (out / "result.json").exists(), "the run was over before it could be interrupted"
 
 

@@ -28,6 +28,9 @@ CPU = torch.device("cpu")
 TOLERANCE = 3e-4
 
 
+pytestmark = pytest.mark.xdist_group("vllm")
+
+
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, Path]:
     """Models of the 435 tokens that vLLM's CPU attention can run, and data that use the first 61 of them."""

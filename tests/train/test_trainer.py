@@ -16,7 +16,9 @@ from transformers import AutoModelForCausalLM
 
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
+from tests.forks import start
 from tests.train.small import make_examples, make_student, save_small_student, write_build
+from tests.train.together import source_of
 from train.data.dataset import Source
 from train.step import Runner, RunObjective
 from train.trainer import run
@@ -70,28 +72,13 @@ def test_a_finished_run_does_nothing(build: tuple[Source, Path], tmp_path: Path)
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-CHILD = """
-import sys, torch
-from pathlib import Path
-from tests.train.small import EOS, part_files
-from tests.train.test_trainer import config
-from train.data.dataset import Source
-from train.trainer import run
-torch.set_num_threads(1)
-folder, out = Path(sys.argv[1]), Path(sys.argv[2])
-parts = [part_files(folder, i) for i in range(4)]
-run(config(save_every=2, eval_every=4), Source(parts, EOS, "digest-0"), folder / "student", out)
-"""
-
-
-def start(folder: Path, out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", CHILD, str(folder), str(out)]
-    return subprocess.Popen(command, text=True, cwd=Path(__file__).parents[2])
+def work(folder: Path, out: Path) -> None:
+    run(config(save_every=2, eval_every=4), source_of(folder), folder / "student", out)
 
 
 def finish(folder: Path, out: Path) -> None:
-    with start(folder, out) as child:
-        assert child.wait(timeout=300) == 0
+    with start(work, folder, out) as child:
+        assert child.wait() == 0, child.err
 
 
 def lines_logged(out: Path) -> int:
@@ -105,7 +92,7 @@ def test_killed_at_random_moments_equals_uninterrupted(build: tuple[Source, Path
     finish(student.parent, whole)
     total = lines_logged(whole)
     for target in sorted(random.Random(0).sample(range(1, total - 2), 4)):
-        with start(student.parent, killed) as child:
+        with start(work, student.parent, killed) as child:
             while child.poll() is None and lines_logged(killed) < target:
                 time.sleep(0.001)
             # Somewhere in the next step, evaluation or checkpoint.

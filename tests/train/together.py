@@ -1,8 +1,5 @@
-"""What one process of several does in the tests of train.student.ranks: `torchrun -m tests.train.together JOB FOLDER OUT`."""
+"""A named job in; what one process of several does for it in the tests of train.student.ranks."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +7,7 @@ import torch
 
 from kidcore.config.config import TrainSettings
 from kidcore.method.methods import METHODS
+from tests.forks import Fork, start, start_ranks
 from tests.train.small import EOS, make_examples, make_student, part_files
 from tests.train.test_methods import online_setup
 from train.data.dataset import Source
@@ -19,7 +17,6 @@ from train.student.ranks import Ranks, open_ranks
 from train.student.sharding import whole
 from train.trainer import run
 
-ROOT = Path(__file__).parents[2]
 # Three packs for two processes, one pack (a process has none), and one that each example overflows.
 PACK_TOKENS = (110, 10_000, 64)
 
@@ -52,26 +49,22 @@ def gradients(ranks: Ranks, changes: dict[str, object]) -> list[tuple[float, flo
     return found
 
 
-def launch(processes: int, job: str, folder: Path, out: Path, **changes: object) -> subprocess.Popen[str]:
-    """Start `processes` of this module under torchrun; one without it."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "tests.train.together"]
-    return subprocess.Popen(
-        [*command, job, str(folder), str(out), json.dumps(changes)], text=True, cwd=ROOT, stderr=subprocess.PIPE
-    )
+def launch(processes: int, job: str, folder: Path, out: Path, **changes: object) -> Fork:
+    """Start `job` in so many processes, under torchrun's agent where there are several."""
+    if processes == 1:
+        return start(work, job, folder, out, changes)
+    return start_ranks(processes, work, job, folder, out, changes)
 
 
 def finish(processes: int, job: str, folder: Path, out: Path, **changes: object) -> str:
     """Run to the end; standard error."""
     with launch(processes, job, folder, out, **changes) as child:
-        _, errors = child.communicate(timeout=300)
-        assert child.returncode == 0, errors
-        return errors
+        assert child.wait() == 0, child.err
+        return child.err
 
 
-def main() -> None:
-    job, folder, out, changes = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4])
-    torch.set_num_threads(1)
+def work(job: str, folder: Path, out: Path, changes: dict[str, object]) -> None:
+    """What each of the processes does."""
     with open_ranks("cpu") as ranks:
         if job == "train":
             settings = config(**changes)
@@ -81,7 +74,3 @@ def main() -> None:
             found = gradients(ranks, changes)
             if ranks.is_first:
                 torch.save(found, out)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,6 @@
 """`kidpipe compare`: what runs and what need not, interruptions, failing runs, and what people type wrong."""
 
 import json
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +15,8 @@ from kidcore.store.store import Store
 from kidpipe.study.grid import make_cells
 from kidpipe.study.intervals import mean_interval, t_quantile
 from tests.conftest import configure
+from tests.forks import command as run_command
+from tests.forks import start
 from tests.kidpipe.commands.running import Cli, Done
 
 SMALL: dict[str, object] = {
@@ -53,6 +52,7 @@ def assert_said(done: Done, *parts: str) -> None:
         assert part in done.err
 
 
+@pytest.mark.slow
 def test_stages_run_once_and_every_run_is_told(compare: Cli, tmp_path: Path) -> None:
     command = ("compare", "--methods", "sft,kid", "--seeds", "0,1", "--ratios", "0.5", "--jobs", "2")
     done = compare(*command, "--json")
@@ -96,6 +96,7 @@ def test_stages_run_once_and_every_run_is_told(compare: Cli, tmp_path: Path) -> 
     assert "nothing to do" in by_hand.out, "the comparison's run is the one that this command names"
 
 
+@pytest.mark.slow
 def test_a_failing_run_is_a_row_and_the_others_go_on(compare: Cli, tmp_path: Path) -> None:
     (tmp_path / "grid.toml").write_text("train.learning_rate = [1e30, 1e-3]\n")
     command = ("compare", "--methods", "sft", "--seeds", "0", "--grid", "grid.toml")
@@ -124,12 +125,11 @@ def test_killed_and_run_again_it_gives_the_same_rows(compare: Cli, tmp_path: Pat
     monkeypatch.chdir(whole)
     assert compare(*command, "--jobs", "2").code == 0
     given = [text for name, value in compare.settings.items() for text in ("--set", f"{name}={value}")]
-    process = subprocess.Popen([sys.executable, "-m", "kidpipe.cli", *command, *given], cwd=cut, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(cut.rglob("compare/runs/*/result.json")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with start(run_command, *command, *given, cwd=cut) as process:
+        deadline = time.monotonic() + 120
+        while not list(cut.rglob("compare/runs/*/result.json")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.kill()
     monkeypatch.chdir(cut)
     wait_for_orphans(cut)
     done = compare(*command)

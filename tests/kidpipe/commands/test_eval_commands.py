@@ -232,6 +232,7 @@ def test_exposure_of_the_teacher_itself_is_undefined(cli: Cli, tiny_model: Path,
     assert json.loads(itself.out)["exaccerr"] is None
 
 
+@pytest.mark.slow
 def test_exposure_reads_the_teachers_scores_from_the_store(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
     small = {"eval__max_new_tokens": 6, "eval__workers": 1}
     student = str(make_student(tiny_model, tmp_path / "student"))

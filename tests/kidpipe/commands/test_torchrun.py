@@ -1,19 +1,20 @@
-"""`kidpipe train` in several processes: one voice, one exit code, and the folder that one process would leave."""
+"""`kidpipe train` in several processes: one voice, one exit code, and the folder that one process would leave.
+
+torchrun's agent starts forks here; tests/test_readme.py has it start programs.
+"""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from tests.forks import command, start_ranks
 from tests.kidpipe.commands.running import Cli
 
-ROOT = Path(__file__).parents[3]
 SMALL = {
     "engine.device": "cpu",
     "train.max_steps": 4,
@@ -24,22 +25,22 @@ SMALL = {
 }
 
 
-def torchrun(settings: dict[str, object], *arguments: str, second: str = "") -> subprocess.CompletedProcess[str]:
-    """Two processes on the CPU; the environment of the second one begins with `second`."""
-    given = [text for name, value in settings.items() for text in ("--set", f"{name}={value}")]
-    command = [sys.executable, "-m", "kidpipe.cli", "train", *arguments, *given]
-    if second:
-        script = f'if [ "$RANK" = 1 ]; then export {second}; fi; exec "$@"'
-        command = ["--no-python", "bash", "-c", script, "-", *command]
-    else:
-        command = command[1:]
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def words(settings: dict[str, object], *arguments: str) -> list[str]:
+    """What follows `kidpipe` on the command line."""
+    return ["train", *arguments, *(text for name, value in settings.items() for text in ("--set", f"{name}={value}"))]
+
+
+def torchrun(settings: dict[str, object], *arguments: str, second: dict[str, str] | None = None) -> Done:
+    """Two processes on the CPU under torchrun's agent; the environment of the second one has `second`, too."""
+    with start_ranks(2, command, *words(settings, *arguments), environments={1: second or {}}) as run:
+        return Done(run.wait(), run.out, run.err)
 
 
 @pytest.fixture
@@ -85,13 +86,13 @@ def test_a_mistake_that_all_processes_see_is_said_once(built: dict[str, object],
 @pytest.mark.parametrize("moment", ["start", "training"])
 def test_a_mistake_of_one_process_ends_all(built: dict[str, object], tmp_path: Path, moment: str) -> None:
     """The second process has a setting that does not exist, or a store with a broken shard."""
-    second = "KIDPIPE_TRAIN__DIVERGENCE=backward_kl"
+    second = {"KIDPIPE_TRAIN__DIVERGENCE": "backward_kl"}
     if moment == "training":
         broken = tmp_path / "broken"
         shutil.copytree(str(built.pop("store.path")), broken)
         for shard in (broken / "score").rglob("*.parquet"):
             shard.write_bytes(b"PAR1 and nothing else")
-        second = f"KIDPIPE_STORE__PATH={broken}"
+        second = {"KIDPIPE_STORE__PATH": str(broken)}
     done = torchrun(built, second=second)
     assert done.returncode == 1
     assert done.stderr.count("error: ") == 1, done.stderr

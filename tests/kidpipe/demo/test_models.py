@@ -1,19 +1,19 @@
 """The demo's tokenizer and model: exact round trips, and folders that load again."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kidcore.errors import KidpipeError
+from kidcore.models.backends.base import ScoreRequest
 from kidpipe.demo.models import SPECIAL_TOKENS, make_model, train_tokenizer
 from kidpipe.demo.world import make_world
+from tests.kidcore.models.backends.conftest import open_vllm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -120,18 +120,8 @@ def test_sizes_that_cannot_run_are_refused(tokenizer: "PreTrainedTokenizerFast",
     assert error.value.fix
 
 
-_ASK_VLLM = """
-import json, sys
-from vllm import LLM, SamplingParams
-llm = LLM(sys.argv[1], enforce_eager=True, dtype="float32", max_model_len=256, disable_log_stats=True, seed=0)
-sampling = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
-(answer,) = llm.generate([{"prompt_token_ids": json.loads(sys.argv[2])}], sampling, use_tqdm=False)
-ids = answer.prompt_token_ids
-print("ANSWER", json.dumps([answer.prompt_logprobs[i][ids[i]].logprob for i in range(1, len(ids))]))
-"""
-
-
 @pytest.mark.engine
+@pytest.mark.xdist_group("vllm")
 def test_vllm_reads_the_same_model_in_the_folder(tokenizer: "PreTrainedTokenizerFast", tmp_path: Path) -> None:
     pytest.importorskip("vllm")
     import torch
@@ -143,11 +133,7 @@ def test_vllm_reads_the_same_model_in_the_folder(tokenizer: "PreTrainedTokenizer
     with torch.no_grad():
         logprobs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
     expected = [logprobs[place, token].item() for place, token in enumerate(ids[1:])]
-    environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", _ASK_VLLM, str(tmp_path), json.dumps(ids)],
-        env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER")]
-    assert json.loads(answers[0].removeprefix("ANSWER")) == pytest.approx(expected, abs=2e-4)
+    engine = open_vllm(tmp_path, max_length=256)
+    (answer,) = engine.score([ScoreRequest(np.array(ids, dtype=np.int32), 1)], 1)
+    engine.close()
+    assert answer.actual_logprob.tolist() == pytest.approx(expected, abs=2e-4)

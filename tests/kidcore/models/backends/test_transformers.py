@@ -164,6 +164,7 @@ def test_samples_are_decided_by_seed_and_prompt_alone(backend: TransformersBacke
     assert list(backend.generate(prompts, 8, [], Sampling(1e-4, 7))) == greedy
 
 
+@pytest.mark.slow
 def test_samples_follow_the_models_distribution(backend: TransformersBackend, model: Qwen2ForCausalLM) -> None:
     prompt = random_requests(1, seed=22)[0].token_ids.tolist()
     with torch.no_grad():

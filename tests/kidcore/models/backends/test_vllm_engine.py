@@ -16,7 +16,7 @@ from kidcore.models.backends.select import open_backend
 from kidcore.models.backends.transformers import TransformersBackend
 from tests.kidcore.models.backends.conftest import assert_same, engine_settings, open_vllm, random_requests, save_tiny_model
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("vllm")]
 
 
 def test_process_is_left_as_it_was(tiny_model: Path) -> None:
@@ -85,16 +85,20 @@ import sys
 from kidcore.models.backends.select import open_backend
 from kidcore.config.config import EngineSettings
 from tests.kidcore.models.backends.conftest import random_requests
-backend = open_backend(sys.argv[1], EngineSettings(backend="auto", device="cpu", kv_cache_mib=32), max_top_k=4, max_length=512)
-assert backend.name == "vllm"
-assert len(list(backend.score(random_requests(5, seed=0), 4))) == 5
-assert len(list(backend.generate([[5, 6, 7]], 4, []))) == 1
+for is_last in (False, True):
+    settings = EngineSettings(backend="auto", device="cpu", kv_cache_mib=32)
+    backend = open_backend(sys.argv[1], settings, max_top_k=4, max_length=512)
+    assert backend.name == "vllm"
+    assert len(list(backend.score(random_requests(5, seed=0), 4))) == 5
+    assert len(list(backend.generate([[5, 6, 7]], 4, []))) == 1
+    if not is_last:
+        backend.close()
 """
 
 
-@pytest.mark.parametrize("ending", ["backend.close()", ""], ids=["closed", "left open"])
-def test_engine_is_silent(tiny_model: Path, ending: str) -> None:
+def test_engines_are_silent_closed_or_left_open(tiny_model: Path) -> None:
+    """One that is closed, and one that the process ends with."""
     done = subprocess.run(
-        [sys.executable, "-c", _SILENT + ending, str(tiny_model)], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", _SILENT, str(tiny_model)], capture_output=True, text=True, timeout=300, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -120,6 +120,7 @@ def test_new_lengths_do_not_compile_again(device: torch.device) -> None:
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before == 1
 
 
+@pytest.mark.slow
 def test_many_models_share_a_process(device: torch.device) -> None:
     """Students and teachers of other shapes and precisions, with gradients and without: more kinds than torch's own limit."""
     plan = flex.make_flex_plan(draw_schema_tree(1, 2, 4, 200, 30).tout, device)

@@ -151,6 +151,7 @@ def test_a_worker_killed_by_something_else_is_not_held_against_its_job(world: Pa
         assert pool.execute(Job(str(world), "SELECT 2")).rows == [(2,)]
 
 
+@pytest.mark.slow
 def test_a_thousand_verdicts_with_every_tenth_hostile(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each hostile row gets the very kind it earns, and all others are as if it weren't there."""
     kinds = {
