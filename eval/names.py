@@ -27,7 +27,7 @@ def read_names(database: Path, same: Mapping[str, str] | None = None) -> Names:
         links = [
             (f"{table.name}.{column}".lower(), f"{other}.{target}".lower())
             for table in tables
-            for column, other, target in table.foreign_keys
+            for column, other, target in table.links
         ]
         same = _same(order, links)
     return Names(columns, same)

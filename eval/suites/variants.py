@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kidcore.sql.schema_text import Table, read_schema
+from kidcore.sql.schema.tables import Table
+from kidcore.sql.schema_text import read_schema
 
 _NULL_SHARE = 0.03
 _MISSING_SHARE = 0.1
@@ -38,7 +39,7 @@ def make_variant(source: Path, target: Path, literals: Mapping[str, set[Any]], s
     generator = random.Random(seed)
     shutil.copyfile(source, target)
     tables = read_schema(source, source.stem).tables
-    referenced = {other.lower() for table in tables for _column, other, _target in table.foreign_keys}
+    referenced = {other.lower() for table in tables for _column, other, _target in table.links}
     with closing(sqlite3.connect(target)) as connection:
         connection.text_factory = lambda data: data.decode("utf-8", "replace")
         connection.execute("PRAGMA foreign_keys = OFF")
@@ -65,7 +66,7 @@ def _resample(
     keyed = _unique_columns(connection, table.name) | {
         target.lower() for other in tables for target in _targets(other, table.name)
     }
-    foreign = {column.lower(): (other, target) for column, other, target in table.foreign_keys}
+    foreign = {column.lower(): (other, target) for column, other, target in table.links}
     strict = {row[1].lower() for row in connection.execute(f"PRAGMA table_info({name})") if row[3]}
     for column in table.columns:
         low = column.name.lower()
@@ -143,7 +144,7 @@ def _unique_columns(connection: sqlite3.Connection, table: str) -> set[str]:
 
 
 def _targets(table: Table, referenced: str) -> list[str]:
-    return [target for _column, other, target in table.foreign_keys if other.lower() == referenced.lower()]
+    return [target for _column, other, target in table.links if other.lower() == referenced.lower()]
 
 
 def _quoted(name: str) -> str:

@@ -1,35 +1,13 @@
 """A database file in, its schema as text out, in the templates `compact` and `ddl`."""
 
 import sqlite3
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
-
-
-@dataclass(frozen=True)
-class Column:
-    name: str
-    type: str
-    is_primary: bool
-
-
-@dataclass(frozen=True)
-class Table:
-    name: str
-    columns: tuple[Column, ...]
-    create_sql: str
-    foreign_keys: tuple[tuple[str, str, str], ...]
-    """(column, referenced table, referenced column)."""
-    samples: tuple[tuple[Any, ...], ...] = ()
-
-
-@dataclass(frozen=True)
-class Schema:
-    db_id: str
-    tables: tuple[Table, ...]
+from kidcore.sql.schema import sqlite_reader
+from kidcore.sql.schema.tables import Column, ForeignKey, Schema, Table, TableKind
 
 
 def read_schema(database: Path, db_id: str, sample_rows: int = 0) -> Schema:
@@ -43,81 +21,20 @@ def read_schema(database: Path, db_id: str, sample_rows: int = 0) -> Schema:
     try:
         if database.suffix == ".duckdb":
             return _read_duckdb(database, db_id, sample_rows)
-        return _read_sqlite(database, db_id, sample_rows)
+        return sqlite_reader.read(database, db_id, sample_rows)
     except sqlite3.Error as error:
         raise KidpipeError(f"database unreadable: {error}", where=str(database), fix="copy it from its source again") from None
 
 
-def _read_sqlite(database: Path, db_id: str, sample_rows: int) -> Schema:
-    connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
-    connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
-    try:
-        names = connection.execute(
-            "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
-        ).fetchall()
-        return Schema(db_id, tuple(_sqlite_table(connection, name, sql or "", sample_rows) for name, sql in names))
-    finally:
-        connection.close()
-
-
-def _sqlite_table(connection: sqlite3.Connection, name: str, create_sql: str, sample_rows: int) -> Table:
-    quoted = '"' + name.replace('"', '""') + '"'
-    info = connection.execute(f"PRAGMA table_info({quoted})").fetchall()
-    keys = connection.execute(f"PRAGMA foreign_key_list({quoted})").fetchall()
-    primary = [row[1] for row in info if row[5]]
-    return Table(
-        name,
-        tuple(Column(row[1], row[2].lower() or "text", bool(row[5])) for row in info),
-        create_sql,
-        # A reference that names no column means the primary key of the other table.
-        tuple((row[3], row[2], row[4] or _primary_of(connection, row[2]) or primary[0]) for row in reversed(keys)),
-        tuple(connection.execute(f"SELECT * FROM {quoted} LIMIT ?", (sample_rows,)).fetchall()) if sample_rows else (),
-    )
-
-
-def _primary_of(connection: sqlite3.Connection, table: str) -> str:
-    quoted = '"' + table.replace('"', '""') + '"'
-    return next((row[1] for row in connection.execute(f"PRAGMA table_info({quoted})") if row[5]), "")
-
-
 def _read_duckdb(database: Path, db_id: str, sample_rows: int) -> Schema:
-    import duckdb
+    import duckdb  # takes a moment to load, and most data sets have no such file
+
+    from kidcore.sql.schema import duckdb_reader
 
     try:
-        connection = duckdb.connect(str(database), read_only=True, config={"enable_external_access": "false"})
+        return duckdb_reader.read(database, db_id, sample_rows)
     except duckdb.Error as error:
         raise KidpipeError(f"database unreadable: {error}", where=str(database), fix="copy it from its source again") from None
-    with connection:
-        tables = connection.execute(
-            "SELECT table_name, sql FROM duckdb_tables() WHERE NOT internal ORDER BY table_oid"
-        ).fetchall()
-        return Schema(db_id, tuple(_duckdb_table(connection, name, sql, sample_rows) for name, sql in tables))
-
-
-def _duckdb_table(connection: Any, name: str, create_sql: str, sample_rows: int) -> Table:
-    columns = connection.execute(
-        "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index", [name]
-    ).fetchall()
-    constraints = connection.execute(
-        "SELECT constraint_type, constraint_column_names, referenced_table, referenced_column_names "
-        "FROM duckdb_constraints() WHERE table_name = ?",
-        [name],
-    ).fetchall()
-    primary = {column for kind, names, _, _ in constraints if kind == "PRIMARY KEY" for column in names}
-    foreign = [
-        (column, table, other)
-        for kind, names, table, others in constraints
-        if kind == "FOREIGN KEY"
-        for column, other in zip(names, others, strict=True)
-    ]
-    quoted = '"' + name.replace('"', '""') + '"'
-    return Table(
-        name,
-        tuple(Column(column, str(kind).lower(), column in primary) for column, kind in columns),
-        create_sql,
-        tuple(foreign),
-        tuple(connection.execute(f"SELECT * FROM {quoted} LIMIT {sample_rows}").fetchall()) if sample_rows else (),
-    )
 
 
 def render(schema: Schema, template: str) -> str:
@@ -128,20 +45,34 @@ def render(schema: Schema, template: str) -> str:
 def _render_compact(schema: Schema) -> str:
     lines = [f"database: {schema.db_id}"]
     for table in schema.tables:
-        columns = (f"{c.name} {c.type}{' primary key' if c.is_primary else ''}" for c in table.columns)
-        lines.append(f"{table.name}: {', '.join(columns)}")
-    foreign = [f"{t.name}.{column} = {other}.{key}" for t in schema.tables for column, other, key in t.foreign_keys]
+        columns = (_compact_column(schema, column) for column in table.columns)
+        kind = "view " if table.kind is TableKind.VIEW else ""
+        lines.append(f"{kind}{schema.quoted(*table.path)}: {', '.join(columns)}")
+    foreign = [
+        f"{schema.quoted(*table.path, column)} = {schema.quoted(*table.qualifiers, other, key)}"
+        for table in schema.tables
+        for column, other, key in table.links
+    ]
     if foreign:
         lines.append(f"foreign keys: {', '.join(foreign)}")
     return "\n".join(lines) + "\n"
 
 
+def _compact_column(schema: Schema, column: Column) -> str:
+    parts = [schema.quoted(column.name), column.type, "primary key" if column.is_primary else ""]
+    return " ".join(part for part in parts if part)
+
+
 def _render_ddl(schema: Schema) -> str:
     blocks = []
     for table in schema.tables:
-        lines = [table.create_sql.strip() + ";"]
+        lines = [table.create_sql.strip().removesuffix(";") + ";"]
+        if table.kind is not TableKind.TABLE:
+            # What a view or a full-text index selects need not be written in its statement.
+            columns = ", ".join(schema.quoted(column.name) for column in table.columns)
+            lines.append(f"/* columns of {schema.quoted(*table.path)}: {columns} */")
         if table.samples:
-            lines.append(f"/* {len(table.samples)} rows of {table.name}:")
+            lines.append(f"/* {len(table.samples)} rows of {schema.quoted(*table.path)}:")
             lines.append("\t".join(column.name for column in table.columns))
             lines.extend("\t".join(_cell(value) for value in row) for row in table.samples)
             lines.append("*/")
@@ -165,7 +96,7 @@ _PROBE = Schema(
             (),
             ((1, "x" * 50),),
         ),
-        Table("b", (Column("a_id", "int", False),), "CREATE TABLE b (a_id int)", (("a_id", "a", "id"),)),
+        Table("b", (Column("a_id", "int", False),), "CREATE TABLE b (a_id int)", (ForeignKey(("a_id",), "a", ("id",)),)),
     ),
 )
 

@@ -1,0 +1,1 @@
+"""A database's tables, views and keys, whichever engine keeps them."""
