@@ -23,7 +23,6 @@ _RESERVED_WORDS = {
     ),
 }
 RESERVED = {dialect: frozenset(words.split()) for dialect, words in _RESERVED_WORDS.items()}
-RESERVED = {dialect: frozenset(words.split()) for dialect, words in _RESERVED_WORDS.items()}
 
 
 def quoted(name: str, dialect: str) -> str:
