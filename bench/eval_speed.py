@@ -23,7 +23,8 @@ from typing import Any
 from eval.databases import Databases
 from eval.execution import GoldCache, Pair, compare_results
 from eval.verdicts import judge
-from kidcore.config.config import EvalSettings
+from kidcore.config.config import EvalSettings, SandboxSettings
+from kidcore.config.processes import usable_cores
 from kidcore.sql.datasets import Example
 from kidcore.sql.results import is_ordered, same_bag, same_set
 
@@ -46,7 +47,7 @@ def main(data: Path, num_rows: int, out: Path | None, json_file: Path | None) ->
     rows = _read(data)[:num_rows]
     head = (
         f"{len(rows):,} stored predictions on 20 Spider databases, ex_bag and ex_set of each. Python "
-        f"{platform.python_version()}, SQLite {sqlite3.sqlite_version}, {os.cpu_count()} cores, load "
+        f"{platform.python_version()}, SQLite {sqlite3.sqlite_version}, {usable_cores()} cores, load "
         f"average {os.getloadavg()[0]:.1f} at the start: on a busy "
         "machine compare the CPU columns. The better of two runs."
     )
@@ -77,8 +78,7 @@ def _measured(rows: list[Row]) -> list[Row]:
         _case(_PROCESSES, len(part), _timed(lambda: _process_loop(part), runs=1), "yes"),
     ]
     for workers in (1, 2, 8):
-        settings = EvalSettings(workers=workers, check_ties=False)
-        cost = _timed(partial(_compare_afresh, pairs, settings))
+        cost = _timed(partial(_compare_afresh, pairs, EvalSettings(check_ties=False), SandboxSettings(workers=workers)))
         cases.append(_case(f"kidpipe, {workers} worker{'s' * (workers > 1)}", len(rows), cost, "yes"))
     cases.append(_case("kidpipe, with exact set match, hardness, tie flags", len(rows), _timed(lambda: _everything(rows)), "yes"))
     return cases + [_case(_NOTED[name], _OFFICIAL_ROWS, cost, "no") for name, cost in OFFICIAL.items()]
@@ -153,9 +153,9 @@ def _execute(database: Path, sql: str) -> list[tuple[Any, ...]] | None:
             return None
 
 
-def _compare_afresh(pairs: list[Pair], settings: EvalSettings) -> None:
+def _compare_afresh(pairs: list[Pair], settings: EvalSettings, sandbox: SandboxSettings) -> None:
     """With an empty cache, so that every run executes the gold too."""
-    compare_results(pairs, GoldCache(settings))
+    compare_results(pairs, GoldCache(settings, sandbox))
 
 
 def _everything(rows: list[Row]) -> None:

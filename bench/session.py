@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from kidcore.config.processes import usable_cores
 from kidcore.errors import KidpipeError
 
 Size = Literal["tiny", "quick", "full"]
@@ -110,7 +111,7 @@ def environment(device: str) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "device": chip,
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),

@@ -9,7 +9,7 @@ from eval.databases import Databases
 from eval.execution import GoldCache, ProgressCallback
 from eval.report import finite, summarize, write_summary, write_verdicts
 from eval.verdicts import Verdict, judge
-from kidcore.config.config import EvalSettings
+from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.errors import KidpipeError
 from kidcore.sql.datasets import Example
 
@@ -36,6 +36,7 @@ def judge_predictions(
     notes: Mapping[str, Any] | None = None,
     progress: ProgressCallback | None = None,
     said: Mapping[str, str] | None = None,
+    sandbox: SandboxSettings | None = None,
 ) -> Evaluation:
     """Judge predictions and write `verdicts.parquet` and `summary.json` into `folder`.
 
@@ -49,6 +50,7 @@ def judge_predictions(
         notes: goes into the summary as it is (model, data set, ...).
         progress: called with (done, total).
         said: what each prediction was read from, by example id.
+        sandbox: what executes the SQL, and with which limits; None = the defaults.
 
     Raises:
         KidpipeError: a prediction belongs to no example, or there is nothing to judge.
@@ -59,7 +61,7 @@ def judge_predictions(
     if not chosen:
         raise KidpipeError("there are no examples to judge", fix="check data.path and data.dev")
     databases.require_suite()
-    verdicts = judge(chosen, predictions, databases, GoldCache(settings), reasons, progress, said)
+    verdicts = judge(chosen, predictions, databases, GoldCache(settings, sandbox), reasons, progress, said)
     summary: dict[str, Any] = finite({**(notes or {}), "settings": settings.identity(), **summarize(verdicts)})
     write_verdicts(verdicts, folder / VERDICTS_FILE)
     write_summary(summary, folder / SUMMARY_FILE)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from eval.metrics.soft_f1 import soft_f1
 from eval.metrics.ties import opposite_ties
-from kidcore.config.config import EvalSettings
+from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.sql.lexer import mend_operators, strip_distinct
 from kidcore.sql.results import is_ordered, is_vacuous, same_bag, same_set
 from kidcore.sql.sandbox.job import Job, Limits, QueryResult, ResultKind
@@ -61,8 +61,9 @@ class Comparison:
 class GoldCache:
     """Results of gold queries by (database digest, SQL), so that each runs once however many predictions there are."""
 
-    def __init__(self, settings: EvalSettings) -> None:
+    def __init__(self, settings: EvalSettings, sandbox: SandboxSettings | None = None) -> None:
         self.settings = settings
+        self.sandbox = sandbox or SandboxSettings()
         self._golds: dict[tuple[str, str], Gold] = {}
         self._digests: dict[Path, tuple[tuple[int, int], str]] = {}
 
@@ -71,9 +72,9 @@ class GoldCache:
         wanted = [query for query, key in self._keys(queries).items() if key not in self._golds]
         if not wanted:
             return
-        settings = self.settings
+        sandbox = self.sandbox
         directions = (False, True) if check_ties else (False,)
-        with SandboxPool(limits_of(settings, settings.gold_timeout_s), settings.workers) as pool:
+        with SandboxPool(limits_of(self.settings, sandbox, sandbox.gold_timeout_s), sandbox.workers) as pool:
             jobs = (Job(str(path), sql, reverse=reverse) for path, sql in wanted for reverse in directions)
             results = pool.run(jobs)
             found = {query: [next(results) for _ in directions] for query in wanted}
@@ -130,7 +131,7 @@ def compare_results(
     jobs = (
         Job(str(pairs[number].database), pred_text(pairs[number].pred_sql, settings), (number, gold)) for number, gold in waiting
     )
-    with SandboxPool(limits_of(settings, settings.timeout_s), settings.workers) as pool:
+    with SandboxPool(limits_of(settings, golds.sandbox, golds.sandbox.timeout_s), golds.sandbox.workers) as pool:
         for done, result in enumerate(pool.run(jobs), 1):
             number, gold = result.key
             comparisons[number] = _compare(gold, result, settings.soft_f1)
@@ -139,9 +140,9 @@ def compare_results(
     return [comparison for comparison in comparisons if comparison is not None]
 
 
-def limits_of(settings: EvalSettings, timeout_s: float) -> Limits:
+def limits_of(settings: EvalSettings, sandbox: SandboxSettings, timeout_s: float) -> Limits:
     """The sandbox limits that the settings ask for."""
-    return Limits(timeout_s=timeout_s, memory_mib=settings.memory_mib, max_steps=settings.max_steps)
+    return Limits(timeout_s=timeout_s, memory_mib=sandbox.memory_mib, max_steps=settings.max_steps)
 
 
 def _compare(gold: Gold, pred: QueryResult, wants_soft: bool) -> Comparison:

@@ -10,7 +10,7 @@ from eval.databases import Databases
 from eval.execution import Comparison, GoldCache, Pair, ProgressCallback, compare_results
 from eval.metrics.ves import measure_rewards
 from eval.spider.exact_match import hardness
-from kidcore.config.config import EvalSettings
+from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.sql.datasets import Example
 from kidcore.sql.lexer import mend_operators
 from kidcore.sql.sandbox.job import ResultKind
@@ -103,13 +103,19 @@ def judge(
         elif verdict.kind is VerdictKind.MISSING:
             verdict = replace(verdict, message=(reasons or {}).get(example.example_id, "no prediction"))
         verdicts.append(_with_text_metrics(verdict, databases, golds, passed))
-    return _with_rewards(verdicts, databases, golds.settings) if golds.settings.r_ves else verdicts
+    return _with_rewards(verdicts, databases, golds) if golds.settings.r_ves else verdicts
 
 
-def judge_one(gold_sql: str, predicted_sql: str, database: Path, settings: EvalSettings | None = None) -> Verdict:
+def judge_one(
+    gold_sql: str,
+    predicted_sql: str,
+    database: Path,
+    settings: EvalSettings | None = None,
+    sandbox: SandboxSettings | None = None,
+) -> Verdict:
     """The verdict on one prediction. Starts its own worker processes: use `judge` for many."""
     example = Example("0", database.stem, "", gold_sql)
-    golds = GoldCache((settings or EvalSettings()).model_copy(update={"workers": 1}))
+    golds = GoldCache(settings or EvalSettings(), (sandbox or SandboxSettings()).model_copy(update={"workers": 1}))
     return judge([example], {"0": predicted_sql}, Databases(lambda _db_id: database), golds)[0]
 
 
@@ -169,11 +175,12 @@ def _with_text_metrics(verdict: Verdict, databases: Databases, golds: GoldCache,
     return replace(verdict, ts_bag=suite, exact_set_match=matches, soft_f1=soft)
 
 
-def _with_rewards(verdicts: list[Verdict], databases: Databases, settings: EvalSettings) -> list[Verdict]:
+def _with_rewards(verdicts: list[Verdict], databases: Databases, golds: GoldCache) -> list[Verdict]:
     """The verdicts with their R-VES rewards; statements run one at a time, when all else is done."""
     correct = [verdict for verdict in verdicts if verdict.ex_set]
     pairs = [Pair(verdict.gold_sql, verdict.prediction, databases.path(verdict.db_id)) for verdict in correct]
-    rewards = dict(zip((verdict.example_id for verdict in correct), measure_rewards(pairs, settings), strict=True))
+    measured = measure_rewards(pairs, golds.settings, golds.sandbox)
+    rewards = dict(zip((verdict.example_id for verdict in correct), measured, strict=True))
     return [
         verdict if verdict.ex_set is None else replace(verdict, ves_reward=rewards.get(verdict.example_id, 0.0))
         for verdict in verdicts

@@ -1,5 +1,8 @@
 """The one exception that people see: what happened, where, and what to type next."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class KidpipeError(Exception):
     """A mistake or a condition that the person at the keyboard can mend.
@@ -25,3 +28,8 @@ class KidpipeError(Exception):
         if self.fix:
             lines.append(f"  fix:   {self.fix}")
         return "\n".join(lines)
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """The one of `known` that is most like `name`; empty where none is."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), "")

@@ -11,6 +11,7 @@ from kidcore.config.config import Config
 from kidcore.config.digests import FileDigests
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
+from kidcore.models.backends.base import Backend
 from kidcore.models.prompts import PromptEncoder, prompt_digest
 from kidcore.models.sources import ModelSource, require_whole, resolve
 from kidcore.models.tokenizers import Tokens, load_tokenizer, require_same, tokenizer_digest, tokens_of
@@ -20,9 +21,6 @@ from kidcore.sql.sandbox.pool import SandboxPool
 from kidcore.store.graph import Partition
 from pipeline.engines import EnginePool
 from pipeline.partitions import split_parts
-
-# Counted steps decide which gold or imperfect SQL is too slow; wall time is only the net below them.
-_DEADLINE_S = 120.0
 
 
 @dataclass
@@ -63,16 +61,30 @@ class Context:
     def pool(self, max_steps: int) -> SandboxPool:
         """Processes that execute SQL, stopped after `max_steps`."""
         if max_steps not in self._pools:
-            limits = Limits(timeout_s=_DEADLINE_S, max_steps=max_steps)
-            self._pools[max_steps] = self._stack.enter_context(SandboxPool(limits, self.config.eval.workers))
+            sandbox = self.config.sandbox
+            # Counted steps decide which gold or imperfect SQL is too slow; wall time is only the net below them.
+            limits = Limits(timeout_s=sandbox.gold_timeout_s, memory_mib=sandbox.memory_mib, max_steps=max_steps)
+            self._pools[max_steps] = self._stack.enter_context(SandboxPool(limits, sandbox.workers))
         return self._pools[max_steps]
 
     @cached_property
     def engines(self) -> EnginePool:
         top_k = max(self.config.score.top_k, self.config.predict.top_k + self.tokens.margin)
-        room = EnginePool(self.config.engine, self.config.teacher.dtype, top_k, self.longest, self.verbose)
+        room = EnginePool(self.config.engine, top_k, self.longest, self.verbose)
         self._stack.callback(room.close)
         return room
+
+    def open_teacher(self) -> Backend:
+        """The engine that holds the teacher."""
+        assert self.teacher is not None
+        return self.engines.open(self.teacher, self.config.teacher.dtype)
+
+    def open_predictor(self) -> Backend:
+        """The engine that holds the model that fills holes."""
+        if self.config.predict.predictor == "teacher":
+            return self.open_teacher()
+        assert self.predictor is not None
+        return self.engines.open(self.predictor, self.config.predict.dtype)
 
     @property
     def longest(self) -> int:
@@ -118,6 +130,12 @@ def open_context(config: Config, *, need_teacher: bool = True, verbose: bool = F
         )
     tokenizer = load_tokenizer(named.path)
     predictor = teacher
+    if config.predict.predictor == "teacher" and config.predict.dtype != "auto":
+        raise KidpipeError(
+            "predict.dtype is that of a student that fills, and here the teacher does",
+            where=f"predict.dtype = {config.predict.dtype}",
+            fix="set teacher.dtype instead, or predict.predictor = student",
+        )
     if need_teacher and config.predict.predictor == "student":
         predictor = _resolve(config.predict.student, "predict.student", digests)
         if predictor is None:

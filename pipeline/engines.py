@@ -13,7 +13,6 @@ class EnginePool:
     """Opens a model when a stage first needs it and keeps it until another one is needed."""
 
     settings: EngineSettings
-    dtype: Dtype
     max_top_k: int
     max_length: int
     """Tokens of the longest sequence that will be asked for."""
@@ -21,19 +20,20 @@ class EnginePool:
     _current: Backend | None = None
     _identity: str = ""
 
-    def open(self, model: ModelSource) -> Backend:
-        """The engine that holds `model`."""
-        if self._current is None or self._identity != model.identity:
+    def open(self, model: ModelSource, dtype: Dtype) -> Backend:
+        """The engine that holds `model` in the precision `dtype`."""
+        identity = f"{model.identity} {dtype}"
+        if self._current is None or self._identity != identity:
             self.close()
             self._current = open_backend(
                 model.path,
                 self.settings,
-                self.dtype,
+                dtype,
                 max_top_k=min(self.max_top_k, model.vocab_size),
                 max_length=self.max_length,
                 verbose=self.verbose,
             )
-            self._identity = model.identity
+            self._identity = identity
         return self._current
 
     def close(self) -> None:

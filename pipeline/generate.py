@@ -17,10 +17,8 @@ from pipeline.rows import by_shared_prefix, in_row_order, usable
 
 def bind(context: Context) -> Callable[[Task], Output]:
     """The stage under the settings of `context`, with its teacher."""
-    teacher = context.teacher
-    assert teacher is not None
     settings, stops = context.config.generate, sorted({context.tokens.eos_id, *special_ids(context.tokenizer)})
-    return lambda task: generate(settings, stops, context.longest, context.decode, context.engines.open(teacher), task)
+    return lambda task: generate(settings, stops, context.longest, context.decode, context.open_teacher(), task)
 
 
 def generate(

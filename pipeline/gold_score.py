@@ -9,6 +9,4 @@ from pipeline.score import gold_score
 
 def bind(context: Context) -> Callable[[Task], Output]:
     """The stage under the settings of `context`, with its teacher."""
-    teacher = context.teacher
-    assert teacher is not None
-    return lambda task: gold_score(context.config.score, context.tokens, context.engines.open(teacher), task)
+    return lambda task: gold_score(context.config.score, context.tokens, context.open_teacher(), task)

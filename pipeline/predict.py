@@ -17,9 +17,7 @@ from pipeline.rows import by_shared_prefix, in_row_order, usable
 
 def bind(context: Context) -> Callable[[Task], Output]:
     """The stage under the settings of `context`, with its predictor."""
-    predictor = context.predictor
-    assert predictor is not None
-    return lambda task: predict(context.config.predict, context.tokens, context.engines.open(predictor), task)
+    return lambda task: predict(context.config.predict, context.tokens, context.open_predictor(), task)
 
 
 def predict(settings: PredictSettings, tokens: Tokens, backend: Backend, task: Task) -> Output:

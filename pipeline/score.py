@@ -22,9 +22,7 @@ Ids = NDArray[np.int32]
 
 def bind(context: Context) -> Callable[[Task], Output]:
     """The stage under the settings of `context`, with its teacher."""
-    teacher = context.teacher
-    assert teacher is not None
-    return lambda task: score(context.config.score, context.tokens, lambda: context.engines.open(teacher), task)
+    return lambda task: score(context.config.score, context.tokens, context.open_teacher, task)
 
 
 def gold_score(settings: ScoreSettings, tokens: Tokens, backend: Backend, task: Task) -> Output:

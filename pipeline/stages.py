@@ -45,7 +45,7 @@ def _stage(context: Context, row: StageTraits) -> Stage:
     if not row.inputs:
         sections["prompt"] = context.identity()
     if model := _model_of(context, row):
-        sections[row.model] = _model_identity(config, model)
+        sections[row.model] = _model_identity(config, row.model, model)
     identity, resolved = settings_of(**sections)
 
     @cache
@@ -79,9 +79,10 @@ def _require_different_answers(config: Config) -> None:
         )
 
 
-def _model_identity(config: Config, model: ModelSource) -> dict[str, Any]:
-    """A model's identity: its weights, and the precision they run in."""
+def _model_identity(config: Config, role: str, model: ModelSource) -> dict[str, Any]:
+    """A model's identity: its weights, and the precision they run in; that of a student is in the settings of its stage."""
     identity = {"weights": model.identity}
-    if config.teacher.dtype != "auto":
+    is_student = role == "predictor" and config.predict.predictor == "student"
+    if config.teacher.dtype != "auto" and not is_student:
         identity["dtype"] = config.teacher.dtype
     return identity

@@ -4,19 +4,19 @@ from collections.abc import Sequence
 
 from eval.execution import Pair, gold_text, limits_of, pred_text
 from eval.metrics.soft_f1 import ves_reward
-from kidcore.config.config import EvalSettings
+from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.sql.sandbox.job import Job
 from kidcore.sql.sandbox.pool import SandboxPool
 
 
-def measure_rewards(pairs: Sequence[Pair], settings: EvalSettings) -> list[float]:
+def measure_rewards(pairs: Sequence[Pair], settings: EvalSettings, sandbox: SandboxSettings) -> list[float]:
     """The reward of each prediction, which must be right; a timing, so it differs from machine to machine and run to run.
 
     Gold and prediction take turns in one worker on one connection: whatever slows the machine slows both. A statement that
     fails now though it didn't before counts with the time until it failed.
     """
     rewards = []
-    with SandboxPool(limits_of(settings, settings.gold_timeout_s), workers=1) as pool:
+    with SandboxPool(limits_of(settings, sandbox, sandbox.gold_timeout_s), workers=1) as pool:
         for pair in pairs:
             path = str(pair.database)
             turns = (Job(path, gold_text(pair.gold_sql, settings)), Job(path, pred_text(pair.pred_sql, settings)))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from eval.execution import ProgressCallback, limits_of
-from kidcore.config.config import EvalSettings
+from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.sql.datasets import Example
 from kidcore.sql.sandbox.job import Job, QueryResult
 from kidcore.sql.sandbox.pool import SandboxPool
@@ -16,6 +16,7 @@ def vote(
     samples: Mapping[str, Sequence[str]],
     database: Callable[[str], Path],
     settings: EvalSettings,
+    sandbox: SandboxSettings,
     progress: ProgressCallback | None = None,
 ) -> dict[str, str]:
     """The majority's prediction by example id; gold plays no part.
@@ -28,7 +29,7 @@ def vote(
         for example in examples
         for sql in dict.fromkeys(samples.get(example.example_id, ()))
     ]
-    with SandboxPool(limits_of(settings, settings.timeout_s), settings.workers) as pool:
+    with SandboxPool(limits_of(settings, sandbox, sandbox.timeout_s), sandbox.workers) as pool:
         jobs = (Job(path, sql, (example_id, sql)) for example_id, sql, path in wanted)
         ballots: dict[tuple[str, str], object] = {}
         for result in pool.run(jobs):

@@ -6,6 +6,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from eval.execution import GoldCache, Pair, ProgressCallback, compare_results
 from eval.suites.key_proofs import is_equal_by_keys, read_keys
 from eval.suites.mutants import literals, mutants
 from eval.suites.variants import Aim, make_variant
-from kidcore.config.config import EvalSettings
+from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.errors import KidpipeError
 from kidcore.sql.datasets import Example
 from kidcore.sql.sandbox.job import ResultKind
@@ -49,6 +50,7 @@ def make_suite(
     seed: int,
     settings: EvalSettings,
     progress: ProgressCallback | None = None,
+    sandbox: SandboxSettings | None = None,
 ) -> dict[str, DatabaseReport]:
     """Write <folder>/<db_id>/*.sqlite, the original among them, and `suite.json`; returns the report by db_id.
 
@@ -63,10 +65,11 @@ def make_suite(
         golds[example.db_id].append(example.gold_sql)
     _require_fit(folder, [database(db_id) for db_id in golds])
     reports: dict[str, DatabaseReport] = {}
+    new_cache = partial(GoldCache, settings, sandbox)
     _write_report(folder, seed, reports)
     for done, (db_id, sqls) in enumerate(sorted(golds.items()), 1):
         unique = list(dict.fromkeys(sqls))
-        reports[db_id] = _fuzz(db_id, unique, database(db_id), folder / db_id, num_variants, f"{seed}/{db_id}", settings)
+        reports[db_id] = _fuzz(db_id, unique, database(db_id), folder / db_id, num_variants, f"{seed}/{db_id}", new_cache)
         _write_report(folder, seed, reports)
         if progress:
             progress(done, len(golds))
@@ -105,16 +108,16 @@ def _write_report(folder: Path, seed: int, reports: Mapping[str, DatabaseReport]
 
 
 def _fuzz(
-    db_id: str, golds: list[str], source: Path, folder: Path, num_variants: int, seed: str, settings: EvalSettings
+    db_id: str, golds: list[str], source: Path, folder: Path, num_variants: int, seed: str, new_cache: Callable[[], GoldCache]
 ) -> DatabaseReport:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     shutil.copyfile(source, folder / f"{db_id}{source.suffix}")
-    golds = _executing(golds, source, settings)
+    golds = _executing(golds, source, new_cache())
     keys = read_keys(source)
     neighbours = [(gold, mutant) for gold in golds for mutant in mutants(gold)]
     differing = [(gold, mutant) for gold, mutant in neighbours if not is_equal_by_keys(gold, mutant, keys)]
-    alive, invalid = _survivors(differing, source, settings)
+    alive, invalid = _survivors(differing, source, new_cache())
     num_mutants = len(differing) - invalid
     after_original = len(alive)
     kept = idle = 0
@@ -124,8 +127,8 @@ def _fuzz(
         candidate = folder / f".candidate{source.suffix}"
         aim, values = _aim(number, f"{seed}/{number}", golds, alive)
         make_variant(source, candidate, values, f"{seed}/{number}", aim)
-        rest, _invalid = _survivors(alive, candidate, settings)
-        if len(rest) == len(alive) or len(_executing(golds, candidate, settings)) < len(golds):
+        rest, _invalid = _survivors(alive, candidate, new_cache())
+        if len(rest) == len(alive) or len(_executing(golds, candidate, new_cache())) < len(golds):
             candidate.unlink()
             idle += 1
             continue
@@ -144,15 +147,14 @@ def _aim(number: int, seed: str, golds: list[str], alive: list[tuple[str, str]])
     return Aim(literal_share=_AIMED_SHARE, few=few), literals(random.Random(seed).choice(left))
 
 
-def _survivors(pairs: list[tuple[str, str]], path: Path, settings: EvalSettings) -> tuple[list[tuple[str, str]], int]:
+def _survivors(pairs: list[tuple[str, str]], path: Path, cache: GoldCache) -> tuple[list[tuple[str, str]], int]:
     """Mutants that give their gold's result on this database, and how many don't execute at all."""
-    found = compare_results([Pair(gold, mutant, path) for gold, mutant in pairs], GoldCache(settings), check_ties=False)
+    found = compare_results([Pair(gold, mutant, path) for gold, mutant in pairs], cache, check_ties=False)
     invalid = sum(item.kind is not ResultKind.OK for item in found)
     return [pair for pair, item in zip(pairs, found, strict=True) if item.ex_bag], invalid
 
 
-def _executing(golds: list[str], path: Path, settings: EvalSettings) -> list[str]:
-    cache = GoldCache(settings)
+def _executing(golds: list[str], path: Path, cache: GoldCache) -> list[str]:
     queries = [(path, gold) for gold in golds]
     cache.fill(queries, check_ties=False)
     results = cache.get(queries)

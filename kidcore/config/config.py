@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kidcore.config.settings import Identity, Input, Runtime, Section
+from kidcore.config.settings import Identity, Input, Later, Place, Runtime, Section
 
 DataLayout = Literal["spider", "spider-syn", "bird", "jsonl"]
 Strategy = Literal["random", "uniform", "hard", "easy", "schema"]
@@ -16,13 +16,15 @@ DivergenceName = Literal[
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Parallel = Literal["auto", "ddp", "fsdp"]
 BackendName = Literal["auto", "vllm", "transformers"]
+FilePath = Annotated[str, Place.PATH]
+ModelName = Annotated[str, Place.MODEL]
 
 
 class DataSettings(Section):
     """Where the text-to-SQL data lies. What it holds is hashed; where it lies is not."""
 
     layout: Input[DataLayout] = Field("spider", description="file layout of the data set")
-    path: Input[str] = Field("data", description="folder of the data set")
+    path: Input[FilePath] = Field("data", description="folder of the data set")
     train: Input[str] = Field("", description="file of training examples under path; empty = the layout's own")
     dev: Input[str] = Field("", description="file of held-out examples under path; empty = the layout's own")
     databases: Input[str] = Field("", description="folder of <db_id>/<db_id>.sqlite under path; empty = the layout's own")
@@ -45,7 +47,7 @@ class IngestSettings(Section):
 class TeacherSettings(Section):
     """The model that fills the holes and scores."""
 
-    model: Input[str] = Field("", description="Hugging Face name or local folder; its weights are hashed")
+    model: Input[ModelName] = Field("", description="Hugging Face name or local folder; its weights are hashed")
     revision: Input[str] = Field("", description="branch, tag or commit of a Hugging Face name; empty = main")
     dtype: Identity[Dtype] = Field("auto", description="precision of the weights; auto = as stored")
 
@@ -75,7 +77,8 @@ class PredictSettings(Section):
     """How masked positions are filled."""
 
     predictor: Identity[Literal["teacher", "student"]] = Field("teacher", description="the model that fills the holes")
-    student: Input[str] = Field("", description="student checkpoint that fills, with predictor = student")
+    student: Input[ModelName] = Field("", description="student checkpoint that fills, with predictor = student")
+    dtype: Later[Identity[Dtype]] = Field("auto", description="precision of a student that fills; auto = as stored")
     fill: Identity[Fill] = Field(
         "auto", description="which of the predictions is taken; auto = a teacher's argmax_wrong, a student's argmax"
     )
@@ -114,7 +117,7 @@ class TrainSettings(Section):
     """A student run. No data stage depends on it."""
 
     method: Identity[Method] = Field("kid", description="training objective")
-    student: Input[str] = Field("", description="Hugging Face name or local folder the run starts from")
+    student: Input[ModelName] = Field("", description="Hugging Face name or local folder the run starts from")
     epochs: Identity[float] = Field(3.0, gt=0, description="passes over the examples")
     max_steps: Identity[int] = Field(0, ge=0, description="optimiser steps; 0 = as many as the epochs give")
     batch_size: Identity[int] = Field(32, ge=1, description="examples per optimiser step, over all processes")
@@ -184,6 +187,7 @@ class EvalSettings(Section):
     """How SQL is generated and judged."""
 
     max_new_tokens: Identity[int] = Field(256, ge=1, description="longest SQL generated, tokens")
+    dtype: Later[Identity[Dtype]] = Field("auto", description="precision of the model that is judged; auto = as stored")
     samples: Identity[int] = Field(
         1, ge=1, description="SQL texts generated per question, of which the majority's result counts; 1 = greedy"
     )
@@ -206,16 +210,23 @@ class EvalSettings(Section):
         ge=0,
         description="SQLite virtual-machine steps per statement; stops the same ones on every machine; 0 = no limit",
     )
-    timeout_s: Runtime[float] = Field(10.0, gt=0, description="deadline of one predicted statement, seconds")
-    gold_timeout_s: Runtime[float] = Field(120.0, gt=0, description="deadline of one gold statement, seconds")
-    workers: Runtime[int] = Field(0, ge=0, description="processes that execute SQL; 0 = one per core")
+
+
+class SandboxSettings(Section):
+    """The processes that execute SQL: gold and imperfect in a build, gold and predicted in an evaluation."""
+
+    workers: Runtime[int] = Field(0, ge=0, description="processes that execute SQL; 0 = one per core that this one may use")
     memory_mib: Runtime[int] = Field(1024, ge=64, description="memory of such a process, MiB")
+    timeout_s: Runtime[float] = Field(10.0, gt=0, description="deadline of one predicted statement, seconds")
+    gold_timeout_s: Runtime[float] = Field(
+        120.0, gt=0, description="deadline of one gold statement, and of any statement of a build, seconds"
+    )
 
 
 class StoreSettings(Section):
     """Where artifacts go."""
 
-    path: Runtime[str] = Field("artifacts", description="folder of shards, manifests and runs")
+    path: Runtime[FilePath] = Field("artifacts", description="folder of shards, manifests and runs")
 
 
 class Config(Section):
@@ -232,4 +243,14 @@ class Config(Section):
     generate: Runtime[GenerateSettings] = Field(GenerateSettings(), description="the teacher's own answers, for seqkd")
     train: Runtime[TrainSettings] = Field(TrainSettings(), description="a student run")
     eval: Runtime[EvalSettings] = Field(EvalSettings(), description="generating and judging SQL")
+    sandbox: Runtime[SandboxSettings] = Field(SandboxSettings(), description="the processes that execute SQL")
     store: Runtime[StoreSettings] = Field(StoreSettings(), description="where artifacts go")
+
+
+RENAMED = {
+    "eval.workers": "sandbox.workers",
+    "eval.memory_mib": "sandbox.memory_mib",
+    "eval.timeout_s": "sandbox.timeout_s",
+    "eval.gold_timeout_s": "sandbox.gold_timeout_s",
+}
+"""Settings by the names that earlier versions gave them: they are read, with a line that says the new name."""

@@ -1,21 +1,22 @@
 """kidpipe.toml, the environment and flags in; one Config, and where each value came from, out."""
 
-import difflib
+import logging
 import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from kidcore.config.config import Config
-from kidcore.config.settings import Section
-from kidcore.errors import KidpipeError
+from kidcore.config.config import RENAMED, Config
+from kidcore.config.settings import Place, Section
+from kidcore.errors import KidpipeError, nearest
 
 FILE = "kidpipe.toml"
 _PREFIX = "KIDPIPE_"
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,24 +36,30 @@ def load_config(
     """Resolve the configuration: file < environment < flags.
 
     Args:
-        file: a TOML file; None = `kidpipe.toml` in the working folder where there is one.
-        flags: `section.field` to value; texts are read as TOML values where they are such.
+        file: a TOML file; None = the `kidpipe.toml` of the working folder or the nearest folder above it, where there is one.
+        flags: `section.field` to value; texts are read as TOML values, but for settings that are texts themselves.
         environ: KIDPIPE_SECTION__FIELD=value; None = os.environ.
         use_file: False leaves files out.
+
+    Paths that the file names are relative to it, and so are the defaults of those that a found file leaves out; paths of flags
+    and of the environment are relative to the working folder.
 
     Raises:
         KidpipeError: a missing file, bad TOML, an unknown key (the nearest real one is named), or a value out of range.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    path = (file or find_file()) if use_file else None
     for source in (
-        _from_file(file) if use_file else {},
+        _from_file(path) if path else {},
         _from_environment(os.environ if environ is None else environ),
         _from_flags(flags),
     ):
-        for name, (value, origin) in source.items():
+        for name, (value, origin) in _with_new_names(source).items():
             _require_known(name, origin)
             values[name], origins[name] = value, origin
+    if path is not None:
+        _anchor(values, origins, path, with_defaults=file is None)
     nested: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         section, _, field = name.partition(".")
@@ -61,6 +68,13 @@ def load_config(
         return Loaded(Config.model_validate(nested), origins)
     except ValidationError as error:
         raise _explain(error, origins) from None
+
+
+def find_file() -> Path | None:
+    """The `kidpipe.toml` of the working folder, as a relative path, or of the nearest folder above it that has one."""
+    if Path(FILE).is_file():
+        return Path(FILE)
+    return next((folder / FILE for folder in Path.cwd().parents if (folder / FILE).is_file()), None)
 
 
 def sections() -> dict[str, type[Section]]:
@@ -81,14 +95,23 @@ def setting_names() -> list[str]:
 _Source = dict[str, tuple[Any, str]]
 
 
-def _from_file(file: Path | None) -> _Source:
-    path = file or Path(FILE)
+class _Number(float):
+    """A TOML number with the text it was written as: `revision = 12e4567` names a commit."""
+
+    text: str
+
+
+def _number(text: str) -> _Number:
+    number = _Number(text)
+    number.text = text
+    return number
+
+
+def _from_file(path: Path) -> _Source:
     if not path.is_file():
-        if file is not None:
-            raise KidpipeError(f"no such configuration file: {file}", fix="kidpipe init writes one")
-        return {}
+        raise KidpipeError(f"no such configuration file: {path}", fix="kidpipe init writes one")
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"), parse_float=_number)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise KidpipeError(f"not valid TOML: {error}", where=str(path), fix="mend that line") from None
     found: _Source = {}
@@ -97,8 +120,16 @@ def _from_file(file: Path | None) -> _Source:
             found[section] = (values, str(path))
             continue
         for field, value in values.items():
-            found[f"{section}.{field}"] = (value, str(path))
+            found[f"{section}.{field}"] = (_as_written(f"{section}.{field}", value), str(path))
     return found
+
+
+def _as_written(name: str, value: Any) -> Any:
+    """A number of the file, as text where the setting is one: teachers' revisions are often all digits."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and _is_text(name):
+        return value.text if isinstance(value, _Number) else str(value)
+    return float(value) if isinstance(value, _Number) else value
 
 
 def _from_environment(environ: Mapping[str, str]) -> _Source:
@@ -107,19 +138,63 @@ def _from_environment(environ: Mapping[str, str]) -> _Source:
     for variable, text in sorted(environ.items()):
         section, separator, field = variable.removeprefix(_PREFIX).partition("__")
         if variable.startswith(_PREFIX) and separator:
-            found[f"{section}.{field}".lower()] = (_parse(text), f"environment {variable}")
+            name = f"{section}.{field}".lower()
+            found[name] = (_parse(name, text), f"environment {variable}")
     return found
 
 
 def _from_flags(flags: Mapping[str, Any]) -> _Source:
-    return {name: (_parse(value) if isinstance(value, str) else value, "flag") for name, value in flags.items()}
+    return {name: (_parse(name, value) if isinstance(value, str) else value, "flag") for name, value in flags.items()}
 
 
-def _parse(text: str) -> Any:
+def _parse(name: str, text: str) -> Any:
+    """The TOML value that `text` is; itself where it is none, or where the setting is a text and no quotes stand around it."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    return value if isinstance(value, str) or not _is_text(name) else text
+
+
+def _is_text(name: str) -> bool:
+    """Whether a setting takes nothing but text."""
+    section, _, field = RENAMED.get(name, name).partition(".")
+    model = sections().get(section)
+    info = model.model_fields.get(field) if model else None
+    if info is None:
+        return False
+    choices = get_args(info.annotation)
+    return info.annotation is str or (bool(choices) and all(isinstance(choice, str) for choice in choices))
+
+
+def _with_new_names(source: _Source) -> _Source:
+    """The source with settings that were renamed under their present names; a line says so."""
+    found = dict(source)
+    for old, new in RENAMED.items():
+        if old not in source:
+            continue
+        value, origin = found.pop(old)
+        if new in source:
+            raise KidpipeError(f"{new} is given under its old name too, {old}", where=origin, fix=f"leave {old} out")
+        _LOG.warning("%s is called %s now (%s)", old, new, origin)
+        found[new] = (value, origin)
+    return found
+
+
+def _anchor(values: dict[str, Any], origins: Mapping[str, str], file: Path, *, with_defaults: bool) -> None:
+    """Turn the file's relative paths into such as hold in the working folder."""
+    for section, model in sections().items():
+        for field, info in model.model_fields.items():
+            name, kinds = f"{section}.{field}", info.metadata
+            is_default = with_defaults and name not in values
+            value = info.default if is_default else values.get(name)
+            if not (isinstance(value, str) and value) or not (is_default or origins.get(name) == str(file)):
+                continue
+            place = file.parent / value
+            is_named_here = Place.MODEL in kinds and (value.startswith(("./", "../")) or place.exists())
+            # A path from the home folder is whole already.
+            if (Place.PATH in kinds or is_named_here) and not value.startswith("~"):
+                values[name] = str(place)
 
 
 def _require_known(name: str, origin: str) -> None:
@@ -128,10 +203,8 @@ def _require_known(name: str, origin: str) -> None:
         return
     section, _, field = name.partition(".")
     fields = [known for known in names if known.partition(".")[2] == field]
-    near = (
-        fields or difflib.get_close_matches(name, names, n=1, cutoff=0.5) or difflib.get_close_matches(section, sections(), n=1)
-    )
-    fix = f"did you mean {near[0]}?" if near else "kidpipe config lists every setting"
+    near = fields[0] if fields else nearest(name, names) or nearest(section, sections(), 0.6)
+    fix = f"did you mean {near}?" if near else "kidpipe config lists every setting"
     raise KidpipeError(f"unknown setting: {name}", where=origin, fix=fix)
 
 

@@ -1,7 +1,10 @@
-"""What torchrun tells the processes it starts in; which of them this one is, and which may speak for all, out."""
+"""What torchrun and the machine say in; which process this one is, which may speak for all, and its cores, out."""
 
+import math
 import os
+from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path, PurePosixPath
 
 
 def world_size() -> int:
@@ -40,3 +43,37 @@ def is_first_to_fail() -> bool:
     except (KeyError, ValueError, RuntimeError):
         # Nobody holds the store any more, or not yet.
         return rank() == 0
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Cores that this process may keep busy: those of its affinity, or fewer where a control group grants less CPU time.
+
+    A job with 4 cores of a machine that has 128 is told of all 128 by os.cpu_count(). A share of a core counts as one.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([affinity, *(math.ceil(quota) for quota in _quotas(root))]))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Cores that each control group above this process grants; those without a limit are left out."""
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, place = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        # Inside a container the path may be the host's, which is not to be seen: the container's own group is the top then.
+        groups = [group for group in (PurePosixPath(place), *PurePosixPath(place).parents) if ".." not in group.parts]
+        for folder in (mount / group.relative_to("/") for group in groups):
+            if controllers:
+                limit = _lines(folder / "cpu.cfs_quota_us") + _lines(folder / "cpu.cfs_period_us")
+            else:
+                limit = " ".join(_lines(folder / "cpu.max")).split()
+            if len(limit) == 2 and limit[0] not in ("max", "-1"):
+                yield int(limit[0]) / int(limit[1])
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    except OSError:
+        return []

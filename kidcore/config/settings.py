@@ -21,10 +21,24 @@ class SettingKind(Enum):
     """Points at content (data, weights): the content is hashed, the pointer is not."""
 
 
+class Place(Enum):
+    """What a text names on disk: in a configuration file it is relative to that file."""
+
+    PATH = "path"
+    MODEL = "model"
+    """A local folder, or else a name on the Hugging Face Hub."""
+
+
+class _Age(Enum):
+    LATER = "later"
+
+
 T = TypeVar("T")
 Identity = Annotated[T, SettingKind.IDENTITY]
 Runtime = Annotated[T, SettingKind.RUNTIME]
 Input = Annotated[T, SettingKind.INPUT]
+Later = Annotated[T, _Age.LATER]
+"""An identity setting that manifests of 0.1.0 do not name: at its default today's leave it out too, so they stay the same."""
 
 
 class Section(BaseModel):
@@ -51,8 +65,13 @@ class Section(BaseModel):
         }
 
     def all_identity(self) -> dict[str, Any]:
-        """Every identity setting with its value."""
-        return {name: getattr(self, name) for name in type(self).model_fields if self.kind_of(name) is SettingKind.IDENTITY}
+        """Every identity setting with its value; a Later one only away from its default."""
+        changed = self.identity()
+        return {
+            name: getattr(self, name)
+            for name, field in type(self).model_fields.items()
+            if self.kind_of(name) is SettingKind.IDENTITY and (name in changed or _Age.LATER not in field.metadata)
+        }
 
 
 def canonical_json(value: Any) -> str:

@@ -35,7 +35,7 @@ from kidpipe.commands.session import Session
 _LOG = logging.getLogger(__name__)
 _TABLES_FILES = ("tables.json", "dev_tables.json", "dev/dev_tables.json")
 """Where Spider and BIRD keep their schemas, whose key links exact set match goes by."""
-_GENERATING = ("max_new_tokens", "samples", "sample_temperature", "sample_seed")
+_GENERATING = ("dtype", "max_new_tokens", "samples", "sample_temperature", "sample_seed")
 _NOT_GENERATED = {name: EvalSettings.model_fields[name].default for name in _GENERATING}
 
 
@@ -76,6 +76,7 @@ def evaluate(
             notes=notes,
             progress=ticker(bar, "execute"),
             said=predictions.said,
+            sandbox=config.sandbox,
         )
     if as_json:
         session.print_json(result.summary | {"folder": str(out)})
@@ -157,7 +158,7 @@ def _generate(session: Session, folder: str, dataset: DataSet, bar: Progress) ->
     sampling = Sampling(config.eval.sample_temperature, config.eval.sample_seed, number) if number > 1 else None
     limit, tick = config.eval.max_new_tokens, ticker(bar, "generate")
     backend = open_backend(
-        source.path, config.engine, config.train.dtype, max_top_k=1, max_length=longest, verbose=session.verbose
+        source.path, config.engine, config.eval.dtype, max_top_k=1, max_length=longest, verbose=session.verbose
     )
     try:
         made = generate_predictions(
@@ -166,7 +167,8 @@ def _generate(session: Session, folder: str, dataset: DataSet, bar: Progress) ->
     finally:
         backend.close()
     if sampling:
-        made.choose(vote(examples, made.samples, dataset.database, config.eval, ticker(bar, "vote")))
+        voted = vote(examples, made.samples, dataset.database, config.eval, config.sandbox, ticker(bar, "vote"))
+        made.choose(voted)
     return made
 
 

@@ -78,7 +78,7 @@ def exposure(
     golds = requests(prompts, [[*encoder.sql_ids(gold_sql[name])[0], eos] for name in made.prompts])
     asked = golds + requests(prompts, own)
     by_teacher, stored = _teachers(session, teacher, asked, set(made.prompts))
-    by_student = _ask(session, source, config.train.dtype, asked)
+    by_student = _ask(session, source, config.eval.dtype, asked)
     pairs = list(zip(by_teacher, by_student, strict=True))
     value = measure(pairs[: len(golds)], pairs[len(golds) :])
     return {"exaccerr": value, "exposure": {"answers": len(asked), "stored": stored, "scored": len(asked) - stored}}

@@ -17,7 +17,7 @@ def fuzz_suite(session: Session, out: Path, *, variants: int, seed: int, as_json
     dataset = read(config.data, "dev")
     examples = dataset.examples[: config.eval.limit] if config.eval.limit else dataset.examples
     with progress_lines(session) as bar:
-        reports = make(examples, dataset.database, out, variants, seed, config.eval, ticker(bar, "databases"))
+        reports = make(examples, dataset.database, out, variants, seed, config.eval, ticker(bar, "databases"), config.sandbox)
     rows = {**reports, "all": total(reports.values())}
     if as_json:
         session.print_json({name: asdict(report) for name, report in rows.items()} | {"folder": str(out)})

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -11,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kidcore.config import processes
 from kidcore.store.store import Store
+from kidpipe import own_packages
 from kidpipe.commands.session import show_seconds
 from kidpipe.study.grid import Trial
 from kidpipe.study.trial import CELL, RESULT
@@ -68,19 +69,14 @@ def run_all(runs: Sequence[Run], jobs: int, say: Callable[[str], None]) -> None:
             _release(process)
 
 
-def cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _start(run: Run, jobs: int) -> _Process:
     run.folder.mkdir(parents=True, exist_ok=True)
     Store(run.folder).write_json(CELL, run.request)
     # Cores are shared out, or the threads of one run would wait for those of another.
-    threads = {"OMP_NUM_THREADS": str(max(1, cores() // jobs)), "GOMP_SPINCOUNT": "500"}
+    threads = {"OMP_NUM_THREADS": str(max(1, processes.usable_cores() // jobs)), "GOMP_SPINCOUNT": "500"}
     with (run.folder / _LOG).open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "kidpipe.study.trial", str(run.folder)],
+            [*own_packages.child_command("kidpipe.study.trial"), str(run.folder)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,

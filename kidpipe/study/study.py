@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kidcore.config import processes
 from kidcore.config.config import Config
 from kidcore.config.config_load import Loaded
 from kidcore.config.digests import FileDigests
@@ -19,7 +20,7 @@ from kidcore.store.store import Store
 from kidpipe.commands.session import Session
 from kidpipe.commands.train import prepare_run
 from kidpipe.study.grid import Trial, make_cells
-from kidpipe.study.runs import Run, cores, run_all
+from kidpipe.study.runs import Run, run_all
 from kidpipe.study.table import groups_of, rows_of, table_of
 from kidpipe.study.trial import RESULT
 from pipeline.build import build
@@ -136,10 +137,10 @@ def _finished(runs: Sequence[Run]) -> list[Run]:
 
 def _with_shared_cores(config: Config, jobs: int) -> Config:
     """Processes for each run's SQL, and loader workers, only as many as fit beside the other runs."""
-    share = max(1, cores() // jobs)
-    sql = {"workers": config.eval.workers or share}
+    share = max(1, processes.usable_cores() // jobs)
+    sql = {"workers": config.sandbox.workers or share}
     loader = {"loader_workers": 0} if config.train.loader_workers < 0 and share < 4 else {}
-    update = {"eval": config.eval.model_copy(update=sql), "train": config.train.model_copy(update=loader)}
+    update = {"sandbox": config.sandbox.model_copy(update=sql), "train": config.train.model_copy(update=loader)}
     return config.model_copy(update=update)
 
 

@@ -8,7 +8,7 @@ import pytest
 from eval.databases import Databases
 from eval.execution import GoldCache
 from eval.verdicts import VerdictKind, judge
-from kidcore.config.config import EvalSettings
+from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.sql.datasets import Example
 from kidcore.sql.sandbox.job import Job, Limits, ResultKind
 from kidcore.sql.sandbox.pool import SandboxPool
@@ -62,9 +62,9 @@ def test_attack_harms_nobody(name: str, world: Path, pool: SandboxPool) -> None:
 def test_every_attack_is_judged_and_none_is_correct(world: Path) -> None:
     content = world.read_bytes()
     examples = [Example(name, "world", "", GOLDS[0]) for name in ATTACKS]
-    settings = EvalSettings(timeout_s=TIMEOUT_S, memory_mib=MEMORY_MIB, workers=2)
+    sandbox = SandboxSettings(timeout_s=TIMEOUT_S, memory_mib=MEMORY_MIB, workers=2)
     predictions = {name: attack(name, world) for name in ATTACKS}
-    verdicts = judge(examples, predictions, Databases(lambda _db_id: world), GoldCache(settings))
+    verdicts = judge(examples, predictions, Databases(lambda _db_id: world), GoldCache(EvalSettings(), sandbox))
     assert [verdict.example_id for verdict in verdicts] == list(ATTACKS)
     kinds = {verdict.example_id: verdict.kind for verdict in verdicts}
     assert VerdictKind.CORRECT not in kinds.values()

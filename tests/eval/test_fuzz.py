@@ -14,13 +14,13 @@ from eval.suites.key_proofs import Keys, is_equal_by_keys, read_keys
 from eval.suites.mutants import literals, mutants
 from eval.suites.variants import Aim, make_variant
 from eval.verdicts import judge
-from kidcore.config.config import EvalSettings
+from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.errors import KidpipeError
 from kidcore.sql.datasets import Example
 from tests.eval.worlds import GOLDS, make_examples, make_world
 
 ON = "c.singer_id = s.id"
-SETTINGS = EvalSettings(max_steps=2_000_000, workers=2)
+SETTINGS, SANDBOX = EvalSettings(max_steps=2_000_000), SandboxSettings(workers=2)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,9 @@ def test_few_values_meet_averages_and_repeat(world: Path, tmp_path: Path) -> Non
 
 def test_a_suite_refutes_more_mutants_than_the_original(world: Path, tmp_path: Path) -> None:
     examples = make_examples(len(GOLDS))
-    report = make_suite(examples, lambda _db_id: world, tmp_path, num_variants=6, seed=0, settings=SETTINGS)["world"]
+    report = make_suite(examples, lambda _db_id: world, tmp_path, num_variants=6, seed=0, settings=SETTINGS, sandbox=SANDBOX)[
+        "world"
+    ]
     assert report.killed_by_original < report.killed <= report.mutants
     files = sorted(path.name for path in (tmp_path / "world").iterdir())
     assert files == sorted([f"variant_{number:02d}.sqlite" for number in range(report.variants)] + ["world.sqlite"])
@@ -150,10 +152,12 @@ def test_a_suite_refutes_more_mutants_than_the_original(world: Path, tmp_path: P
     pairs = [(gold, mutant) for gold in GOLDS for mutant in mutants(gold)]
     tried = [Example(f"m{number}", "world", "", gold) for number, (gold, _mutant) in enumerate(pairs)]
     verdicts = judge(
-        tried, {f"m{number}": mutant for number, (_gold, mutant) in enumerate(pairs)}, databases, GoldCache(SETTINGS)
+        tried, {f"m{number}": mutant for number, (_gold, mutant) in enumerate(pairs)}, databases, GoldCache(SETTINGS, SANDBOX)
     )
     assert sum(bool(verdict.ex_bag and not verdict.ts_bag) for verdict in verdicts) == report.killed - report.killed_by_original
-    golds = judge(examples, {example.example_id: example.gold_sql for example in examples}, databases, GoldCache(SETTINGS))
+    golds = judge(
+        examples, {example.example_id: example.gold_sql for example in examples}, databases, GoldCache(SETTINGS, SANDBOX)
+    )
     assert all(verdict.ts_bag for verdict in golds)
 
 
@@ -162,6 +166,8 @@ def test_duckdb_databases_are_refused_before_anything_is_written(tmp_path: Path)
     with duckdb.connect(str(path)) as connection:
         connection.execute("CREATE TABLE singer (id INTEGER)")
     with pytest.raises(KidpipeError, match="SQLite databases only") as caught:
-        make_suite(make_examples(2), lambda _db_id: path, tmp_path / "suite", num_variants=2, seed=0, settings=SETTINGS)
+        make_suite(
+            make_examples(2), lambda _db_id: path, tmp_path / "suite", num_variants=2, seed=0, settings=SETTINGS, sandbox=SANDBOX
+        )
     assert "DuckDB" in caught.value.fix
     assert not (tmp_path / "suite").exists()

@@ -46,7 +46,7 @@ def test_predictions_come_by_id_and_are_judged(backend: Backend, tiny_model: Pat
     direct = [tokenizer.decode(ids, skip_special_tokens=True) for ids in backend.generate(prompts, 8, stop)]
     assert list(made.said.values()) == direct
     assert list(made.sql.values()) == list(map(read_answer, direct))
-    result = judge_predictions(examples, made.sql, Databases(dataset.database), EvalSettings(workers=1), tmp_path, made.reasons)
+    result = judge_predictions(examples, made.sql, Databases(dataset.database), EvalSettings(), tmp_path, made.reasons)
     assert result.summary["examples"] == 12
 
 

@@ -18,7 +18,7 @@ from eval.report import summarize
 from eval.spider.exact_match import ExactMatcher, hardness
 from eval.statistics import estimate, mcnemar
 from eval.verdicts import Verdict, judge
-from kidcore.config.config import EvalSettings
+from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import TopK
 from kidcore.sql.datasets import Example
@@ -142,7 +142,7 @@ def test_the_majority_of_results_wins(world: Path) -> None:
         "q2": ["SELECT broken", "nonsense"],
         "q3": [],
     }
-    chosen = vote(examples, samples, lambda _db_id: world, EvalSettings(workers=2))
+    chosen = vote(examples, samples, lambda _db_id: world, EvalSettings(), SandboxSettings(workers=2))
     assert chosen == {"q0": count, "q1": other, "q2": "SELECT broken"}
 
 
@@ -152,7 +152,7 @@ def test_compare_runs_pairs_by_id(world: Path) -> None:
 
     def run(right: set[int]) -> list[Verdict]:
         predictions = {f"q{number}": examples[number].gold_sql if number in right else "SELECT 'no'" for number in range(40)}
-        return judge(examples, predictions, databases, GoldCache(EvalSettings(workers=1)))
+        return judge(examples, predictions, databases, GoldCache(EvalSettings(), SandboxSettings(workers=1)))
 
     first, second = run(set(range(10))), run(set(range(8, 30)))
     runs = compare_runs(first, second[::-1])
@@ -169,7 +169,7 @@ def test_compare_runs_pairs_by_id(world: Path) -> None:
 
 
 def test_a_changed_gold_is_not_compared(world: Path) -> None:
-    databases, golds = Databases(lambda _db_id: world), GoldCache(EvalSettings(workers=1))
+    databases, golds = Databases(lambda _db_id: world), GoldCache(EvalSettings(), SandboxSettings(workers=1))
     first = judge([Example("a", "world", "", "SELECT 1")], {"a": "SELECT 1"}, databases, golds)
     second = judge([Example("a", "world", "", "SELECT 2")], {"a": "SELECT 1"}, databases, golds)
     with pytest.raises(KidpipeError, match="another gold"):
@@ -205,7 +205,7 @@ def test_r_ves_rewards_speed_and_nothing_for_wrong_rows(world: Path) -> None:
     fast = "SELECT 300000"
     examples = [Example(name, "world", "", slow) for name in ("fast", "wrong")]
     examples += [Example("failed", "world", "", "SELECT broken"), Example("slow", "world", "", fast)]
-    databases, settings = Databases(lambda _db_id: world), EvalSettings(workers=1, r_ves=True, ves_repeats=5)
+    databases, settings = Databases(lambda _db_id: world), EvalSettings(r_ves=True, ves_repeats=5)
     predictions = {"fast": fast, "wrong": "SELECT 'x'", "failed": fast, "slow": slow}
     verdicts = judge(examples, predictions, databases, GoldCache(settings))
     assert [verdict.ex_set for verdict in verdicts] == [True, False, None, True]

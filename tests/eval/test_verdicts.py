@@ -12,7 +12,7 @@ from eval.execution import GoldCache
 from eval.metrics.ties import opposite_ties
 from eval.report import read_verdicts, summarize
 from eval.verdicts import Verdict, VerdictKind, judge, judge_one
-from kidcore.config.config import EvalSettings
+from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.errors import KidpipeError
 from kidcore.sql.datasets import Example
 from tests.eval.worlds import GOLDS, make_examples, make_world
@@ -25,8 +25,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_world(tmp_path_factory.mktemp("verdicts"))
 
 
+def new_cache() -> GoldCache:
+    return GoldCache(EvalSettings(), SandboxSettings(workers=2))
+
+
 def one(world: Path, gold: str, pred: str, **changes: object) -> Verdict:
-    return judge_one(gold, pred, world, EvalSettings(timeout_s=1).model_copy(update=changes))
+    return judge_one(gold, pred, world, EvalSettings().model_copy(update=changes), SandboxSettings(timeout_s=1))
 
 
 @pytest.mark.parametrize(
@@ -97,20 +101,20 @@ def test_every_example_gets_its_own_verdict_whatever_the_workers(world: Path) ->
     }
     runs = []
     for workers in (1, 8, 1, 8):
-        settings = EvalSettings(workers=workers)
-        verdicts = judge(examples, predictions, Databases(lambda _db_id: world), GoldCache(settings))
+        golds = GoldCache(EvalSettings(), SandboxSettings(workers=workers))
+        verdicts = judge(examples, predictions, Databases(lambda _db_id: world), golds)
         runs.append([dataclasses.replace(verdict, seconds=0.0) for verdict in verdicts])
     assert [verdict.example_id for verdict in runs[0]] == [example.example_id for example in examples]
     assert runs[0] == runs[1] == runs[2] == runs[3]
     assert {verdict.kind for verdict in runs[0]} == {"correct", "wrong", "error", "refused", "missing"}
     shuffled = dict(sorted(predictions.items(), reverse=True))
-    again = judge(examples[::-1], shuffled, Databases(lambda _db_id: world), GoldCache(EvalSettings(workers=2)))
+    again = judge(examples[::-1], shuffled, Databases(lambda _db_id: world), new_cache())
     assert [dataclasses.replace(verdict, seconds=0.0) for verdict in again[::-1]] == runs[0]
 
 
 def test_golds_run_once_for_all_predictions_and_again_when_the_database_changes(tmp_path: Path) -> None:
     world = make_world(tmp_path)
-    golds = GoldCache(EvalSettings(workers=1))
+    golds = new_cache()
     databases = Databases(lambda _db_id: world)
     examples = make_examples(len(GOLDS))
     predictions = {example.example_id: example.gold_sql for example in examples}
@@ -137,7 +141,7 @@ def test_a_suite_finds_predictions_that_are_right_by_chance(tmp_path: Path) -> N
     examples = [Example(name, "world", "", "SELECT COUNT(DISTINCT country) FROM singer") for name in ("right", "lucky", "wrong")]
     chance = "SELECT COUNT(DISTINCT country) FROM singer WHERE country NOT IN ('Spain')"
     predictions = {"right": examples[0].gold_sql, "lucky": chance, "wrong": "SELECT 99"}
-    verdicts = judge(examples, predictions, Databases(lambda _db_id: world, suite), GoldCache(EvalSettings(workers=1)))
+    verdicts = judge(examples, predictions, Databases(lambda _db_id: world, suite), new_cache())
     assert [(verdict.ex_bag, verdict.ts_bag) for verdict in verdicts] == [(True, True), (True, False), (False, False)]
     with pytest.raises(KidpipeError, match="test suite missing"):
         Databases(lambda _db_id: world, tmp_path / "none").require_suite()
@@ -151,7 +155,7 @@ def test_evaluate_writes_what_it_returns(world: Path, tmp_path: Path) -> None:
         examples,
         predictions,
         Databases(lambda _db_id: world),
-        EvalSettings(soft_f1=True, workers=2),
+        EvalSettings(soft_f1=True),
         tmp_path / "out",
         reasons={"q20": "prompt too long"},
         progress=lambda done, total: seen.append((done, total)),
@@ -173,7 +177,12 @@ def test_evaluate_writes_what_it_returns(world: Path, tmp_path: Path) -> None:
 
 def test_rates_leave_failed_golds_out(world: Path) -> None:
     examples = [Example("a", "world", "", FRANCE), Example("b", "world", "", "SELECT broken")]
-    verdicts = judge(examples, {"a": FRANCE, "b": FRANCE}, Databases(lambda _db_id: world), GoldCache(EvalSettings(workers=1)))
+    verdicts = judge(
+        examples,
+        {"a": FRANCE, "b": FRANCE},
+        Databases(lambda _db_id: world),
+        new_cache(),
+    )
     summary = summarize(verdicts)
     assert (summary["judged"], summary["metrics"]["ex_bag"]["all"]["value"]) == (1, 1.0)
     assert summary["kinds"]["gold_error"] == 1
@@ -188,7 +197,7 @@ def test_valid_sql_is_what_executes(world: Path) -> None:
         "failed": FRANCE,
     }
     examples = [Example(name, "world", "", "SELECT broken" if name == "failed" else FRANCE) for name in [*predictions, "missing"]]
-    summary = summarize(judge(examples, predictions, Databases(lambda _db_id: world), GoldCache(EvalSettings(workers=1))))
+    summary = summarize(judge(examples, predictions, Databases(lambda _db_id: world), new_cache()))
     assert (summary["judged"], summary["valid_sql"]) == (5, 2 / 5)
     assert {kind: count for kind, count in summary["kinds"].items() if count} == {
         "correct": 1,
@@ -203,7 +212,7 @@ def test_valid_sql_is_what_executes(world: Path) -> None:
 def test_gold_against_gold_is_perfect(world: Path) -> None:
     examples = make_examples(len(GOLDS))
     predictions = {example.example_id: example.gold_sql for example in examples}
-    settings = EvalSettings(soft_f1=True, workers=2)
+    settings = EvalSettings(soft_f1=True)
     for verdict in judge(examples, predictions, Databases(lambda _db_id: world), GoldCache(settings)):
         assert (verdict.ex_bag, verdict.ex_set, verdict.exact_set_match, verdict.soft_f1) == (True, True, True, 1.0)
 

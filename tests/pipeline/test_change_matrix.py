@@ -9,6 +9,7 @@ import pytest
 
 from kidcore.config.config_load import sections
 from kidcore.config.settings import SettingKind
+from kidcore.errors import KidpipeError
 from kidcore.store.graph import Grid
 from kidcore.store.manifest import read_manifest
 from kidcore.store.plan import StagePlan, make_plan
@@ -38,6 +39,7 @@ CHANGES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "predict.mask_token": ("<unk>", ("predict", "rewrite", "outcome", "score")),
     "predict.top_k": (5, ("predict", "rewrite")),
     "predict.seed": (1, ("predict",)),
+    "predict.dtype": (None, ()),  # a student's: a test of its own
     "outcome.execute": (False, ()),  # leaves the stage out: a test of its own
     "outcome.max_steps": (50_000_000, ("outcome",)),
     "score.top_k": (8, ("gold_score", "score")),
@@ -119,7 +121,7 @@ def test_every_runtime_and_training_setting_reruns_nothing(copy: dict[str, objec
                 others[f"{name}__{field}"] = int(value) if isinstance(info.default, int) else value
     others |= {"train__learning_rate": 0.5, "engine__kv_cache_mib": 64, "engine__batch_tokens": 128}
     valid = {k: v for k, v in others.items() if _is_valid(copy, k, v)}
-    assert {"engine__batch_tokens", "engine__prefix_cache", "train__learning_rate", "eval__workers"} <= valid.keys()
+    assert {"engine__batch_tokens", "engine__prefix_cache", "train__learning_rate", "sandbox__workers"} <= valid.keys()
     for name, value in valid.items():
         assert not any(stage.is_stale for stage in planned(copy, **{name: value}).values()), name
     assert made(run_build(configure(copy, engine__batch_tokens=128, engine__prefix_cache=False))) == {}
@@ -165,6 +167,35 @@ def test_a_student_may_fill_the_holes_and_the_gold_score_stays(copy: dict[str, o
     result = run_build(configure(copy, **changed))
     assert {"predict", "score"} <= set(made(result)) <= {"predict", "rewrite", "outcome", "score"}
     assert made(run_build(configure(copy))) == {}
+
+
+def test_each_model_runs_in_a_precision_of_its_own(copy: dict[str, object], tiny_model: Path, tmp_path: Path) -> None:
+    student = other_model(tiny_model, tmp_path / "student")
+    filled = copy | {"predict.predictor": "student", "predict.student": str(student)}
+    run_build(configure(filled))
+    by_teacher = planned(filled, teacher__dtype="bfloat16")
+    assert {name for name, plan in by_teacher.items() if plan.is_stale} == {"gold_score", "score"}
+    by_student = planned(filled, predict__dtype="bfloat16")
+    assert {name for name, plan in by_student.items() if plan.stale} == {"predict"}
+    assert by_student["predict"].reasons == ("predict.dtype unset -> bfloat16",)
+    config = configure(filled, predict__dtype="bfloat16")
+    context = open_context(config)
+    try:
+        dtypes = [str(backend._model.dtype) for backend in (context.open_predictor(), context.open_teacher())]  # type: ignore[attr-defined]
+    finally:
+        context.close()
+    assert dtypes == ["torch.bfloat16", "torch.float32"]
+    with pytest.raises(KidpipeError, match=r"predict.dtype is that of a student"):
+        open_context(configure(copy, predict__dtype="bfloat16"))
+
+
+def test_the_sandbox_of_a_build_obeys_its_own_section(copy: dict[str, object]) -> None:
+    context = open_context(configure(copy, sandbox__workers=3, sandbox__memory_mib=512, sandbox__gold_timeout_s=7))
+    try:
+        pool = context.pool(1000)
+        assert (pool._num_workers, pool.limits.memory_mib, pool.limits.timeout_s) == (3, 512, 7.0)
+    finally:
+        context.close()
 
 
 def test_another_teacher_reruns_its_stages(copy: dict[str, object], tiny_model: Path, tmp_path: Path) -> None:

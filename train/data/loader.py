@@ -5,7 +5,6 @@ arrays only, never a GPU, and end when the process that started them ends, howev
 """
 
 import io
-import os
 import pickle
 import queue
 import signal
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kidcore.config.processes import usable_cores
 from kidcore.errors import KidpipeError
 from train.data.dataset import Dataset
 from train.data.examples import TrainingExample
@@ -104,7 +104,7 @@ def choose_workers(asked: int, processes: int) -> int:
     """
     if asked >= 0:
         return asked
-    return 2 if len(os.sched_getaffinity(0)) // processes >= 4 else 0
+    return 2 if usable_cores() // processes >= 4 else 0
 
 
 def work(descriptor: int) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
+from kidcore.config.processes import usable_cores
 from kidcore.sql.sandbox.job import Job, Limits, QueryResult, ResultKind, load_plain
 from kidcore.sql.sandbox.process import WorkerProcess
 from kidcore.sql.sandbox.worker import ALARM_GRACE_S
@@ -28,12 +29,12 @@ class SandboxPool:
 
     Args:
         limits: what one statement may use.
-        workers: processes; 0 = one a core.
+        workers: processes; 0 = one per core that this process may use.
     """
 
     def __init__(self, limits: Limits | None = None, workers: int = 0) -> None:
         self.limits = limits or Limits()
-        self._num_workers = workers or os.cpu_count() or 1
+        self._num_workers = workers or usable_cores()
         self._selector = selectors.DefaultSelector()
         self._workers: list[WorkerProcess] = []
 

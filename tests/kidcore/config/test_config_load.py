@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kidcore.config.config import Config
+from kidcore.config.config import RENAMED, Config
 from kidcore.config.config_load import load_config, template
 from kidcore.errors import KidpipeError
 
@@ -60,10 +60,84 @@ def test_bad_toml_and_missing_files_are_said(tmp_path: Path) -> None:
         load_config(tmp_path / "bad.toml", {}, {})
 
 
-def test_the_init_file_reads_back_as_the_defaults(tmp_path: Path) -> None:
-    file = tmp_path / "kidpipe.toml"
+def test_the_init_file_reads_back_as_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = Path("kidpipe.toml")
     file.write_text(template({}))
     assert load_config(file, {}, {}).config == Config()
     file.write_text(template({"teacher.model": 'a "b" \\c', "mask.ratio": 0.35}))
     assert load_config(file, {}, {}).config.teacher.model == 'a "b" \\c'
     assert load_config(file, {}, {}).config.mask.ratio == 0.35
+
+
+@pytest.mark.parametrize("text", ["1234567", "12e4567", "0012", "true", "1979-05-27", "inf", "1_000", "v1.0", "[1]"])
+def test_a_text_setting_takes_what_is_written(text: str) -> None:
+    assert load_config(None, {"teacher.revision": text}, {}).config.teacher.revision == text
+    assert load_config(None, {}, {"KIDPIPE_TEACHER__REVISION": text}).config.teacher.revision == text
+    quoted = load_config(None, {"teacher.revision": f'"{text}"'}, {}).config
+    assert quoted.teacher.revision == text
+
+
+@pytest.mark.parametrize("text", ["1234567", "12e4567", "1.50"])
+def test_a_number_in_the_file_stays_the_text_that_it_was(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "kidpipe.toml"
+    file.write_text(f"[teacher]\nrevision = {text}\n[train]\nlearning_rate = 1.50e-4\n")
+    config = load_config(file, {}, {}).config
+    assert config.teacher.revision == text
+    assert type(config.train.learning_rate) is float
+
+
+@pytest.mark.parametrize(("old", "new"), sorted(RENAMED.items()))
+def test_old_names_are_read_and_the_new_one_is_said(old: str, new: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    section, _, field = old.partition(".")
+    file = tmp_path / "kidpipe.toml"
+    file.write_text(f"[{section}]\n{field} = 65\n")
+    variable = f"KIDPIPE_{section}__{field}".upper()
+    for flags, environ, path in (({old: "65"}, {}, None), ({}, {variable: "65"}, None), ({}, {}, file)):
+        caplog.clear()
+        loaded = load_config(path, flags, environ)
+        assert getattr(getattr(loaded.config, new.partition(".")[0]), new.partition(".")[2]) == 65
+        assert [record.message.partition(" (")[0] for record in caplog.records] == [f"{old} is called {new} now"]
+    # The order of sources holds whatever a setting is called in each.
+    assert load_config(file, {new: "70"}, {variable: "66"}).config.sandbox.model_dump()[field] == 70
+    with pytest.raises(KidpipeError, match=f"{new} is given under its old name too"):
+        load_config(None, {old: "65", new: "70"}, {})
+
+
+def test_the_file_is_found_upwards_and_its_paths_are_relative_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    (tmp_path / "models" / "student").mkdir(parents=True)
+    (tmp_path / "kidpipe.toml").write_text(
+        '[data]\npath = "spider"\n[train]\nstudent = "models/student"\n[teacher]\nmodel = "Qwen/Qwen2.5"\n'
+        '[predict]\nstudent = "./not-there"\n'
+    )
+    monkeypatch.chdir(below)
+    config = load_config(None, {"data.dev": "dev.json"}, {}).config
+    assert config.data.path == str(tmp_path / "spider")
+    assert config.store.path == str(tmp_path / "artifacts")
+    assert config.train.student == str(tmp_path / "models" / "student")
+    assert config.predict.student == str(tmp_path / "not-there")
+    assert (config.teacher.model, config.data.dev) == ("Qwen/Qwen2.5", "dev.json")
+    given = load_config(None, {"data.path": "here"}, {"KIDPIPE_STORE__PATH": "there"}).config
+    assert (given.data.path, given.store.path) == ("here", "there")
+    (tmp_path / "a" / "kidpipe.toml").write_text('[data]\npath = "~/bird"\n[store]\npath = "/elsewhere"\n')
+    nearer = load_config(None, {}, {}).config
+    assert (nearer.data.path, nearer.store.path, nearer.train.student) == ("~/bird", "/elsewhere", "")
+    assert load_config(None, {}, {}, use_file=False).config == Config()
+
+
+def test_in_the_files_own_folder_paths_stay_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "kidpipe.toml").write_text('[data]\npath = "spider"\n')
+    monkeypatch.chdir(tmp_path)
+    loaded = load_config(None, {}, {})
+    assert (loaded.config.data.path, loaded.config.store.path) == ("spider", "artifacts")
+    assert (loaded.origin("data.path"), loaded.origin("store.path")) == ("kidpipe.toml", "default")
+
+
+def test_a_file_given_by_name_moves_its_own_paths_and_no_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "settings").mkdir()
+    (tmp_path / "settings" / "one.toml").write_text('[data]\npath = "../spider"\n')
+    monkeypatch.chdir(tmp_path)
+    config = load_config(Path("settings/one.toml"), {}, {}).config
+    assert (config.data.path, config.store.path) == ("settings/../spider", "artifacts")

@@ -82,3 +82,10 @@ def test_different_types_have_different_hashes() -> None:
 def test_the_configuration_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Config().mask.ratio = 0.5  # type: ignore[misc]
+
+
+def test_a_later_setting_is_in_manifests_only_away_from_its_default() -> None:
+    """Manifests of builds that don't use it stay the same to the byte, and so do the runs trained on them."""
+    assert "dtype" not in PredictSettings().all_identity()
+    assert PredictSettings(dtype="bfloat16").all_identity()["dtype"] == "bfloat16"
+    assert PredictSettings().all_identity()["temperature"] == 1.0

@@ -10,7 +10,7 @@ import pytest
 from eval.databases import Databases
 from eval.execution import GoldCache
 from eval.verdicts import VerdictKind, judge, judge_one
-from kidcore.config.config import EvalSettings
+from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.sql.datasets import Example
 from kidcore.sql.sandbox.job import Job, Limits, ResultKind
 from kidcore.sql.sandbox.pool import SandboxPool
@@ -146,5 +146,7 @@ def test_verdicts_in_duckdbs_dialect(world: Path) -> None:
         "wrong": "SELECT 1",
         "refused": "DROP TABLE singer",
     }
-    verdicts = judge(examples, predictions, Databases(lambda _db_id: world), GoldCache(EvalSettings(workers=2)))
+    verdicts = judge(
+        examples, predictions, Databases(lambda _db_id: world), GoldCache(EvalSettings(), SandboxSettings(workers=2))
+    )
     assert [verdict.kind for verdict in verdicts] == [VerdictKind.CORRECT, VerdictKind.WRONG, VerdictKind.REFUSED]

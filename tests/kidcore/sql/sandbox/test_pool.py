@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from eval.databases import Databases
 from eval.execution import GoldCache
 from eval.verdicts import VerdictKind, judge
-from kidcore.config.config import EvalSettings
+from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.sql.datasets import Example
 from kidcore.sql.sandbox.job import Job, Limits, QueryResult, ResultKind
 from kidcore.sql.sandbox.pool import SandboxPool
@@ -174,7 +174,7 @@ def test_a_thousand_verdicts_with_every_tenth_hostile(world: Path, monkeypatch: 
             started.append(self)
 
     monkeypatch.setattr("kidcore.sql.sandbox.pool.WorkerProcess", Noted)
-    golds = GoldCache(EvalSettings(timeout_s=0.6, memory_mib=64, workers=2, max_steps=0, exact_match=False))
+    golds = GoldCache(EvalSettings(max_steps=0, exact_match=False), SandboxSettings(timeout_s=0.6, memory_mib=64, workers=2))
     with Killer(started):
         verdicts = judge(examples, predictions, Databases(lambda _db_id: world), golds)
     assert [verdict.example_id for verdict in verdicts] == [f"row {n}" for n in range(1_000)]
