@@ -9,13 +9,14 @@ import typer
 
 from kidcore.config import processes
 from kidcore.errors import KidpipeError
-from kidpipe import cli_compare, cli_eval, cli_init
+from kidpipe import cli_compare, cli_eval, cli_init, own_packages
 from kidpipe.cli_options import (
     BackendOption,
     ConfigOption,
     DataOption,
     JsonOption,
     LayoutOption,
+    PredictorOption,
     SetOption,
     StudentOption,
     TeacherOption,
@@ -24,13 +25,23 @@ from kidpipe.cli_options import (
     open_command,
 )
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="Distil an expensive text-to-SQL teacher into a cheap student: imperfect data made once, any number of students.",
-)
+own_packages.claim()
+app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.callback(invoke_without_command=True)
+def kidpipe(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Distil an expensive text-to-SQL teacher into a cheap student: imperfect data made once, any number of students."""
+    if version:
+        from kidcore.version import kidpipe_version  # reading package metadata takes 20 ms
+
+        print(f"kidpipe {kidpipe_version()}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 cli_init.register(app)
@@ -69,7 +80,7 @@ def build_imperfect(
     teacher: TeacherOption = None,
     data: DataOption = None,
     layout: LayoutOption = None,
-    predictor: Annotated[str | None, typer.Option("--predictor", help="Who fills the holes: teacher or student.")] = None,
+    predictor: PredictorOption = None,
     backend: BackendOption = None,
     until: UntilOption = "score",
     config: ConfigOption = None,
@@ -131,16 +142,20 @@ def plan(
     teacher: TeacherOption = None,
     data: DataOption = None,
     layout: LayoutOption = None,
+    predictor: PredictorOption = None,
+    backend: BackendOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
+    verbose: VerboseOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Show what a build would run, and how long that took before.
+    """Show what a build would run, and how long that took before. Takes the options of build-imperfect.
 
     Example: kidpipe plan --why --set predict.fill=sample
     """
     flags = {"teacher__model": teacher, "data__path": data, "data__layout": layout}
-    session = open_command(config, settings, False, **flags)
+    flags |= {"predict__predictor": predictor, "engine__backend": backend}
+    session = open_command(config, settings, verbose, **flags)
     from kidpipe.commands.build import plan as body
 
     body(session, why=why, as_json=json, check=check, until=until)

@@ -5,7 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; default kidpipe.toml here.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Configuration file; default kidpipe.toml here or above.")
+]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as section.field=value; repeatable.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Let vLLM and transformers speak too.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
@@ -14,6 +16,7 @@ LayoutOption = Annotated[str | None, typer.Option("--layout", help="spider, spid
 TeacherOption = Annotated[str | None, typer.Option("--teacher", help="Hugging Face name or local folder.")]
 StudentOption = Annotated[str | None, typer.Option("--student", help="Hugging Face name or local folder.")]
 BackendOption = Annotated[str | None, typer.Option("--backend", help="auto, vllm or transformers.")]
+PredictorOption = Annotated[str | None, typer.Option("--predictor", help="Who fills the holes: teacher or student.")]
 UntilOption = Annotated[
     str, typer.Option("--until", help="Last stage to run: score, one before it, or generate (for method seqkd).")
 ]

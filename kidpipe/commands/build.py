@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from kidcore.errors import KidpipeError
+from kidcore.errors import KidpipeError, nearest
 from kidcore.store.graph import Grid
 from kidcore.store.manifest import rates, read_manifest
 from kidcore.store.plan import StagePlan, make_plan
@@ -17,8 +17,7 @@ from pipeline.stages import stages
 
 def build_imperfect(session: Session, *, until: str, as_json: bool, quiet: bool = False) -> dict[str, Any]:
     """Run what is stale and, unless `quiet`, say what came of it."""
-    if until not in STAGES:
-        raise KidpipeError(f"no such stage: {until}", where="--until", fix=f"one of {', '.join(STAGES)}")
+    _require_stage(until)
     read_manifest(session.store)  # a manifest of a newer kidpipe is refused before any work
     context = open_context(session.config, need_teacher=until != "ingest", verbose=session.verbose)
     try:
@@ -38,6 +37,13 @@ def build_imperfect(session: Session, *, until: str, as_json: bool, quiet: bool 
     elif not quiet:
         _print_result(session, summary)
     return summary
+
+
+def _require_stage(until: str) -> None:
+    if until not in STAGES:
+        near = nearest(until, STAGES)
+        fix = f"did you mean {near}? " if near else ""
+        raise KidpipeError(f"no such stage: {until}", where="--until", fix=f"{fix}the stages are {', '.join(STAGES)}")
 
 
 def _print_result(session: Session, summary: Mapping[str, Any]) -> None:
@@ -63,7 +69,8 @@ def _print_result(session: Session, summary: Mapping[str, Any]) -> None:
 
 def plan(session: Session, *, why: bool, as_json: bool, check: bool, until: str) -> None:
     """Say what a build would run; with `check`, exit with 1 when that is anything."""
-    context = open_context(session.config, need_teacher=until != "ingest")
+    _require_stage(until)
+    context = open_context(session.config, need_teacher=until != "ingest", verbose=session.verbose)
     grid = Grid(stages(context, until), context.parts, session.store)
     plans = make_plan(grid, session.store, read_manifest(session.store))
     if as_json:

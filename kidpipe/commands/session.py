@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Mapping
@@ -38,14 +39,15 @@ class Session:
         from rich.console import Console
 
         is_terminal = sys.stdout.isatty()
-        return Console(highlight=False, soft_wrap=not is_terminal, width=None if is_terminal else 160)
+        size = _terminal_size() if is_terminal else {"width": 160}
+        return Console(highlight=False, soft_wrap=not is_terminal, **size)
 
     @cached_property
     def errors(self) -> "Console":
         """For progress, on stderr, so that stdout holds results only."""
         from rich.console import Console
 
-        return Console(stderr=True, highlight=False)
+        return Console(stderr=True, highlight=False, **(_terminal_size() if sys.stderr.isatty() else {}))
 
     @property
     def config(self) -> Config:
@@ -98,6 +100,12 @@ def quieten(verbose: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+
+
+def _terminal_size() -> dict[str, Any]:
+    """What the terminal says. Asked here because rich takes every TERM=dumb for one of 80 columns."""
+    columns, lines = shutil.get_terminal_size()
+    return {"width": columns, "height": lines}
 
 
 def text_table(title: str, columns: Mapping[str, str]) -> "Table":

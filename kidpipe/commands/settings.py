@@ -16,6 +16,7 @@ def show_config(session: Session, *, as_json: bool) -> None:
         session.print_json({name: {"value": value, "kind": kind, "from": origin(name)} for name, value, kind in rows})
         return
     table = text_table("", {"setting": "left", "value": "left", "kind": "left", "from": "left"})
+    table.columns[0].no_wrap = True  # a name cut in two is not to be searched for or copied
     for name, value, kind in rows:
         style = "bold" if origin(name) != "default" else ""
         table.add_row(name, str(value) if value != "" else '""', kind, origin(name), style=style)
