@@ -181,7 +181,7 @@ def test_each_model_runs_in_a_precision_of_its_own(copy: dict[str, object], tiny
     config = configure(filled, predict__dtype="bfloat16")
     context = open_context(config)
     try:
-        dtypes = [str(backend._model.dtype) for backend in (context.open_predictor(), context.open_teacher())]  # type: ignore[attr-defined]
+        dtypes = [str(opened()._model.dtype) for opened in (context.open_predictor, context.open_teacher)]  # type: ignore[attr-defined]
     finally:
         context.close()
     assert dtypes == ["torch.bfloat16", "torch.float32"]
