@@ -14,6 +14,7 @@ from typing import Any
 from kidcore.errors import KidpipeError
 from kidcore.sql.answers import read_answer
 from kidcore.sql.datasets import Example
+from kidcore.sql.example_ids import places
 from kidcore.sql.lexer import TokenKind, tokens
 from kidcore.sql.text_files import parse_document, read_text
 
@@ -250,11 +251,12 @@ def _split_bird(value: Any, where: str) -> tuple[str, str]:
 
 
 def _ids(examples: Sequence[Example]) -> Mapping[str, str]:
-    """Ids as written here and, where that is clear, as the data's own files have them (without the split's name)."""
-    bare = [(example.example_id.partition(":")[2], example.example_id) for example in examples if ":" in example.example_id]
+    """Ids as written here, places of examples named after their content, and both without the split's name where that is clear."""
+    ids = [example.example_id for example in examples]
+    named = dict(zip(places(ids), ids, strict=True)) | dict(zip(ids, ids, strict=True))
+    bare = [(name.partition(":")[2], example_id) for name, example_id in named.items() if ":" in name]
     counts = Counter(name for name, _example_id in bare)
-    clear = {name: example_id for name, example_id in bare if counts[name] == 1}
-    return {**clear, **{example.example_id: example.example_id for example in examples}}
+    return {name: example_id for name, example_id in bare if counts[name] == 1} | named
 
 
 def _looks_like(examples: Sequence[Example]) -> str:

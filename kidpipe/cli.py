@@ -221,7 +221,7 @@ def pin(config: ConfigOption = None, settings: SetOption = None, json: JsonOptio
 
 @app.command()
 def inspect(
-    example_id: Annotated[str, typer.Argument(help="Such as train:17.")],
+    example_id: Annotated[str, typer.Argument(help="Its place in the data (train:17), its id, or how that begins.")],
     view: Annotated[int, typer.Option("--view", help="Which view, from 0.")] = 0,
     config: ConfigOption = None,
     settings: SetOption = None,

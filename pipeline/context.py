@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,12 @@ class Context:
         self._pools: dict[int, SandboxPool] = {}
 
     def examples(self, part: Partition) -> Sequence[Example]:
-        start = part.index * self.config.ingest.shard_rows
+        start = self._starts[part.index]
         return self.dataset.examples[start : start + part.rows]
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return list(accumulate((part.rows for part in self.parts), initial=0))
 
     @cached_property
     def tokens(self) -> Tokens:

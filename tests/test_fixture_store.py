@@ -1,4 +1,4 @@
-"""A store that kidpipe 0.1.0 wrote: today's code reads it, plans it as done, and computes the same keys, bytes and losses.
+"""A store that an earlier kidpipe wrote: today's code reads it, plans it as done, and computes the same keys, bytes and losses.
 
 Whoever changes identity on purpose makes the fixture anew (tests/fixtures/make_store.py) and says so in the CHANGELOG.
 """
@@ -21,7 +21,7 @@ from pipeline.stages import every_stage
 from tests.conftest import configure
 from tests.pipeline.running import files, made, run_build, store_of
 
-FIXTURE = Path(__file__).parent / "fixtures" / "store_v1"
+FIXTURE = Path(__file__).parent / "fixtures" / "store_v2"
 RUNS = sorted(path.name for path in (FIXTURE / "artifacts" / "runs").iterdir())
 # Computed without a model: the same bytes on every machine.
 EXACT = ("ingest", "mask")
@@ -29,10 +29,14 @@ EXACT = ("ingest", "mask")
 
 @pytest.fixture
 def old(tmp_path: Path) -> dict[str, object]:
-    """The settings of the fixture, with a copy of its store."""
-    shutil.copytree(FIXTURE / "artifacts", tmp_path / "artifacts")
-    places = {"data.path": FIXTURE / "data", "teacher.model": FIXTURE / "model", "train.student": FIXTURE / "model"}
-    settings = json.loads((FIXTURE / "settings.json").read_text(encoding="utf-8"))
+    return copied_store(FIXTURE, tmp_path)
+
+
+def copied_store(fixture: Path, tmp_path: Path) -> dict[str, object]:
+    """The settings of a fixture, with a copy of its store."""
+    shutil.copytree(fixture / "artifacts", tmp_path / "artifacts")
+    places = {"data.path": fixture / "data", "teacher.model": fixture / "model", "train.student": fixture / "model"}
+    settings: dict[str, object] = json.loads((fixture / "settings.json").read_text(encoding="utf-8"))
     return settings | {name: str(path) for name, path in places.items()} | {"store.path": str(tmp_path / "artifacts")}
 
 

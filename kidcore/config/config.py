@@ -39,7 +39,7 @@ class IngestSettings(Section):
     chat: Identity[bool] = Field(False, description="wrap the prompt in the tokenizer's chat template")
     max_prompt_tokens: Identity[int] = Field(2048, ge=16, description="longer prompts are set aside, tokens")
     max_sql_tokens: Identity[int] = Field(256, ge=4, description="longer gold SQL is set aside, tokens")
-    shard_rows: Identity[int] = Field(512, ge=1, description="source examples per shard")
+    shard_rows: Identity[int] = Field(512, ge=1, description="source examples per shard, in the mean")
     check_gold: Identity[bool] = Field(True, description="set aside examples whose gold SQL does not execute")
     max_steps: Identity[int] = Field(100_000_000, ge=1000, description="SQLite steps per gold SQL: a repeatable deadline")
 

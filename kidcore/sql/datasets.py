@@ -1,12 +1,13 @@
 """A text-to-SQL data set on disk in, a list of examples out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from kidcore.config.config import DataSettings
 from kidcore.errors import KidpipeError
+from kidcore.sql.example_ids import content_ids
 from kidcore.sql.text_files import read_json, visible
 
 Split = Literal["train", "dev"]
@@ -14,7 +15,12 @@ Split = Literal["train", "dev"]
 
 @dataclass(frozen=True)
 class Example:
-    """One question with its gold SQL. `example_id` is stable: it survives appending to the file."""
+    """One question with its gold SQL.
+
+    `example_id` is the data set's own where it has one. Else a training example is named after its content, so that what
+    was paid for it is found again wherever it moves in the file; a development example is named after its place, as
+    files of predictions name it.
+    """
 
     example_id: str
     db_id: str
@@ -137,7 +143,11 @@ def _read_file(file: Path, layout: _Layout, split: Split) -> list[Example]:
         rows = [rows]  # JSON Lines of one line, by another name
     if not isinstance(rows, list):
         raise KidpipeError("neither a JSON array of examples nor JSON Lines", where=str(file), fix="give an object an example")
-    return [_example(row, f"{prefix}:{number}", file, number, layout) for number, row in enumerate(rows)]
+    examples = [_example(row, f"{prefix}:{number}", file, number, layout) for number, row in enumerate(rows)]
+    if split == "dev":
+        return examples
+    named = content_ids(prefix, ((e.db_id, e.question, e.gold_sql) for e in examples))
+    return [e if _own_id(row) else replace(e, example_id=name) for row, e, name in zip(rows, examples, named, strict=True)]
 
 
 def _example(row: Any, default_id: str, file: Path, number: int, layout: _Layout) -> Example:
@@ -151,11 +161,8 @@ def _example(row: Any, default_id: str, file: Path, number: int, layout: _Layout
                 where=f"{file}, example {number}",
                 fix="set data.layout to the layout of this file, or mend that example",
             )
-    example_id = default_id
-    for key in ("id", "question_id"):
-        if key in row:
-            example_id = f"{default_id.partition(':')[0]}:{row[key]}"
-            break
+    own = _own_id(row)
+    example_id = f"{default_id.partition(':')[0]}:{own}" if own else default_id
     texts = {
         "db_id": row["db_id"],
         "question": row[question_key].strip(),
@@ -173,6 +180,11 @@ def _fault(texts: Mapping[str, str], shown: Mapping[str, str]) -> str:
     if halved:
         return f"not Unicode text: a lone surrogate in {', '.join(halved)}"
     return "a NUL character in db_id" if "\x00" in texts["db_id"] else ""
+
+
+def _own_id(row: dict[str, Any]) -> str:
+    """The id that the data set gives a row, or nothing."""
+    return next((str(row[key]) for key in ("id", "question_id") if row.get(key) is not None), "")
 
 
 def _require_unique(examples: list[Example]) -> None:

@@ -82,13 +82,13 @@ class Store:
     def path(self, shard: Shard) -> Path:
         return self.root / shard.file
 
-    def read(self, shard: Shard) -> "pa.Table":
-        """The shard's rows. Raises DamagedShard when the file cannot be read or has another number of rows."""
+    def read(self, shard: Shard, columns: list[str] | None = None) -> "pa.Table":
+        """The shard's rows, all columns or those named. Raises DamagedShard for a file that is unreadable or of other rows."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         try:
-            table = pq.read_table(self.path(shard), partitioning=None)
+            table = pq.read_table(self.path(shard), columns=columns, partitioning=None)
         except (OSError, pa.ArrowException) as error:
             raise DamagedShard(shard, str(error).splitlines()[0]) from None
         if table.num_rows != shard.rows:

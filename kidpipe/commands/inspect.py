@@ -5,12 +5,14 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 from rich.text import Text
 
 from kidcore.errors import KidpipeError
 from kidcore.models.tokenizers import load_tokenizer
+from kidcore.sql.example_ids import places
 from kidcore.store.arrow import lists
-from kidcore.store.manifest import Manifest
+from kidcore.store.manifest import Manifest, PartRecord
 from kidcore.store.stages import STAGES
 from kidcore.store.store import Shard, Store
 from kidpipe.commands.session import Session, text_table
@@ -22,16 +24,16 @@ _SHOWN_VALUES = 3
 def inspect(session: Session, example_id: str, view: int, *, as_json: bool) -> None:
     """Show gold, masked, predicted and imperfect SQL of one example, and the predictor's best at each hole."""
     store, manifest = session.store, session.manifest()
-    rows = {stage: _find(store, manifest, stage, example_id, view) for stage in ("ingest", "predict", "rewrite", "outcome")}
+    part, place, example_id = _locate(store, manifest, example_id)
+    rows = {stage: _find(store, part, stage, example_id, view) for stage in ("ingest", "predict", "rewrite", "outcome")}
     ingest = rows["ingest"]
-    if ingest is None:
-        raise KidpipeError(f"no example {example_id!r} in the manifest", fix=f"ids look like {_an_id(store, manifest)}")
+    assert ingest is not None, example_id
     if ingest["reason"]:
-        raise KidpipeError(f"{example_id} was set aside: {ingest['reason']}", where=ingest["gold_sql"])
+        raise KidpipeError(f"{place} was set aside: {ingest['reason']}", where=ingest["gold_sql"])
     predict, rewrite = rows["predict"], rows["rewrite"]
     if predict is None or rewrite is None:
         views = manifest.facts.views if "predict" in manifest.stages else 0
-        raise KidpipeError(f"no view {view} of {example_id}", fix=f"this manifest has {views} views, counted from 0")
+        raise KidpipeError(f"no view {view} of {place}", fix=f"this manifest has {views} views, counted from 0")
     tokenizer = load_tokenizer(store.root / "tokenizers" / manifest.facts.tokenizer)
 
     def decode(token: int) -> str:
@@ -39,28 +41,58 @@ def inspect(session: Session, example_id: str, view: int, *, as_json: bool) -> N
 
     holes = _holes(predict, ingest["gold_ids"], decode)
     if as_json:
-        texts = {name: ingest[name] for name in ("example_id", "db_id", "question", "gold_sql")}
-        session.print_json(texts | {"view": view, "imperfect_sql": rewrite["imperfect_sql"], "holes": holes})
+        texts = {name: ingest[name] for name in ("db_id", "question", "gold_sql")}
+        names = {"example_id": place, "content_id": example_id}
+        session.print_json(names | texts | {"view": view, "imperfect_sql": rewrite["imperfect_sql"], "holes": holes})
         return
-    _print_example(session, ingest, rewrite, rows["outcome"] or {}, holes, decode)
+    name = place if place == example_id else f"{place} ({example_id})"
+    _print_example(session, name, ingest, rewrite, rows["outcome"] or {}, holes, decode)
 
 
-def _find(store: Store, manifest: Manifest, stage: str, example_id: str, view: int) -> dict[str, Any] | None:
-    """The row of an example in a stage's shards, as numpy arrays and plain values."""
-    for part in manifest.parts:
-        files = part.files.get(stage, ())
-        number = view if stage in manifest.stages and manifest.stages[stage].views else 0
-        if number >= len(files):
-            return None
-        table = store.read(_shard(files[number]))
-        ids = table.column("example_id").to_pylist()
-        if example_id in ids:
-            row = ids.index(example_id)
-            one = table.slice(row, 1)
-            return {
-                name: lists(one, name)[0] if _is_list(one, name) else one.column(name)[0].as_py() for name in one.column_names
-            }
-    return None
+def _example_ids(store: Store, manifest: Manifest) -> list[tuple[PartRecord, str]]:
+    """(part, example id) of every example, in the data's order."""
+    return [
+        (part, str(example_id))
+        for part in manifest.parts
+        for file in part.files["ingest"]
+        for example_id in store.read(_shard(file), ["example_id"]).column("example_id").to_pylist()
+    ]
+
+
+def _locate(store: Store, manifest: Manifest, asked: str) -> tuple[PartRecord, str, str]:
+    """The part, place and id of the example called `asked`: an id, a place (`train:17` or `17`), or how an id begins."""
+    named = _example_ids(store, manifest)
+    ids = [example_id for _part, example_id in named]
+    shown = places(ids)
+    matches = (
+        lambda i: ids[i] == asked,
+        lambda i: shown[i] == asked or (asked.isdecimal() and i == int(asked)),
+        lambda i: asked != "" and any(name.startswith(asked) for name in (ids[i], ids[i].partition(":")[2])),
+    )
+    for is_meant in matches:
+        found = [i for i in range(len(ids)) if is_meant(i)]
+        if len(found) > 1:
+            few = ", ".join(ids[i] for i in found[:5])
+            raise KidpipeError(f"{len(found)} examples begin with {asked!r}: {few}", fix="give more of the id")
+        if found:
+            part, example_id = named[found[0]]
+            return part, shown[found[0]], example_id
+    few = ", ".join(dict.fromkeys([*shown[:1], *ids[:1]]))
+    raise KidpipeError(f"no example {asked!r} among the {len(ids)} in the manifest", fix=f"ids look like {few}")
+
+
+def _find(store: Store, part: PartRecord, stage: str, example_id: str, view: int) -> dict[str, Any] | None:
+    """The row of an example in a stage's shard, as numpy arrays and plain values."""
+    files = part.files.get(stage, ())
+    number = 0 if stage == "ingest" else view
+    if number >= len(files):
+        return None
+    table = store.read(_shard(files[number]))
+    ids = table.column("example_id").to_pylist()
+    if example_id not in ids:
+        return None
+    one = table.slice(ids.index(example_id), 1)
+    return {name: lists(one, name)[0] if _is_list(one, name) else one.column(name)[0].as_py() for name in one.column_names}
 
 
 def _shard(file: str) -> Shard:
@@ -72,11 +104,6 @@ def _shard(file: str) -> Shard:
 
 def _is_list(table: Any, name: str) -> bool:
     return str(table.schema.field(name).type).startswith("list")
-
-
-def _an_id(store: Store, manifest: Manifest) -> str:
-    table = store.read(_shard(next(manifest.files("ingest"))))
-    return str(table.column("example_id")[0].as_py())
 
 
 def _holes(predict: dict[str, Any], gold: Any, decode: Callable[[int], str]) -> list[dict[str, Any]]:
@@ -98,6 +125,7 @@ def _holes(predict: dict[str, Any], gold: Any, decode: Callable[[int], str]) -> 
 
 def _print_example(
     session: Session,
+    name: str,
     ingest: dict[str, Any],
     rewrite: dict[str, Any],
     outcome: dict[str, Any],
@@ -114,10 +142,10 @@ def _print_example(
         masked.append(blank if is_hole else was, style="yellow" if is_hole else "")
         imperfect.append(now, style="bold red" if is_new else "green" if is_hole else "")
     say = session.console.print
-    say(f"[bold]{ingest['example_id']}[/]  database {ingest['db_id']}, view {rewrite['view']}, {rewrite['strategy']} masking")
+    say(f"[bold]{name}[/]  database {ingest['db_id']}, view {rewrite['view']}, {rewrite['strategy']} masking")
     table = text_table("", {"": "left", " ": "left"})
-    for name, text in (("question", Text(ingest["question"])), ("gold", gold), ("masked", masked), ("imperfect", imperfect)):
-        table.add_row(name, text)
+    for label, text in (("question", Text(ingest["question"])), ("gold", gold), ("masked", masked), ("imperfect", imperfect)):
+        table.add_row(label, text)
     say(table)
     verdict = {True: "yes", False: "no"}
     checks = {"parses": rewrite["parses"], "executes": outcome.get("executes"), "gold result": outcome.get("same_result")}
@@ -136,14 +164,22 @@ def _visible(text: str) -> str:
 
 
 def query(session: Session, sql: str, *, as_json: bool) -> None:
-    """Run SQL with DuckDB over the latest manifest's shards; each stage is a view of its name."""
+    """Run SQL with DuckDB over the latest manifest's shards; each stage is a view of its name.
+
+    In a view `example_id` is what `inspect` and people call an example (`train:17`: its place in the data), and
+    `content_id` is the id in the shard, which stays when the example moves.
+    """
     store, manifest = session.store, session.manifest()
     with duckdb.connect() as connection:
+        _name_examples(connection, [example_id for _part, example_id in _example_ids(store, manifest)])
         for stage in manifest.stages:
             files = [str(store.root / file) for file in manifest.files(stage)]
             if files:
                 listing = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-                connection.execute(f"CREATE VIEW {stage} AS SELECT * FROM read_parquet([{listing}])")
+                connection.execute(
+                    f"CREATE VIEW {stage} AS SELECT place AS example_id, content_id, shard.* EXCLUDE (example_id) "
+                    f"FROM read_parquet([{listing}]) AS shard JOIN names ON content_id = shard.example_id"
+                )
         try:
             _require_reading(connection, sql)
             cursor = connection.execute(sql)
@@ -159,6 +195,13 @@ def query(session: Session, sql: str, *, as_json: bool) -> None:
     for row in rows:
         table.add_row(*map(_cell, row))
     session.console.print(table)
+
+
+def _name_examples(connection: duckdb.DuckDBPyConnection, ids: list[str]) -> None:
+    """Make the table `names` (content_id, place)."""
+    names = pa.table({"content_id": pa.array(ids, pa.string()), "place": pa.array(places(ids), pa.string())})
+    connection.register("_names", names)
+    connection.execute("CREATE TEMP TABLE names AS SELECT * FROM _names")
 
 
 def _require_reading(connection: Any, sql: str) -> None:

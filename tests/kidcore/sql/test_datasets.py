@@ -10,6 +10,7 @@ import pytest
 from kidcore.config.config import DataSettings
 from kidcore.errors import KidpipeError
 from kidcore.sql.datasets import read
+from kidcore.sql.example_ids import places
 
 REAL = Path(os.environ.get("KIDPIPE_DATA", Path(__file__).parents[4] / "shared" / "data"))
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no Spider and BIRD data here (KIDPIPE_DATA)")
@@ -31,7 +32,9 @@ def test_spider_reads_both_training_files_with_ids_of_their_own(tmp_path: Path) 
     write(tmp_path, "train_spider.json", [ROW, ROW])
     write(tmp_path, "train_others.json", [ROW])
     examples = read(DataSettings(path=str(tmp_path)), "train").examples
-    assert [e.example_id for e in examples] == ["train:0", "train:1", "train_others:0"]
+    ids = [e.example_id for e in examples]
+    assert places(ids) == ["train:0", "train:1", "train_others:0"]
+    assert len(set(ids)) == 3
     assert examples[0].gold_sql == "SELECT count(*) FROM t"
     assert examples[0].question == "How many?"
 
@@ -57,8 +60,24 @@ def test_jsonl_keeps_given_ids_and_appending_keeps_the_others(tmp_path: Path) ->
     before = [e.example_id for e in read(settings, "train").examples]
     write(tmp_path, "train.jsonl", [ROW | {"id": "a"}, ROW, ROW], "databases")
     after = [e.example_id for e in read(settings, "train").examples]
-    assert before == ["train:a", "train:1"]
-    assert after == [*before, "train:2"]
+    assert before[0] == "train:a"
+    assert after[:2] == before
+    assert len(set(after)) == 3
+
+
+def test_a_training_example_keeps_its_id_wherever_it_stands(tmp_path: Path) -> None:
+    rows = [ROW | {"question": f"{n}?"} for n in range(4)]
+    write(tmp_path, "train_spider.json", rows)
+    settings = DataSettings(path=str(tmp_path))
+    before = {e.question: e.example_id for e in read(settings, "train").examples}
+    write(tmp_path, "train_spider.json", [ROW, *reversed(rows)])
+    after = {e.question: e.example_id for e in read(settings, "train").examples}
+    assert before.items() <= after.items()
+
+
+def test_a_development_example_is_named_after_its_place_as_prediction_files_name_it(tmp_path: Path) -> None:
+    write(tmp_path, "dev.json", [ROW, ROW])
+    assert [e.example_id for e in read(DataSettings(path=str(tmp_path)), "dev").examples] == ["dev:0", "dev:1"]
 
 
 def test_limit_cuts_training_only(tmp_path: Path) -> None:
