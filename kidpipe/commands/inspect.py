@@ -64,7 +64,7 @@ def _locate(store: Store, manifest: Manifest, asked: str) -> tuple[PartRecord, s
     named = _example_ids(store, manifest)
     ids = [example_id for _part, example_id in named]
     shown = places(ids)
-    matches = (
+    matches: tuple[Callable[[int], bool], ...] = (
         lambda i: ids[i] == asked,
         lambda i: shown[i] == asked or (asked.isdecimal() and i == int(asked)),
         lambda i: asked != "" and any(name.startswith(asked) for name in (ids[i], ids[i].partition(":")[2])),

@@ -214,7 +214,7 @@ def test_appended_examples_run_what_is_new_and_the_part_they_join(copy: dict[str
     file.write_text(json.dumps(rows * 3))
     changed = {"data__path": str(data)}
     plan = planned(copy, **changed)["ingest"]
-    assert plan.reasons == (f"{plan.stale} input shards are new or changed",)
+    assert plan.reasons[0] == f"{plan.stale} input shards are new or changed"
     assert plan.done >= 2
     result = run_build(configure(copy, **changed))
     assert made(result)["ingest"] == plan.stale
