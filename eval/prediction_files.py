@@ -251,7 +251,7 @@ def _split_bird(value: Any, where: str) -> tuple[str, str]:
 
 
 def _ids(examples: Sequence[Example]) -> Mapping[str, str]:
-    """Ids as written here, places of examples named after their content, and both without the split's name where that is clear."""
+    """Ids as written here, places of examples named after their content, and both without the split name where clear."""
     ids = [example.example_id for example in examples]
     named = dict(zip(places(ids), ids, strict=True)) | dict(zip(ids, ids, strict=True))
     bare = [(name.partition(":")[2], example_id) for name, example_id in named.items() if ":" in name]
