@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kidcore.config.config import DataSettings
-from kidcore.models.prompts import PromptEncoder, render_question
+from kidcore.config.config import DataSettings, IngestSettings
+from kidcore.models.prompts import PromptBuilder
+from kidcore.models.templates.template import load_template, write_schema
 from kidcore.sql.datasets import read
-from kidcore.sql.schema_text import read_schema, render
+from kidcore.sql.schema_text import read_schema
 from kidpipe.demo.models import train_tokenizer
 from train.data.examples import Branch, TeacherTopK, TrainingExample
 from train.data.sampler import group_order
@@ -35,20 +36,23 @@ class Row:
 def read_rows(folder: Path, vocab_size: int, limit: int = 0) -> tuple[list[Row], Any]:
     """The training questions of a Spider folder under the compact template, and the tokenizer made for them."""
     dataset = read(DataSettings(path=str(folder), limit=limit), "train")
-    schemas = {x: render(read_schema(dataset.database(x), x), "compact") for x in sorted({e.db_id for e in dataset.examples})}
+    template = load_template("compact")
+    db_ids = sorted({e.db_id for e in dataset.examples})
+    schemas = {x: write_schema(read_schema(dataset.database(x), x)) for x in db_ids}
     texts = [*schemas.values(), *(f"{e.question}\n{e.gold_sql}" for e in dataset.examples)]
     tokenizer = train_tokenizer(texts, vocab_size)
-    encoder = PromptEncoder(tokenizer, chat=False)
+    builder = PromptBuilder.of(IngestSettings(), tokenizer)
     rows = [
         Row(
             e.example_id,
             e.db_id,
-            schemas[e.db_id] + render_question(e.question, e.evidence),
-            encoder.schema_ids(schemas[e.db_id]),
-            encoder.question_ids(e.question, e.evidence),
-            encoder.sql_ids(e.gold_sql)[0],
+            schemas[e.db_id] + asked,
+            builder.schema_ids(schemas[e.db_id]),
+            builder.question_ids(asked),
+            builder.encoder.ids(e.gold_sql),
         )
         for e in dataset.examples
+        for asked in [template.question(e.question, e.evidence, "sqlite")]
     ]
     return rows, tokenizer
 

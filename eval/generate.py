@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from eval.execution import ProgressCallback
-from kidcore.config.config import IngestSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Backend, Sampling
-from kidcore.models.prompts import PromptEncoder
+from kidcore.models.prompts import PromptBuilder
 from kidcore.models.tokenizers import eos_id, special_ids
 from kidcore.sql.answers import read_answer
 from kidcore.sql.datasets import Example
-from kidcore.sql.schema_text import read_schema, render
+from kidcore.sql.named_tables import named_tables
 
 
 @dataclass
@@ -31,6 +30,8 @@ class Predictions:
     prompts: dict[str, list[int]] = field(default_factory=dict)
     answers: dict[str, list[int]] = field(default_factory=dict)
     """Token ids of the first of each, without the stop token."""
+    lost_tables: dict[str, list[str]] = field(default_factory=dict)
+    """Where tables were left out so that the prompt fits: those of them that gold names."""
 
     def choose(self, sql: Mapping[str, str]) -> None:
         """Take one of the samples of each example."""
@@ -40,23 +41,23 @@ class Predictions:
 
 def generate_predictions(
     backend: Backend,
-    tokenizer: Any,
+    builder: PromptBuilder,
     examples: Sequence[Example],
     database: Callable[[str], Path],
-    settings: IngestSettings,
     max_new_tokens: int,
     progress: ProgressCallback | None = None,
     sampling: Sampling | None = None,
 ) -> Predictions:
-    """Greedy or sampled SQL for each example, from the prompt that `settings` describe (as the model was trained)."""
+    """Greedy or sampled SQL for each example, from the prompt that `builder` makes (as the model was trained)."""
     predictions = Predictions()
-    prompts = _prompts(backend, tokenizer, examples, database, settings, predictions)
+    tokenizer = builder.tokenizer
+    prompts = _prompts(backend, builder, examples, database, predictions)
     predictions.prompts = prompts
     stop_ids = sorted({eos_id(tokenizer), *special_ids(tokenizer)})
     asked = [example_id for example_id in prompts for _ in range(sampling.number if sampling else 1)]
     answers = backend.generate(list(prompts.values()), max_new_tokens, stop_ids, sampling)
     for done, (example_id, ids) in enumerate(zip(asked, answers, strict=True), 1):
-        text = tokenizer.decode(ids, skip_special_tokens=True)
+        text = _text(tokenizer, ids)
         predictions.samples.setdefault(example_id, []).append(read_answer(text))
         predictions.texts.setdefault(example_id, []).append(text)
         predictions.answers.setdefault(example_id, ids)
@@ -66,36 +67,42 @@ def generate_predictions(
     return predictions
 
 
+def answer_questions(backend: Backend, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
+    """Greedy SQL for each prompt, given as token ids, by the rule of `read_answer`."""
+    stop_ids = sorted({eos_id(tokenizer), *special_ids(tokenizer)})
+    answers = backend.generate([list(prompt) for prompt in prompts], max_new_tokens, stop_ids, None)
+    return [read_answer(_text(tokenizer, ids)) for ids in answers]
+
+
+def _text(tokenizer: Any, ids: Sequence[int]) -> str:
+    # Some tokenizers would tidy spaces before full stops and commas, which SQL's texts may hold.
+    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
 def _prompts(
     backend: Backend,
-    tokenizer: Any,
+    builder: PromptBuilder,
     examples: Sequence[Example],
     database: Callable[[str], Path],
-    settings: IngestSettings,
     predictions: Predictions,
 ) -> dict[str, list[int]]:
     """Prompts by example id; what can't be asked is noted in `predictions`."""
-    encoder = PromptEncoder(tokenizer, settings.chat)
-    schemas: dict[str, str | KidpipeError] = {}
     prompts: dict[str, list[int]] = {}
+    limit = min(builder.definition.max_prompt_tokens, backend.max_length - 1)
     for example in examples:
         if example.fault:
             predictions.reasons[example.example_id] = example.fault
             continue
-        if example.db_id not in schemas:
-            try:
-                schema = read_schema(database(example.db_id), example.db_id, settings.sample_rows)
-                schemas[example.db_id] = render(schema, settings.template)
-            except KidpipeError as error:
-                schemas[example.db_id] = error
-        text = schemas[example.db_id]
-        if isinstance(text, KidpipeError):
-            predictions.reasons[example.example_id] = text.what
+        path = database(example.db_id)
+        try:
+            prompt = builder.build(path, example.db_id, example.question, example.evidence, limit=limit)
+        except KidpipeError as error:
+            predictions.reasons[example.example_id] = error.what
             continue
-        prompt = encoder.schema_ids(text) + encoder.question_ids(example.question, example.evidence)
-        limit = min(settings.max_prompt_tokens, backend.max_length - 1)
-        if len(prompt) > limit:
-            predictions.reasons[example.example_id] = f"prompt too long: {len(prompt)} tokens, the limit is {limit}"
+        if prompt.left_out:
+            predictions.lost_tables[example.example_id] = sorted(named_tables(example.gold_sql, prompt.left_out))
+        if len(prompt.ids) > limit:
+            predictions.reasons[example.example_id] = f"prompt too long: {len(prompt.ids)} tokens, the limit is {limit}"
         else:
-            prompts[example.example_id] = prompt
+            prompts[example.example_id] = prompt.ids
     return prompts

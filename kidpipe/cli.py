@@ -9,7 +9,7 @@ import typer
 
 from kidcore.config import processes
 from kidcore.errors import KidpipeError
-from kidpipe import cli_compare, cli_eval, cli_init, own_packages
+from kidpipe import cli_ask, cli_compare, cli_eval, cli_init, own_packages
 from kidpipe.cli_options import (
     BackendOption,
     ConfigOption,
@@ -131,6 +131,7 @@ def train(
 
 
 cli_eval.register(app)
+cli_ask.register(app)
 cli_compare.register(app)
 
 

@@ -9,6 +9,7 @@ from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
 from kidcore.store.graph import Cell, Grid, Stage, Task
 from kidcore.store.manifest import Facts, Manifest, TeacherRecord, make_manifest, write_manifest
+from kidcore.store.prompts import prompt_folder
 from kidcore.store.stages import STAGE_TABLE, STAGES
 from kidcore.store.store import DamagedShard, Store
 from pipeline.context import Context
@@ -42,6 +43,7 @@ def build(context: Context, store: Store, *, until: str = "score", progress: boo
     with store.lock():
         store.remove_temporaries()
         _save_tokenizer(context, store)
+        _save_prompts(context, store, graph[0])
         runner = _Runner(Grid(graph, context.parts, store), store, progress)
         for _ in range(_MOST_REPAIRS):
             try:
@@ -87,6 +89,15 @@ def _save_tokenizer(context: Context, store: Store) -> None:
     if not folder.exists():
         temporary = folder.with_name(f".tmp-{folder.name}")
         context.tokenizer.save_pretrained(temporary)
+        temporary.rename(folder)
+
+
+def _save_prompts(context: Context, store: Store, ingest: Stage) -> None:
+    """Keep the definition of the prompts: a student is saved with it, so that it is asked as it was trained."""
+    folder = prompt_folder(store, ingest.resolved)
+    if not folder.exists():
+        temporary = folder.with_name(f".tmp-{folder.name}")
+        context.prompts.save(temporary)
         temporary.rename(folder)
 
 

@@ -13,9 +13,10 @@ from kidcore.config.digests import FileDigests
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Backend
-from kidcore.models.prompts import PromptEncoder, prompt_digest
+from kidcore.models.prompts import PromptBuilder, prompt_identity
 from kidcore.models.sources import ModelSource, require_whole, resolve
 from kidcore.models.tokenizers import Tokens, load_tokenizer, require_same, tokenizer_digest, tokens_of
+from kidcore.sql.column_values import description_files
 from kidcore.sql.datasets import DataSet, Example, read
 from kidcore.sql.sandbox.job import Limits
 from kidcore.sql.sandbox.pool import SandboxPool
@@ -56,8 +57,8 @@ class Context:
         return tokens_of(self.tokenizer, self.config.predict.mask_token)
 
     @cached_property
-    def encoder(self) -> PromptEncoder:
-        return PromptEncoder(self.tokenizer, self.config.ingest.chat)
+    def prompts(self) -> PromptBuilder:
+        return PromptBuilder.of(self.config.ingest, self.tokenizer)
 
     def decode(self, ids: list[int]) -> str:
         """The text of SQL tokens."""
@@ -100,13 +101,21 @@ class Context:
     def identity(self) -> dict[str, Any]:
         """What goes into the keys of ingest beside its settings."""
         ingest = self.config.ingest
-        identity = {"tokenizer": tokenizer_digest(self.tokenizer), "template": prompt_digest(ingest)}
-        if ingest.chat:
-            identity["chat_template"] = fingerprint(self.tokenizer.chat_template, 16)
+        identity = {"tokenizer": tokenizer_digest(self.tokenizer), **prompt_identity(ingest, self.tokenizer)}
+        if self.prompts.definition.template.mentions(".description"):
+            identity["descriptions"] = self._descriptions_digest
         # A model as long as the settings allow changes nothing; a shorter one sets rows aside.
         if self.max_length < ingest.max_prompt_tokens + ingest.max_sql_tokens + 1:
             identity["max_length"] = str(self.max_length)
         return identity
+
+    @cached_property
+    def _descriptions_digest(self) -> str:
+        """Of the files that describe columns, for a prompt that shows them."""
+        databases = {self.dataset.database(db_id) for db_id in {example.db_id for example in self.dataset.examples}}
+        files = sorted(file for database in databases for file in description_files(database))
+        known = FileDigests(None)
+        return fingerprint([[file.parent.parent.name, file.name, known.digest(file)] for file in files], 16)
 
     def close(self) -> None:
         self._stack.close()

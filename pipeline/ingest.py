@@ -7,11 +7,11 @@ from typing import Any
 
 from kidcore.config.config import IngestSettings
 from kidcore.errors import KidpipeError
-from kidcore.models.prompts import PromptEncoder
+from kidcore.models.prompts import Prompt, PromptBuilder
 from kidcore.sql.datasets import DataSet, Example
+from kidcore.sql.named_tables import named_tables
 from kidcore.sql.sandbox.job import Job, ResultKind
 from kidcore.sql.sandbox.pool import SandboxPool
-from kidcore.sql.schema_text import read_schema, render
 from kidcore.store.arrow import arrow_table
 from kidcore.store.graph import Output, Task
 from kidcore.store.schemas import INGEST
@@ -21,7 +21,7 @@ from pipeline.context import Context
 def bind(context: Context) -> Callable[[Task], Output]:
     """The stage on the data set of `context`."""
     settings = context.config.ingest
-    stage = IngestStage(settings, context.dataset, context.encoder, context.pool(settings.max_steps), context.max_length)
+    stage = IngestStage(settings, context.dataset, context.prompts, context.pool(settings.max_steps), context.max_length)
     return lambda task: stage(task, context.examples(task.part))
 
 
@@ -31,13 +31,10 @@ class IngestStage:
 
     settings: IngestSettings
     dataset: DataSet
-    encoder: PromptEncoder
+    prompts: PromptBuilder
     pool: SandboxPool
     max_length: int
     """Tokens of the longest sequence the model takes, EOS included."""
-
-    def __post_init__(self) -> None:
-        self._schema_texts: dict[str, str | KidpipeError] = {}
 
     def __call__(self, task: Task, examples: Sequence[Example]) -> Output:
         bad_gold = self._check_golds(examples)
@@ -64,19 +61,33 @@ class IngestStage:
         }
         if example.fault:
             return row
-        schema = self._schema_text(example.db_id)
-        if isinstance(schema, KidpipeError):
-            row["reason"] = schema.what
-        if row["reason"]:
+        try:
+            self.prompts.view(self.dataset.database(example.db_id), example.db_id)
+            if reason:
+                return row
+            gold = self.prompts.sql(example.gold_sql)
+            prompt = self._prompt(example, len(gold.ids))
+        except KidpipeError as error:
+            row["reason"] = error.what
             return row
-        assert isinstance(schema, str)
-        schema_ids = self.encoder.schema_ids(schema)
-        prompt = schema_ids + self.encoder.question_ids(example.question, example.evidence)
-        gold, starts = self.encoder.sql_ids(example.gold_sql)
-        row["reason"] = self._too_long(len(prompt), len(gold))
+        row["reason"] = self._too_long(len(prompt.ids), len(gold.ids))
         if not row["reason"]:
-            row |= {"schema_tokens": len(schema_ids), "prompt_ids": prompt, "gold_ids": gold, "gold_starts": starts}
+            row |= {
+                "schema_tokens": prompt.schema_tokens,
+                "prompt_ids": prompt.ids,
+                "gold_ids": gold.ids,
+                "gold_starts": gold.starts,
+            }
         return row
+
+    def _prompt(self, example: Example, gold: int) -> Prompt:
+        """Where tables are left out to fit, never those of gold: training must not ask for what the prompt does not show."""
+        database = self.dataset.database(example.db_id)
+        keep: set[str] = set()
+        if self.settings.fit == "tables":
+            keep = named_tables(example.gold_sql, (table.name for table in self.prompts.view(database, example.db_id).tables))
+        limit = min(self.settings.max_prompt_tokens, self.max_length - gold - 1)
+        return self.prompts.build(database, example.db_id, example.question, example.evidence, limit=limit, keep=keep)
 
     def _too_long(self, prompt: int, gold: int) -> str | None:
         if not gold:
@@ -88,16 +99,6 @@ class IngestStage:
         if prompt + gold + 1 > self.max_length:
             return f"longer than the model: {prompt + gold + 1} tokens, it takes {self.max_length}"
         return None
-
-    def _schema_text(self, db_id: str) -> str | KidpipeError:
-        if db_id not in self._schema_texts:
-            samples = self.settings.sample_rows if self.settings.template == "ddl" else 0
-            try:
-                schema = read_schema(self.dataset.database(db_id), db_id, samples)
-                self._schema_texts[db_id] = render(schema, self.settings.template)
-            except KidpipeError as error:
-                self._schema_texts[db_id] = error
-        return self._schema_texts[db_id]
 
     def _check_golds(self, examples: Sequence[Example]) -> dict[str, str]:
         """Reasons by example id for golds that don't execute; paraphrases share one execution."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from kidcore.config.config import Config
 from kidcore.errors import KidpipeError
 from kidcore.models.sources import ModelSource
+from kidcore.models.tokenizers import is_mask_of_old
 from kidcore.store.graph import Output, Stage, Task, settings_of
 from kidcore.store.stages import STAGE_TABLE, StageTraits, built_by
 from pipeline.context import Context
@@ -46,6 +47,8 @@ def _stage(context: Context, row: StageTraits) -> Stage:
         sections["prompt"] = context.identity()
     if model := _model_of(context, row):
         sections[row.model] = _model_identity(config, row.model, model)
+    if row.name == "predict" and config.predict.mask_token == "auto" and not is_mask_of_old(context.tokenizer):
+        sections["mask_token"] = {"id": context.tokens.mask_id}
     identity, resolved = settings_of(**sections)
 
     @cache

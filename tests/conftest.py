@@ -11,9 +11,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from kidcore.config.config import Config, DataSettings
 from kidcore.config.config_load import load_config
-from kidcore.models.prompts import render_question
+from kidcore.models.templates.template import load_template, write_schema
 from kidcore.sql.datasets import DataSet, read
-from kidcore.sql.schema_text import read_schema, render
+from kidcore.sql.schema_text import read_schema
 from kidpipe.demo.models import make_model, train_tokenizer
 from kidpipe.demo.world import make_world
 
@@ -35,9 +35,10 @@ def dataset(world: Path) -> DataSet:
 def tiny_model(dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random 2-layer Qwen2 and its tokenizer, as a Hugging Face folder."""
     folder = tmp_path_factory.mktemp("tiny")
-    texts = [render(read_schema(dataset.database(d), d), "compact") for d in sorted({e.db_id for e in dataset.examples})]
+    template = load_template("compact")
+    texts = [write_schema(read_schema(dataset.database(d), d)) for d in sorted({e.db_id for e in dataset.examples})]
     for example in dataset.examples:
-        texts += [render_question(example.question), example.gold_sql]
+        texts += [template.question(example.question, "", "sqlite"), example.gold_sql]
     tokenizer = train_tokenizer(texts, 600)
     model = make_model(tokenizer, hidden_size=64, layers=2, heads=2, kv_heads=1, intermediate=96, max_length=512, seed=0)
     model.save_pretrained(folder)

@@ -71,6 +71,7 @@ def run(
     verbose: bool = False,
     progress: bool = True,
     online: OnlineSetup | None = None,
+    companions: Path | None = None,
 ) -> TrainResult:
     """Train, or continue, the run in folder `out`.
 
@@ -84,6 +85,7 @@ def run(
         verbose: say more through logging.
         progress: show a progress bar on a terminal.
         online: the teacher of a method that asks one during training.
+        companions: a folder whose files are saved beside the student's weights, such as its prompt.
     """
     assert METHODS[settings.method].is_online == (online is not None), "online methods, and no others, need an OnlineSetup"
     ranks = ranks or Ranks(device=torch.device(device))
@@ -95,7 +97,7 @@ def run(
         finished = _read_result(out)
         if finished is None:
             with Loader(workers) as loader, open_engine(settings, online, student_path, ranks.device) as engine:
-                session = _Session(settings, source, student_path, out, ranks, checkpoints, loader, online, engine)
+                session = _Session(settings, source, student_path, out, ranks, checkpoints, loader, online, engine, companions)
                 finished = session.train(show=progress)
         else:
             _LOG.info("this run is finished; nothing to do: %s", out)
@@ -165,10 +167,11 @@ class _Session:
         loader: Loader,
         online: OnlineSetup | None,
         engine: VllmStudent | None,
+        companions: Path | None,
     ) -> None:
         torch.manual_seed(settings.seed)
         self._settings, self._origin, self._out, self._ranks = settings, origin, out, ranks
-        self._checkpoints, self._loader = checkpoints, loader
+        self._checkpoints, self._loader, self._companions = checkpoints, loader, companions
         self._data = Dataset(source, settings)
         placed = place(load_student(origin, torch.device("cpu"), settings), settings, ranks)
         self._model, dtype = placed.model, placed.autocast_dtype
@@ -285,7 +288,9 @@ class _Session:
     def _save(self, name: str) -> None:
         state = student_state(self._model, self._origin, keep=self._ranks.is_first)
         if self._ranks.is_first:
-            commit_folder(self._out / name, lambda folder: save_student(self._model, state, self._origin, folder))
+            commit_folder(
+                self._out / name, lambda folder: save_student(self._model, state, self._origin, folder, self._companions)
+            )
 
     def _finish(self, best_step: int, best_nll: float, final_nll: float, seconds: float) -> TrainResult:
         figures = {"steps": self._num_steps, "best_step": best_step, "best_nll": best_nll, "final_nll": final_nll}

@@ -1,6 +1,6 @@
 """Every setting of kidpipe, with its kind, unit, range and default; loading them is config_load's."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,11 @@ Parallel = Literal["auto", "ddp", "fsdp"]
 BackendName = Literal["auto", "vllm", "transformers"]
 FilePath = Annotated[str, Place.PATH]
 ModelName = Annotated[str, Place.MODEL]
+TemplateName = Annotated[str, Place.TEMPLATE]
+
+
+PROMPT_TEMPLATES = ("compact", "ddl", "values")
+"""The built-in templates; any other `ingest.template` is a folder."""
 
 
 class DataSettings(Section):
@@ -34,14 +39,42 @@ class DataSettings(Section):
 class IngestSettings(Section):
     """How an example becomes a tokenised prompt."""
 
-    template: Identity[Literal["compact", "ddl"]] = Field("compact", description="how a schema is written")
+    template: Identity[TemplateName] = Field(
+        "compact", description="how a prompt is written: compact, ddl, values, or a folder with schema.jinja and question.jinja"
+    )
     sample_rows: Identity[int] = Field(3, ge=0, le=20, description="rows of each table shown by the ddl template")
+    column_values: Later[Identity[int]] = Field(
+        3, ge=0, le=100, description="distinct values of each column shown by the values template"
+    )
+    system: Later[Identity[str]] = Field(
+        "", description="text before the schema: the system message under ingest.chat, else a line"
+    )
     chat: Identity[bool] = Field(False, description="wrap the prompt in the tokenizer's chat template")
-    max_prompt_tokens: Identity[int] = Field(2048, ge=16, description="longer prompts are set aside, tokens")
+    chat_arguments: Later[Identity[dict[str, bool | int | float | str]]] = Field(
+        {}, description="variables of the chat template, such as enable_thinking = false"
+    )
+    chat_date: Later[Identity[str]] = Field("2024-07-26", description="the day that chat templates take for today, YYYY-MM-DD")
+    fit: Later[Identity[Literal["whole", "tables"]]] = Field(
+        "whole",
+        description="a prompt that is too long: whole = set aside, tables = with the tables that fit, by their relevance",
+    )
+    max_prompt_tokens: Identity[int] = Field(2048, ge=16, description="longer prompts are set aside or cut (fit), tokens")
     max_sql_tokens: Identity[int] = Field(256, ge=4, description="longer gold SQL is set aside, tokens")
     shard_rows: Identity[int] = Field(512, ge=1, description="source examples per shard, in the mean")
     check_gold: Identity[bool] = Field(True, description="set aside examples whose gold SQL does not execute")
     max_steps: Identity[int] = Field(100_000_000, ge=1000, description="SQLite steps per gold SQL: a repeatable deadline")
+
+    def identity(self) -> dict[str, Any]:
+        """As for any section, but for a template of one's own: what its folder holds is hashed, where it lies is not."""
+        return _without_folder(super().identity())
+
+    def all_identity(self) -> dict[str, Any]:
+        return _without_folder(super().all_identity())
+
+
+def _without_folder(settings: dict[str, Any]) -> dict[str, Any]:
+    is_folder = settings.get("template", "compact") not in PROMPT_TEMPLATES
+    return settings | {"template": "folder"} if is_folder else settings
 
 
 class TeacherSettings(Section):

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from kidcore.config.config import RENAMED, Config
+from kidcore.config.config import PROMPT_TEMPLATES, RENAMED, Config
 from kidcore.config.settings import Place, Section
 from kidcore.errors import KidpipeError, nearest
 
@@ -192,8 +192,9 @@ def _anchor(values: dict[str, Any], origins: Mapping[str, str], file: Path, *, w
                 continue
             place = file.parent / value
             is_named_here = Place.MODEL in kinds and (value.startswith(("./", "../")) or place.exists())
+            is_template = Place.TEMPLATE in kinds and value not in PROMPT_TEMPLATES
             # A path from the home folder is whole already.
-            if (Place.PATH in kinds or is_named_here) and not value.startswith("~"):
+            if (Place.PATH in kinds or is_named_here or is_template) and not value.startswith("~"):
                 values[name] = str(place)
 
 

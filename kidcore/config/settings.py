@@ -27,6 +27,8 @@ class Place(Enum):
     PATH = "path"
     MODEL = "model"
     """A local folder, or else a name on the Hugging Face Hub."""
+    TEMPLATE = "template"
+    """A folder of prompt templates, or else the name of a built-in one."""
 
 
 class _Age(Enum):
@@ -97,4 +99,4 @@ def _plain(value: Any) -> Any:
 
 def fingerprint(value: Any, length: int = 32) -> str:
     """The first `length` hex digits of the SHA-256 of the canonical JSON of `value`."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()[:length]

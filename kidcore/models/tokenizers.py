@@ -15,6 +15,9 @@ _UNLIMITED = 10**9
 _STATEFUL = ("padding", "truncation", "version")
 """Parts of tokenizer.json that calls change or that name the writer; kidpipe never pads or cuts through them."""
 
+_SPARE = ("mask", "pad", "unused", "reserved", "extra", "blank")
+"""What is in the names of special tokens that models keep for no use of their own, the fittest first."""
+
 _BATTERY = (
     "SELECT count(*) FROM singer",
     "SELECT T1.name, T2.year FROM stadium AS T1 JOIN concert AS T2 ON T1.stadium_id = T2.stadium_id WHERE T2.year >= 2014",
@@ -46,7 +49,7 @@ class Tokens:
     vocab_size: int
     """Ids from here on are no tokens: models pad their vocabularies."""
     banned: Collection[int]
-    """Ids that never fill a hole: special tokens would not be SQL."""
+    """Ids that never fill a hole: special tokens would not be SQL, and ids without a token have no text."""
 
     @property
     def margin(self) -> int:
@@ -91,14 +94,13 @@ def require_same(teacher: Any, student: Any) -> None:
     (Qwen: 151,936 rows for 151,665 tokens) do not matter: only tokens are compared.
     """
     fix = "use a student of the teacher's model family, or save the teacher's tokenizer with the student"
-    for text in _BATTERY:
+    if text := _encoded_differently(teacher, student):
         ours, theirs = (tokenizer.encode(text, add_special_tokens=False) for tokenizer in (teacher, student))
-        if ours != theirs:
-            raise KidpipeError(
-                f"the student's tokenizer encodes {_shorten(text)!r} differently",
-                where=f"teacher: {_show(teacher, ours)}\n         student: {_show(student, theirs)}",
-                fix=fix,
-            )
+        raise KidpipeError(
+            f"the student's tokenizer encodes {_shorten(text)!r} differently",
+            where=f"teacher: {_show(teacher, ours)}\n         student: {_show(student, theirs)}",
+            fix=fix,
+        )
     ours, theirs = teacher.get_vocab(), student.get_vocab()
     if differing := sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)):
         token = differing[0]
@@ -115,15 +117,28 @@ def require_same(teacher: Any, student: Any) -> None:
         )
 
 
+def first_difference(first: Any, second: Any) -> str | None:
+    """What two tokenizers do differently, in words; None where they give every text of a battery the same ids."""
+    if text := _encoded_differently(first, second) or _encoded_differently(first, second, add_special_tokens=True):
+        return f"{_shorten(text)!r} is encoded differently"
+    ours, theirs = first.get_vocab(), second.get_vocab()
+    differing = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+    return f"token {differing[0]!r} has another id" if differing else None
+
+
+def _encoded_differently(first: Any, second: Any, *, add_special_tokens: bool = False) -> str | None:
+    """The first text of the battery that has other ids."""
+    options = {"add_special_tokens": add_special_tokens}
+    return next((text for text in _BATTERY if first.encode(text, **options) != second.encode(text, **options)), None)
+
+
 def mask_token_id(tokenizer: Any, setting: str) -> int:
-    """The id put at masked positions: that of token `setting`, or with 'auto' of mask, else pad, unk, eos."""
+    """The id put at masked positions: that of token `setting`, or with 'auto' of mask, else pad, unk, or a reserved token.
+
+    Never the end of sequence: a model reads that as the end of the SQL, and what is behind it as another text.
+    """
     if setting == "auto":
-        for name in ("mask_token_id", "pad_token_id", "unk_token_id", "eos_token_id"):
-            if getattr(tokenizer, name) is not None:
-                return int(getattr(tokenizer, name))
-        raise KidpipeError(
-            "the tokenizer has no mask, pad, unk or eos token", fix="name a token of the vocabulary in predict.mask_token"
-        )
+        return _automatic_mask(tokenizer)
     vocab = tokenizer.get_vocab()
     if setting in vocab:
         return int(vocab[setting])
@@ -135,6 +150,35 @@ def mask_token_id(tokenizer: Any, setting: str) -> int:
     raise KidpipeError(f"the tokenizer has no token {setting!r}", where="predict.mask_token", fix=alternatives)
 
 
+def _automatic_mask(tokenizer: Any) -> int:
+    named = (getattr(tokenizer, name) for name in ("mask_token_id", "pad_token_id", "unk_token_id"))
+    for index in named:
+        if index is not None and index != tokenizer.eos_token_id:
+            return int(index)
+    taken = {tokenizer.eos_token_id, tokenizer.bos_token_id}
+    spare = {
+        int(i): str(token.content) for i, token in tokenizer.added_tokens_decoder.items() if token.special and i not in taken
+    }
+    for word in _SPARE:
+        if found := [index for index, content in sorted(spare.items()) if word in content.lower()]:
+            return found[0]
+    ordinary = sorted((i, token) for token, i in tokenizer.get_vocab().items() if i not in special_ids(tokenizer))
+    raise KidpipeError(
+        "the tokenizer has no mask, pad or unk token that is not the end of sequence too",
+        where="predict.mask_token = 'auto'",
+        fix="name a token in predict.mask_token that your SQL does not use"
+        + (f", such as {ordinary[-1][1]!r}, the last of the vocabulary" if ordinary else ""),
+    )
+
+
+def is_mask_of_old(tokenizer: Any) -> bool:
+    """Whether 'auto' gave this mask token in kidpipe 0.1.0 too, which took the end of sequence where pad or unk were that."""
+    for name in ("mask_token_id", "pad_token_id", "unk_token_id", "eos_token_id"):
+        if getattr(tokenizer, name) is not None:
+            return bool(getattr(tokenizer, name) != tokenizer.eos_token_id)
+    return False
+
+
 def special_ids(tokenizer: Any) -> set[int]:
     """Ids of tokens that stand for structure (eos, pad, chat roles), not for text."""
     added = (index for index, token in tokenizer.added_tokens_decoder.items() if token.special)
@@ -144,7 +188,11 @@ def special_ids(tokenizer: Any) -> set[int]:
 def tokens_of(tokenizer: Any, mask_token: str) -> Tokens:
     """The ids of `tokenizer`, with the mask token that setting `mask_token` names."""
     end, mask = eos_id(tokenizer), mask_token_id(tokenizer, mask_token)
-    return Tokens(mask, end, len(tokenizer), frozenset(special_ids(tokenizer)) | {end, mask})
+    known = set(tokenizer.get_vocab().values())
+    # The number of tokens is not the highest id where ids are left out; those holes are no tokens either.
+    size = max(known) + 1
+    holes = set(range(size)) - known
+    return Tokens(mask, end, size, frozenset(special_ids(tokenizer) | holes | {end, mask}))
 
 
 def eos_id(tokenizer: Any) -> int:

@@ -18,18 +18,17 @@ from eval.metrics.vote import vote
 from eval.names import read_tables_json
 from eval.prediction_files import read_predictions
 from eval.report import tables
-from kidcore.config.config import EvalSettings, IngestSettings
+from kidcore.config.config import EvalSettings
 from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Sampling
 from kidcore.models.backends.select import open_backend
 from kidcore.models.sources import resolve
-from kidcore.models.tokenizers import load_tokenizer
 from kidcore.sql.answers import read_answer
 from kidcore.sql.datasets import DataSet, Split, read
 from kidcore.sql.schema_text import read_schema
-from kidcore.store.manifest import kept_manifest
 from kidpipe.commands.exposure import exposure, find_teacher, show
+from kidpipe.commands.prompts import builder_of_model
 from kidpipe.commands.session import Session
 
 _LOG = logging.getLogger(__name__)
@@ -63,9 +62,11 @@ def evaluate(
     with progress_lines(session) as bar:
         predictions = _read(predictions_file, dataset) if predictions_file else _generate(session, origin["model"], dataset, bar)
         notes = origin | {"data": config.data.path, "split": split, "suite": str(suite) if suite else None}
+        if predictions.lost_tables:
+            lost = sum(bool(tables) for tables in predictions.lost_tables.values())
+            notes["cut_prompts"] = {"examples": len(predictions.lost_tables), "without_a_table_of_gold": lost}
         if teacher is not None:
-            ingest = ingest_settings(session, Path(origin["model"]))
-            notes |= exposure(session, teacher, origin["model"], predictions, dataset, ingest)
+            notes |= exposure(session, teacher, origin["model"], predictions, dataset)
         result = judge(
             dataset.examples,
             predictions.sql,
@@ -151,9 +152,9 @@ def _read(path: Path, dataset: DataSet) -> "Predictions":
 def _generate(session: Session, folder: str, dataset: DataSet, bar: Progress) -> "Predictions":
 
     source = resolve(folder, digests=FileDigests(session.store.root / "digests.json"))
-    settings, config = ingest_settings(session, source.path), session.config
+    builder, config = builder_of_model(session, source.path), session.config
     examples = dataset.examples[: config.eval.limit] if config.eval.limit else dataset.examples
-    longest = settings.max_prompt_tokens + config.eval.max_new_tokens
+    longest = builder.definition.max_prompt_tokens + config.eval.max_new_tokens
     number = config.eval.samples
     sampling = Sampling(config.eval.sample_temperature, config.eval.sample_seed, number) if number > 1 else None
     limit, tick = config.eval.max_new_tokens, ticker(bar, "generate")
@@ -161,9 +162,7 @@ def _generate(session: Session, folder: str, dataset: DataSet, bar: Progress) ->
         source.path, config.engine, config.eval.dtype, max_top_k=1, max_length=longest, verbose=session.verbose
     )
     try:
-        made = generate_predictions(
-            backend, load_tokenizer(source.path), examples, dataset.database, settings, limit, tick, sampling
-        )
+        made = generate_predictions(backend, builder, examples, dataset.database, limit, tick, sampling)
     finally:
         backend.close()
     if sampling:
@@ -187,18 +186,6 @@ def _name_of(session: Session, folder: str) -> str:
     path = Path(folder)
     known = path.parent.name if path.name in ("best", "last") and path.parent.parent == session.store.root / "runs" else folder
     return re.sub(r"[^\w.-]+", "-", known).strip("-.")
-
-
-def ingest_settings(session: Session, model: Path) -> IngestSettings:
-    """How the model's prompts were made: as its run's manifest says, else as the configuration does."""
-    run = session.store.read_json(f"runs/{model.parent.name}/manifest.json")
-    manifest = kept_manifest(session.store, run["digest"]) if run else None
-    if manifest is None:
-        return session.config.ingest
-    recorded = manifest.stages["ingest"].settings
-    return IngestSettings.model_validate(
-        {key.removeprefix("ingest."): value for key, value in recorded.items() if key.startswith("ingest.")}
-    )
 
 
 class _Rate(ProgressColumn):

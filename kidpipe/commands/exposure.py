@@ -9,13 +9,12 @@ from typing import Any
 from eval.generate import Predictions
 from eval.metrics.exposure import Scores, measure, requests, score_answers
 from eval.metrics.teacher_scores import built, keep, kept, key_of
-from kidcore.config.config import IngestSettings
 from kidcore.config.digests import FileDigests
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import ScoreRequest
 from kidcore.models.backends.select import open_backend
-from kidcore.models.prompts import PromptEncoder
+from kidcore.models.encoding import TextEncoder
 from kidcore.models.sources import ModelSource, resolve
 from kidcore.models.tokenizers import eos_id, load_tokenizer, require_same
 from kidcore.sql.datasets import DataSet
@@ -55,9 +54,7 @@ def find_teacher(session: Session) -> ScoringTeacher:
     return ScoringTeacher(built_by, None, root / "tokenizers" / manifest.facts.tokenizer, manifest)
 
 
-def exposure(
-    session: Session, teacher: ScoringTeacher, student: str, made: "Predictions", dataset: DataSet, settings: IngestSettings
-) -> dict[str, Any]:
+def exposure(session: Session, teacher: ScoringTeacher, student: str, made: "Predictions", dataset: DataSet) -> dict[str, Any]:
     """ExAccErr in percent on the prompts of `made`, and how many of the teacher's scores were stored.
 
     The student scores gold and its own answers. The teacher's scores are read from the store; it is loaded only for those that
@@ -68,14 +65,14 @@ def exposure(
     source = resolve(student, digests=FileDigests(session.store.root / "digests.json"))
     tokenizer = load_tokenizer(source.path)
     require_same(load_tokenizer(teacher.tokenizer), tokenizer)
-    encoder, eos = PromptEncoder(tokenizer, settings.chat), eos_id(tokenizer)
+    encoder, eos = TextEncoder(tokenizer), eos_id(tokenizer)
     gold_sql = {example.example_id: example.gold_sql for example in dataset.examples}
     # An answer that was cut at its longest never ended.
     own = [
         [*ids, *([eos] if len(ids) < config.eval.max_new_tokens else [])] for ids in map(made.answers.__getitem__, made.prompts)
     ]
     prompts = list(made.prompts.values())
-    golds = requests(prompts, [[*encoder.sql_ids(gold_sql[name])[0], eos] for name in made.prompts])
+    golds = requests(prompts, [[*encoder.ids(gold_sql[name]), eos] for name in made.prompts])
     asked = golds + requests(prompts, own)
     by_teacher, stored = _teachers(session, teacher, asked, set(made.prompts))
     by_student = _ask(session, source, config.eval.dtype, asked)

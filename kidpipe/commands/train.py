@@ -1,6 +1,7 @@
 """`kidpipe train`: the manifest's shards and a student in, a better student out."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from kidcore.models.tokenizers import load_tokenizer as load_tokenizer
 from kidcore.models.tokenizers import require_same
 from kidcore.store.manifest import Manifest, find_manifest, read_manifest
 from kidpipe.commands.build import build_imperfect
+from kidpipe.commands.companions import COMPANIONS, write_companions
 from kidpipe.commands.online import check_rollouts, online_setup
 from kidpipe.commands.restricted import restricted
 from kidpipe.commands.session import Session, show_seconds
@@ -75,8 +77,9 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "") -> di
         with ranks.first_goes_ahead():
             prepared = prepare_run(session, digest, quiet=as_json)
             out = session.store.root / "runs" / (name or prepared.name)
+            companions = out / COMPANIONS
             if ranks.is_first:
-                out.mkdir(parents=True, exist_ok=True)
+                write_companions(session, prepared.manifest, prepared.student.path, out)
                 session.store.write_json(f"manifests/{prepared.manifest.digest}.json", prepared.manifest.as_json())
                 session.store.write_json(f"runs/{out.name}/manifest.json", {"digest": prepared.manifest.digest})
         result = run(
@@ -88,6 +91,7 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "") -> di
             verbose=session.verbose,
             progress=not as_json,
             online=prepared.online,
+            companions=companions,
         )
     summary = {
         "run": str(out),
@@ -155,13 +159,22 @@ def drift(session: Session, manifest: Manifest) -> list[str]:
     """Settings of data stages that the configuration and the manifest disagree on."""
     changes: dict[str, None] = {}
     for stage in manifest.stages.values():
-        for name, before in stage.settings.items():
+        for name, before in (_unset(session, stage.settings) | dict(stage.settings)).items():
             section, _, field = name.partition(".")
             model = getattr(session.config, section, None)
-            now = getattr(model, field, before)
+            # As manifests have it: a folder's place is no part of what is computed.
+            now = (model.all_identity() if model else {}).get(field, getattr(model, field, before))
             if now != before:
                 changes[f"{name} is {before} there, {now} in the configuration"] = None
     return list(changes)
+
+
+def _unset(session: Session, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of settings that a manifest leaves out: those that came after it, or were at their default."""
+    sections = {name.partition(".")[0] for name in recorded} & set(type(session.config).model_fields)
+    models = {name: getattr(session.config, name) for name in sections}
+    fields = {f"{name}.{key}": type(models[name]).model_fields[key] for name in models for key in models[name].all_identity()}
+    return {name: field.default for name, field in fields.items() if name not in recorded}
 
 
 def _source(session: Session, manifest: Manifest) -> "Source":

@@ -8,9 +8,9 @@ from pathlib import Path
 from transformers.utils import logging
 
 from kidcore.config.config import DataSettings
-from kidcore.models.prompts import render_question
+from kidcore.models.templates.template import load_template, write_schema
 from kidcore.sql.datasets import read
-from kidcore.sql.schema_text import read_schema, render
+from kidcore.sql.schema_text import read_schema
 from kidpipe.demo.models import make_model, train_tokenizer
 from kidpipe.demo.recipe import DemoRecipe, ModelSize
 from kidpipe.demo.world import make_world
@@ -46,10 +46,11 @@ def make_models(data: DataSettings, sizes: Mapping[Path, ModelSize], *, vocab_si
 def _texts(data: DataSettings) -> list[str]:
     """What the tokenizer is learnt from: whole prompts, so that schemas count as often as they are read, and gold SQL."""
     dataset = read(data, "train")
+    template = load_template("compact")
     db_ids = {example.db_id for example in dataset.examples}
-    schemas = {db_id: render(read_schema(dataset.database(db_id), db_id), "compact") for db_id in db_ids}
+    schemas = {db_id: write_schema(read_schema(dataset.database(db_id), db_id)) for db_id in db_ids}
     return [
         text
-        for example in dataset.examples
-        for text in (schemas[example.db_id] + render_question(example.question, example.evidence), example.gold_sql)
+        for e in dataset.examples
+        for text in (schemas[e.db_id] + template.question(e.question, e.evidence, "sqlite"), e.gold_sql)
     ]

@@ -14,10 +14,9 @@ from kidcore.config.config import EngineSettings, EvalSettings, IngestSettings
 from kidcore.models import tokenizers
 from kidcore.models.backends.base import Backend
 from kidcore.models.backends.select import open_backend
-from kidcore.models.prompts import PromptEncoder
+from kidcore.models.prompts import PromptBuilder
 from kidcore.sql.answers import read_answer
 from kidcore.sql.datasets import DataSet
-from kidcore.sql.schema_text import read_schema, render
 
 
 @pytest.fixture(scope="module")
@@ -29,19 +28,13 @@ def backend(tiny_model: Path) -> Iterator[Backend]:
 
 def test_predictions_come_by_id_and_are_judged(backend: Backend, tiny_model: Path, dataset: DataSet, tmp_path: Path) -> None:
     tokenizer = tokenizers.load_tokenizer(tiny_model)
+    builder = PromptBuilder.of(IngestSettings(), tokenizer)
     examples = dataset.examples[:12]
     seen: list[int] = []
-    made = generate_predictions(
-        backend, tokenizer, examples, dataset.database, IngestSettings(), 8, progress=lambda done, _total: seen.append(done)
-    )
+    made = generate_predictions(backend, builder, examples, dataset.database, 8, progress=lambda done, _total: seen.append(done))
     assert list(made.sql) == [example.example_id for example in examples]
     assert seen == list(range(1, 13))
-    encoder = PromptEncoder(tokenizer, False)
-    prompts = [
-        encoder.schema_ids(render(read_schema(dataset.database(example.db_id), example.db_id), "compact"))
-        + encoder.question_ids(example.question, example.evidence)
-        for example in examples
-    ]
+    prompts = [builder.build(dataset.database(e.db_id), e.db_id, e.question, e.evidence).ids for e in examples]
     stop = sorted({tokenizers.eos_id(tokenizer), *tokenizers.special_ids(tokenizer)})
     direct = [tokenizer.decode(ids, skip_special_tokens=True) for ids in backend.generate(prompts, 8, stop)]
     assert list(made.said.values()) == direct
@@ -53,10 +46,12 @@ def test_predictions_come_by_id_and_are_judged(backend: Backend, tiny_model: Pat
 def test_what_cannot_be_asked_has_a_reason(backend: Backend, tiny_model: Path, dataset: DataSet, tmp_path: Path) -> None:
     tokenizer = tokenizers.load_tokenizer(tiny_model)
     examples = dataset.examples[:3]
-    long = generate_predictions(backend, tokenizer, examples, dataset.database, IngestSettings(max_prompt_tokens=16), 8)
+    short = PromptBuilder.of(IngestSettings(max_prompt_tokens=16), tokenizer)
+    long = generate_predictions(backend, short, examples, dataset.database, 8)
     assert long.sql == {}
     assert all(reason.startswith("prompt too long") for reason in long.reasons.values())
-    lost = generate_predictions(backend, tokenizer, examples, lambda db_id: tmp_path / db_id, IngestSettings(), 8)
+    builder = PromptBuilder.of(IngestSettings(), tokenizer)
+    lost = generate_predictions(backend, builder, examples, lambda db_id: tmp_path / db_id, 8)
     assert set(lost.reasons.values()) == {"database missing"}
 
 

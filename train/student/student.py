@@ -11,20 +11,10 @@ from transformers.utils import logging
 
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
+from kidcore.models.serving import tokenizer_files
 from kidcore.models.trees.trunk import causal_of
 from train.student.adapters import add_adapters, merged_state
 from train.student.sharding import gather
-
-_TOKENIZER_FILES = (
-    "tokenizer*",
-    "vocab*",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template*",
-    "*.tiktoken",
-    "*.model",
-)
 
 
 def load_student(path: Path, device: torch.device, settings: TrainSettings) -> nn.Module:
@@ -63,8 +53,12 @@ def student_state(model: nn.Module, origin: Path, *, keep: bool = True) -> dict[
     return state | {name: state[source] for name, source in tied.items()}
 
 
-def save_student(model: nn.Module, state: dict[str, Tensor], origin: Path, folder: Path) -> None:
-    """Write the weights of `student_state` and the configuration, and copy the tokenizer files."""
+def save_student(model: nn.Module, state: dict[str, Tensor], origin: Path, folder: Path, companions: Path | None = None) -> None:
+    """Write the weights of `student_state` and the configuration, and copy the tokenizer files.
+
+    Args:
+        companions: a folder of what is to lie beside them too, such as the prompt; its files come last.
+    """
     causal: Any = causal_of(model)
     config = causal.config
     stored, trained = _stored_dtype(origin), config.dtype
@@ -73,10 +67,10 @@ def save_student(model: nn.Module, state: dict[str, Tensor], origin: Path, folde
         causal.save_pretrained(folder, state_dict=state)
     finally:
         config.dtype = trained
-    for pattern in _TOKENIZER_FILES:
-        for path in origin.glob(pattern):
-            if path.is_file():
-                shutil.copyfile(path, folder / path.name)
+    for path in tokenizer_files(origin):
+        shutil.copyfile(path, folder / path.name)
+    if companions is not None:
+        shutil.copytree(companions, folder, dirs_exist_ok=True)
 
 
 def _stored_dtype(origin: Path) -> torch.dtype:

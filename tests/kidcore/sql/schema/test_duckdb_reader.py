@@ -5,9 +5,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from kidcore.models.templates.template import write_schema
 from kidcore.sql.schema.duckdb_reader import read
 from kidcore.sql.schema.tables import ForeignKey, Schema
-from kidcore.sql.schema_text import render
 
 
 def made(path: Path, *statements: str) -> Schema:
@@ -32,7 +32,7 @@ def test_tables_of_one_name_in_two_schemas_stay_two(tmp_path: Path) -> None:
         (("s", "t"), ["a"], ((1,),)),
         (("s", "k"), ["a"], ()),
     ]
-    assert render(schema, "compact") == (
+    assert write_schema(schema, "compact") == (
         "database: x\nt: b integer\ns.t: a integer primary key\ns.k: a integer\nforeign keys: s.k.a = s.t.a\n"
     )
 
@@ -107,7 +107,7 @@ def test_views_that_cannot_be_read_do_no_harm(tmp_path: Path) -> None:
     assert {table.name for table in schema.tables[:-1]} == {"t", "duckdb_x", "sqlite_master2"}
     assert schema.tables[-1].name == "good"
     assert schema.tables[-1].samples == ((5, 4),)
-    assert "view good: more integer, a integer\n" in render(schema, "compact")
+    assert "view good: more integer, a integer\n" in write_schema(schema, "compact")
 
 
 def test_rows_in_the_log_are_read_and_nothing_is_written(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from kidcore.models.templates.template import write_schema
 from kidcore.sql.schema.sqlite_reader import read, shadows_by_name
 from kidcore.sql.schema.tables import ForeignKey, Schema, Table, TableKind
-from kidcore.sql.schema_text import render
 
 Make = Callable[..., Schema]
 
@@ -56,7 +56,7 @@ def test_foreign_keys_lead_where_the_database_says(
     schema = make(f"CREATE TABLE a ({other}); CREATE TABLE b (p INT, q INT, FOREIGN KEY {reference})")
     keys = table(schema, "b").foreign_keys
     assert [key.targets for key in keys] == ([] if targets is None else [targets])
-    assert "gone" not in render(schema, "compact")
+    assert "gone" not in write_schema(schema, "compact")
 
 
 def test_several_keys_keep_the_order_of_their_declaration(make: Make) -> None:
@@ -89,8 +89,8 @@ def test_views_come_after_tables_and_unreadable_ones_do_no_harm(make: Make) -> N
     )
     assert names(schema) == {"t": ["x"], "early": ["more", "x"]}
     assert table(schema, "early").kind is TableKind.VIEW
-    assert "view early: more, x int\n" in render(schema, "compact")
-    assert "/* columns of early: more, x */" in render(schema, "ddl")
+    assert "view early: more, x int\n" in write_schema(schema, "compact")
+    assert "/* columns of early: more, x */" in write_schema(schema, "ddl")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_odd_names_can_be_copied_from_the_prompt(make: Make) -> None:
         'CREATE TABLE "my table" ("a, b" INT PRIMARY KEY, "select" INT, "say ""hi""" INT, plain INT);'
         'CREATE TABLE "order" ("its key" INT REFERENCES "my table" ("a, b"))'
     )
-    assert render(schema, "compact") == (
+    assert write_schema(schema, "compact") == (
         "database: x\n"
         '"my table": "a, b" int primary key, "select" int, "say ""hi""" int, plain int\n'
         '"order": "its key" int\n'

@@ -1,0 +1,92 @@
+"""A database file in, some distinct values of each column out; what a data set says of its columns, too."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kidcore.errors import KidpipeError
+from kidcore.sql.schema_text import read_schema
+
+_ROWS_LOOKED_AT = 2000
+"""From the start of a table, in the order it is stored in: bounded on tables of millions, and the same on every machine."""
+_LONGEST_DESCRIPTION = 120
+_DESCRIPTIONS = "database_description"
+
+
+def distinct_values(database: Path, count: int) -> Mapping[str, Mapping[str, list[Any]]]:
+    """By table and column the first `count` different values, NULL left out; none where a table's rows can't be had."""
+    if not count:
+        return {}
+    schema = read_schema(database, database.stem, _ROWS_LOOKED_AT)
+    return {
+        ".".join(table.path): {
+            column.name: _first_different((row[number] for row in table.samples), count)
+            for number, column in enumerate(table.columns)
+        }
+        for table in schema.tables
+    }
+
+
+def _first_different(values: Iterable[Any], count: int) -> list[Any]:
+    found: list[Any] = []
+    for value in values:
+        # 1 and 1.0 and True are equal in Python, but shown differently.
+        if value is not None and (type(value), value) not in [(type(known), known) for known in found]:
+            found.append(value)
+            if len(found) == count:
+                break
+    return found
+
+
+def description_files(database: Path) -> list[Path]:
+    """BIRD's files of descriptions beside a database, one a table."""
+    return sorted((database.parent / _DESCRIPTIONS).glob("*.csv"))
+
+
+def column_descriptions(database: Path, table: str) -> Mapping[str, str]:
+    """What BIRD's database_description says of a table's columns, by column in lower case; empty without such files.
+
+    Raises:
+        KidpipeError: the file is no CSV with the columns of BIRD.
+    """
+    file = next((path for path in description_files(database) if path.stem.lower().strip() == table.lower()), None)
+    if file is None:
+        return {}
+    rows = csv.DictReader(io.StringIO(_decoded(file.read_bytes()), newline=""), skipinitialspace=True)
+    fields = {str(name).strip().lower(): name for name in rows.fieldnames or ()}
+    if "original_column_name" not in fields:
+        raise KidpipeError(
+            "a file of column descriptions has no column original_column_name",
+            where=str(file),
+            fix="BIRD's have original_column_name, column_name, column_description, data_format, value_description",
+        )
+    found = {}
+    try:
+        for row in rows:
+            texts = [_one_line(row.get(fields.get(name, "")) or "") for name in ("column_description", "value_description")]
+            name = _one_line(row[fields["original_column_name"]] or "").lower()
+            if text := _cut("; ".join(text for text in texts if text)):
+                found[name] = text
+    except csv.Error as error:
+        raise KidpipeError(f"malformed CSV: {error}", where=str(file), fix="save it as CSV again") from None
+    return found
+
+
+def _decoded(raw: bytes) -> str:
+    """BIRD's files are UTF-8, some with a byte order mark, some from a spreadsheet in Windows' code page."""
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return raw.decode("utf-16", "replace").replace("\0", "")
+    try:
+        return raw.decode("utf-8-sig").replace("\0", "")
+    except UnicodeDecodeError:
+        return raw.decode("cp1252", "replace").replace("\0", "")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_DESCRIPTION else text[: _LONGEST_DESCRIPTION - 1] + "…"

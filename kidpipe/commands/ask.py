@@ -1,0 +1,136 @@
+"""`kidpipe ask` and `kidpipe prompt`: a question, a database file and a model in; SQL, its rows or the prompt out."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from eval.generate import answer_questions
+from kidcore.config.digests import FileDigests
+from kidcore.errors import KidpipeError
+from kidcore.models.backends.base import Backend
+from kidcore.models.backends.select import open_backend
+from kidcore.models.prompts import Prompt, PromptBuilder
+from kidcore.models.sources import resolve
+from kidcore.sql.sandbox.job import Job, Limits, QueryResult
+from kidcore.sql.sandbox.pool import SandboxPool
+from kidpipe.commands.evaluate import find_model
+from kidpipe.commands.prompts import builder_of_model
+from kidpipe.commands.session import Session, text_table
+
+_ROWS_SHOWN = 50
+
+
+def show_prompt(session: Session, question: str, database: Path, model: str, *, evidence: str, as_json: bool) -> None:
+    """Print the prompt of a question, or without one the schema alone: what a system message is to carry."""
+    builder = builder_of_model(session, resolve(find_model(session, model)).path)
+    view = builder.view(database, database.stem)
+    schema = builder.definition.template.schema(view)
+    if not question and not as_json:
+        sys.stdout.write(schema)
+        return
+    prompt = _build(builder, database, question, evidence)
+    if as_json:
+        messages = [{"role": "system", "content": schema}, {"role": "user", "content": question}]
+        session.print_json(
+            {
+                "text": prompt.text,
+                "token_ids": prompt.ids,
+                "schema_tokens": prompt.schema_tokens,
+                "tables_left_out": list(prompt.left_out),
+                "messages": messages,
+            }
+        )
+    else:
+        sys.stdout.write(prompt.text)
+
+
+def ask(
+    session: Session, question: str, database: Path, model: str, *, evidence: str, run: bool, as_json: bool
+) -> list[dict[str, Any]]:
+    """Answer one question, or those that are typed until the input ends."""
+    config = session.config
+    source = resolve(find_model(session, model), digests=FileDigests(session.store.root / "digests.json"))
+    builder = builder_of_model(session, source.path)
+    builder.view(database, database.stem)  # a database that can't be read is said before the model loads
+    longest = builder.definition.max_prompt_tokens + config.eval.max_new_tokens
+    backend = open_backend(
+        source.path, config.engine, config.train.dtype, max_top_k=1, max_length=longest, verbose=session.verbose
+    )
+    answers = []
+    try:
+        for asked in [question] if question else _typed():
+            sql = _answer(session, backend, builder, database, asked, evidence)
+            result = _execute(session, database, sql) if run else None
+            answers.append({"question": asked, "sql": sql, **(_as_json(result) if result else {})})
+            if not as_json:
+                _show(session, sql, result)
+    finally:
+        backend.close()
+    if as_json:
+        session.print_json(answers[0] if question else answers)
+    return answers
+
+
+def _typed() -> Iterator[str]:
+    """The lines of the input; a prompt sign where a person types them."""
+    while True:
+        try:
+            line = input("question> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def _answer(session: Session, backend: Backend, builder: PromptBuilder, database: Path, question: str, evidence: str) -> str:
+    prompt = _build(builder, database, question, evidence, backend.max_length - 1)
+    (sql,) = answer_questions(backend, builder.tokenizer, [prompt.ids], session.config.eval.max_new_tokens)
+    return sql
+
+
+def _build(builder: PromptBuilder, database: Path, question: str, evidence: str, longest: int = 1 << 30) -> Prompt:
+    limit = min(builder.definition.max_prompt_tokens, longest)
+    prompt = builder.build(database, database.stem, question, evidence, limit=limit)
+    if len(prompt.ids) > limit:
+        raise KidpipeError(
+            f"the prompt has {len(prompt.ids)} tokens, the model was trained on up to {limit}",
+            where=str(database),
+            fix="train with a larger ingest.max_prompt_tokens, or with ingest.fit = 'tables'",
+        )
+    return prompt
+
+
+def _execute(session: Session, database: Path, sql: str) -> QueryResult:
+    settings = session.config.eval
+    limits = Limits(settings.timeout_s, settings.memory_mib, settings.max_steps)
+    with SandboxPool(limits, workers=1) as pool:
+        return pool.execute(Job(str(database), sql))
+
+
+def _as_json(result: QueryResult) -> dict[str, Any]:
+    if not result.is_ok:
+        return {"outcome": result.kind.value, "message": result.message}
+    return {"outcome": "ok", "rows": [[_plain(value) for value in row] for row in result.rows]}
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, (int, float, str)) else str(value)
+
+
+def _show(session: Session, sql: str, result: QueryResult | None) -> None:
+    print(sql)
+    if result is None:
+        return
+    if not result.is_ok:
+        session.errors.print(f"{result.kind.value}: {result.message}", markup=False)
+        return
+    table = text_table("", {str(number + 1): "left" for number in range(result.num_columns)})
+    table.show_header = False
+    for row in result.rows[:_ROWS_SHOWN]:
+        table.add_row(*(Text("NULL" if value is None else str(value)) for value in row))
+    session.console.print(table)
+    more = f", the first {_ROWS_SHOWN} shown" if result.num_rows > _ROWS_SHOWN else ""
+    session.console.print(f"{result.num_rows} row{'s' if result.num_rows != 1 else ''}{more}")
