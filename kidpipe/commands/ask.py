@@ -104,8 +104,8 @@ def _build(builder: PromptBuilder, database: Path, question: str, evidence: str,
 
 
 def _execute(session: Session, database: Path, sql: str) -> QueryResult:
-    settings = session.config.eval
-    limits = Limits(settings.timeout_s, settings.memory_mib, settings.max_steps)
+    sandbox = session.config.sandbox
+    limits = Limits(timeout_s=sandbox.timeout_s, memory_mib=sandbox.memory_mib, max_steps=session.config.eval.max_steps)
     with SandboxPool(limits, workers=1) as pool:
         return pool.execute(Job(str(database), sql))
 
