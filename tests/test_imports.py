@@ -45,12 +45,14 @@ def test_the_rule_sees_a_violation(tmp_path: Path) -> None:
 def test_package_files_hold_a_docstring_only() -> None:
     for package in BELOW:
         for file in (ROOT / package).rglob("__init__.py"):
+            if file == ROOT / "kidpipe" / "__init__.py":
+                continue  # the one that users import from
             assert len(ast.parse(file.read_text(encoding="utf-8")).body) <= 1, file
 
 
-@pytest.mark.parametrize("module", ["kidpipe.cli", "kidcore.config.config_load", "kidpipe.commands.session"])
+@pytest.mark.parametrize("module", ["kidpipe", "kidpipe.cli", "kidcore.config.config_load", "kidpipe.commands.session"])
 def test_the_command_line_loads_nothing_heavy(module: str) -> None:
-    allowed = () if module == "kidpipe.cli" else ("pyarrow", "numpy")
+    allowed = () if module in ("kidpipe", "kidpipe.cli") else ("pyarrow", "numpy")
     code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules and m not in {allowed!r}])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"

@@ -21,7 +21,7 @@ def build_imperfect(session: Session, *, until: str, as_json: bool, quiet: bool 
     read_manifest(session.store)  # a manifest of a newer kidpipe is refused before any work
     context = open_context(session.config, need_teacher=until != "ingest", verbose=session.verbose)
     try:
-        result = build(context, session.store, until=until, progress=not (as_json or quiet))
+        result = build(context, session.store, until=until, progress=not (as_json or quiet or session.is_silent))
     finally:
         context.close()
     summary = {

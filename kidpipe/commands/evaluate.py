@@ -83,7 +83,7 @@ def evaluate(
         session.print_json(result.summary | {"folder": str(out)})
     elif not quiet:
         _show(session, result)
-    return result.summary
+    return result.summary | {"folder": str(out)}
 
 
 _SPLITS: dict[str, Split] = {"dev": "dev", "train": "train"}

@@ -32,6 +32,8 @@ class Session:
 
     loaded: Loaded
     verbose: bool
+    is_silent: bool = False
+    """Whether nothing is printed, for callers from Python."""
 
     @cached_property
     def console(self) -> "Console":
@@ -40,14 +42,14 @@ class Session:
 
         is_terminal = sys.stdout.isatty()
         size = _terminal_size() if is_terminal else {"width": 160}
-        return Console(highlight=False, soft_wrap=not is_terminal, **size)
+        return Console(highlight=False, soft_wrap=not is_terminal, quiet=self.is_silent, **size)
 
     @cached_property
     def errors(self) -> "Console":
         """For progress, on stderr, so that stdout holds results only."""
         from rich.console import Console
 
-        return Console(stderr=True, highlight=False, **(_terminal_size() if sys.stderr.isatty() else {}))
+        return Console(stderr=True, highlight=False, quiet=self.is_silent, **(_terminal_size() if sys.stderr.isatty() else {}))
 
     @property
     def config(self) -> Config:

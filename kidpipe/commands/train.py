@@ -75,7 +75,7 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "") -> di
     settings = session.config.train
     with open_ranks(_device(session)) as ranks:
         with ranks.first_goes_ahead():
-            prepared = prepare_run(session, digest, quiet=as_json)
+            prepared = prepare_run(session, digest, quiet=as_json or session.is_silent)
             out = session.store.root / "runs" / (name or prepared.name)
             companions = out / COMPANIONS
             if ranks.is_first:
@@ -89,7 +89,7 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "") -> di
             out,
             ranks=ranks,
             verbose=session.verbose,
-            progress=not as_json,
+            progress=not (as_json or session.is_silent),
             online=prepared.online,
             companions=companions,
         )
