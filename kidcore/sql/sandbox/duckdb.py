@@ -84,24 +84,52 @@ class DuckdbEngine:
         if database not in self._connections:
             while len(self._connections) >= _CONNECTIONS_KEPT:
                 self._connections.pop(next(iter(self._connections))).close()
-            # Opened without outside access, and nothing of it can be changed afterwards.
-            self._connections[database] = duckdb.connect(
-                database,
-                read_only=True,
-                config={
-                    "enable_external_access": False,
-                    "autoinstall_known_extensions": False,
-                    "autoload_known_extensions": False,
-                    "memory_limit": f"{self._limits.memory_mib // 2}MiB",
-                    "max_temp_directory_size": "0KiB",
-                    "temp_directory": "",
-                    "threads": 1,
-                    "python_enable_replacements": False,
-                    "max_expression_depth": self._limits.max_expression_depth,
-                    "lock_configuration": True,
-                },
-            )
+            self._connections[database] = self._open(database)
         return self._connections[database]
+
+    def _open(self, database: str) -> Any:
+        """Opened without outside access; nothing of it can be changed afterwards."""
+        connection = duckdb.connect(
+            database,
+            read_only=True,
+            config={
+                "enable_external_access": False,
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+                "memory_limit": f"{self._limits.memory_mib // 2}MiB",
+                "max_temp_directory_size": "0KiB",
+                "temp_directory": "",
+                "threads": 1,
+                "python_enable_replacements": False,
+            },
+        )
+        _bound_depth(connection, self._limits.max_expression_depth)
+        connection.execute("SET lock_configuration = true")
+        return connection
+
+
+def _bound_depth(connection: Any, ours: int) -> None:
+    """Bound the depth of expressions, but not below what the database's own views need: they count where they are named."""
+    (hard,) = connection.execute("SELECT current_setting('max_expression_depth')").fetchone()
+    views = connection.execute(
+        "SELECT database_name, schema_name, view_name FROM duckdb_views() WHERE NOT internal AND NOT temporary"
+    ).fetchall()
+    names = [name for row in views if _binds(connection, name := ".".join('"' + part.replace('"', '""') + '"' for part in row))]
+    connection.execute(f"SET GLOBAL max_expression_depth = {ours}")
+    while ours < int(hard) and not all(_binds(connection, name) for name in names):
+        ours = min(2 * ours, int(hard))
+        connection.execute(f"SET GLOBAL max_expression_depth = {ours}")
+
+
+def _binds(connection: Any, name: str) -> bool:
+    """Whether all columns of a view can be asked for."""
+    # A new cursor: settings for all count for those that are opened after them.
+    with connection.cursor() as cursor:
+        try:
+            cursor.execute(f"DESCRIBE SELECT * FROM {name}")
+        except duckdb.Error:
+            return False
+        return True
 
 
 def _plain(value: Any) -> Any:

@@ -3,15 +3,16 @@
 Standard library only: this runs inside the sandbox's workers.
 """
 
-import contextlib
+import re
 import sqlite3
 import time
 from pathlib import Path
 
+from kidcore.sql.sandbox.admission import admit_schema, admits, describe
 from kidcore.sql.sandbox.job import Job, Limits, ResultKind, Row
 
-_READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE}
-_FORBIDDEN_FUNCTIONS = {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit", "sqlite_log"}
+# The authorizer lets the one pragma through that FTS5 asks; statements get none.
+_PRAGMA = re.compile(r"(?:\s|--[^\n]*\n?|/\*.*?\*/)*pragma\b", re.IGNORECASE | re.DOTALL)
 _CONNECTIONS_KEPT = 16
 _FETCH_ROWS = 256
 _HANDLER_STEPS = 10_000
@@ -67,6 +68,8 @@ class SqliteEngine:
             return self._explain(error)
 
     def _fetch(self, connection: sqlite3.Connection, sql: str) -> Fetched:
+        if _PRAGMA.match(sql):
+            return ResultKind.REFUSED, [], 0, "not a reading statement: pragma"
         cursor = connection.cursor()
         try:
             cursor.execute(sql)
@@ -112,43 +115,31 @@ class SqliteEngine:
     def _open(self, database: str, reverse: bool) -> sqlite3.Connection:
         uri = Path(database).absolute().as_uri() + "?mode=ro&immutable=1"
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=0)
+        connection.text_factory = _decode_any  # a name in the schema may be anything
         limits = self._limits
         for pragma in (
             "query_only = ON",
             "temp_store = MEMORY",
-            "trusted_schema = OFF",
             "cell_size_check = ON",
             f"reverse_unordered_selects = {int(reverse)}",
             f"hard_heap_limit = {(limits.memory_mib << 20) // 2}",
         ):
             connection.execute(f"PRAGMA {pragma}").close()
-        for category, value in (
-            (sqlite3.SQLITE_LIMIT_LENGTH, limits.max_value_bytes),
-            (sqlite3.SQLITE_LIMIT_SQL_LENGTH, limits.max_sql_bytes),
-            (sqlite3.SQLITE_LIMIT_COLUMN, limits.max_columns),
-            (sqlite3.SQLITE_LIMIT_EXPR_DEPTH, limits.max_expression_depth),
-            (sqlite3.SQLITE_LIMIT_COMPOUND_SELECT, limits.max_compound),
-            (sqlite3.SQLITE_LIMIT_ATTACHED, 0),
-            (sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH, 0),
-            (sqlite3.SQLITE_LIMIT_WORKER_THREADS, 0),
-            (sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 10_000),
-        ):
-            connection.setlimit(category, value)
         _keep_double_quoted_literals(connection)
-        _admit_json_tables(connection)
+        admit_schema(connection)
+        # Before views are looked at: those of SQLite's own tables would declare them for everybody.
+        connection.set_authorizer(self._authorize)
+        _bound(connection, limits)
         interval = min(_HANDLER_STEPS, limits.max_steps) if limits.max_steps else _HANDLER_STEPS
         self._ticks_allowed = limits.max_steps // interval
         connection.set_progress_handler(self._tick, interval)
-        connection.set_authorizer(self._authorize)
+        connection.text_factory = str
         return connection
 
-    def _authorize(self, action: int, first: str | None, second: str | None, _database: str | None, _inner: str | None) -> int:
-        if action in _READING:
+    def _authorize(self, action: int, first: str | None, second: str | None, database: str | None, _inner: str | None) -> int:
+        if admits(action, first, second, database):
             return sqlite3.SQLITE_OK
-        if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() not in _FORBIDDEN_FUNCTIONS:
-            return sqlite3.SQLITE_OK
-        detail = " ".join(part for part in (first, second) if part)
-        self._refused = f"not a reading statement: {_ACTIONS.get(action, str(action))} {detail}".rstrip()
+        self._refused = f"not a reading statement: {describe(action, first, second)}"
         return sqlite3.SQLITE_DENY
 
     def _tick(self) -> int:
@@ -179,17 +170,38 @@ def _keep_double_quoted_literals(connection: sqlite3.Connection) -> None:
             setconfig(getattr(sqlite3, name), True)
 
 
-def _admit_json_tables(connection: sqlite3.Connection) -> None:
-    """Declaring a virtual table looks like writing to the authorizer; used once before it is set, these are declared."""
-    with contextlib.suppress(sqlite3.OperationalError):  # an SQLite without JSON
-        connection.execute("SELECT 1 FROM json_each('[]'), json_tree('[]')").close()
+def _bound(connection: sqlite3.Connection, limits: Limits) -> None:
+    """Set what binds statements, but no limit so low that the database's own tables and views are beyond it."""
+    for category, value in (
+        (sqlite3.SQLITE_LIMIT_LENGTH, limits.max_value_bytes),
+        (sqlite3.SQLITE_LIMIT_COMPOUND_SELECT, limits.max_compound),
+        (sqlite3.SQLITE_LIMIT_ATTACHED, 0),
+        (sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH, 0),
+        (sqlite3.SQLITE_LIMIT_WORKER_THREADS, 0),
+        (sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 10_000),
+    ):
+        connection.setlimit(category, value)
+    found = connection.execute("SELECT name, sql FROM sqlite_master WHERE type IN ('table', 'view')").fetchall()
+    longest = max((len(sql or "") for _name, sql in found), default=0)
+    # A virtual table prepares statements of its own that name all its columns.
+    connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, max(limits.max_sql_bytes, 8 * longest))
+    names = [name for name, _sql in found if _compiles(connection, name)]
+    for category, ours in (
+        (sqlite3.SQLITE_LIMIT_COLUMN, limits.max_columns),
+        (sqlite3.SQLITE_LIMIT_EXPR_DEPTH, limits.max_expression_depth),
+    ):
+        # A view is put into the statement that names it, and counts there.
+        hard = connection.setlimit(category, ours)
+        while ours < hard and not all(_compiles(connection, name) for name in names):
+            ours = min(2 * ours, hard)
+            connection.setlimit(category, ours)
 
 
-# The authorizer's action codes by number, for messages.
-_ACTIONS = {
-    value: name.removeprefix("SQLITE_").replace("_", " ").lower()
-    for name, value in vars(sqlite3).items()
-    if name.startswith(("SQLITE_ALTER", "SQLITE_ANALYZE", "SQLITE_ATTACH", "SQLITE_CREATE", "SQLITE_DE", "SQLITE_DROP"))
-    or name in ("SQLITE_FUNCTION", "SQLITE_INSERT", "SQLITE_PRAGMA", "SQLITE_REINDEX", "SQLITE_SAVEPOINT")
-    or name in ("SQLITE_TRANSACTION", "SQLITE_UPDATE")
-}
+def _compiles(connection: sqlite3.Connection, name: str) -> bool:
+    """Whether all columns of a table or view can be asked for."""
+    quoted = '"' + name.replace('"', '""') + '"'
+    try:
+        connection.execute(f"EXPLAIN SELECT * FROM {quoted}").close()
+    except (sqlite3.Error, UnicodeError):
+        return False
+    return True

@@ -46,7 +46,8 @@ def read(file: Path, db_id: str, sample_rows: int = 0) -> Schema:
         connection.set_authorizer(lambda *action: sqlite3.SQLITE_OK if admits(*action[:4]) else sqlite3.SQLITE_DENY)
         tables = []
         for name, sql, kind in relations:
-            if readable := _readable(connection, name, columns[name]):
+            readable = _readable(connection, name, columns[name])
+            if readable and not (kind is TableKind.VIEW and _is_denied(connection, name, readable)):
                 samples = _samples(connection, name, readable, sample_rows) if sample_rows else ()
                 found = tuple(column for column, _position in readable)
                 tables.append(Table(name, found, sql, (), samples, kind))
@@ -113,6 +114,15 @@ def _compiles(connection: sqlite3.Connection, table: str, columns: list[tuple[Co
     return True
 
 
+def _is_denied(connection: sqlite3.Connection, view: str, columns: list[tuple[Column, int]]) -> bool:
+    """Whether the authorizer stops the view when it is used, which it does where the view asks a pragma."""
+    try:
+        _first_rows(connection, f"{_select(view, columns)} LIMIT 1")
+    except sqlite3.Error as error:
+        return error.sqlite_errorcode == sqlite3.SQLITE_AUTH or "authoriz" in str(error)
+    return False
+
+
 def _select(table: str, columns: list[tuple[Column, int]]) -> str:
     # Written with the table: a bare name in double quotes that is no column would be taken for a text.
     name = always_quoted(table)
@@ -123,12 +133,17 @@ def _samples(
     connection: sqlite3.Connection, table: str, columns: list[tuple[Column, int]], number: int
 ) -> tuple[tuple[Any, ...], ...]:
     """The first rows; none where they can't be had, or not soon."""
+    try:
+        return tuple(_first_rows(connection, f"{_select(table, columns)} LIMIT {number}"))
+    except (sqlite3.Error, OverflowError):
+        return ()
+
+
+def _first_rows(connection: sqlite3.Connection, sql: str) -> list[tuple[Any, ...]]:
     ticks = iter(range(_SAMPLE_STEPS // _STEPS_A_TICK))
     connection.set_progress_handler(lambda: int(next(ticks, None) is None), _STEPS_A_TICK)
     try:
-        return tuple(connection.execute(f"{_select(table, columns)} LIMIT {number}").fetchall())
-    except (sqlite3.Error, UnicodeError, OverflowError):
-        return ()
+        return connection.execute(sql).fetchall()
     finally:
         connection.set_progress_handler(None, 0)
 
