@@ -1,13 +1,17 @@
 """A context in, finished shards and a manifest out; whatever is finished already is reused."""
 
+import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from kidcore.config.processes import peak_memory_mib
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
+from kidcore.models.backends.facts import EngineFacts
 from kidcore.store.graph import Cell, Grid, Stage, Task
+from kidcore.store.makers import SHARD_LOG, this_maker, write_summary
 from kidcore.store.manifest import Facts, Manifest, TeacherRecord, make_manifest, write_manifest
 from kidcore.store.prompts import prompt_folder
 from kidcore.store.stages import STAGE_TABLE, STAGES
@@ -16,6 +20,7 @@ from pipeline.context import Context
 from pipeline.progress import StageProgress
 from pipeline.stages import every_stage, stages
 
+_LOG = logging.getLogger(__name__)
 # A shard found damaged while it is read is made again; the same one twice is the disk's fault, not an accident.
 _MOST_REPAIRS = 8
 
@@ -44,11 +49,12 @@ def build(context: Context, store: Store, *, until: str = "score", progress: boo
         store.remove_temporaries()
         _save_tokenizer(context, store)
         _save_prompts(context, store, graph[0])
-        runner = _Runner(Grid(graph, context.parts, store), store, progress)
+        runner = _Runner(Grid(graph, context.parts, store), store, progress, context.take_engine)
         for _ in range(_MOST_REPAIRS):
             try:
                 runner.run()
-                manifest = make_manifest(_listed(context, store, until), store, _facts(context))
+                listed = _listed(context, store, until)
+                manifest = make_manifest(listed, store, _facts(context))
                 break
             except DamagedShard as damage:
                 store.set_aside(damage.shard)
@@ -56,6 +62,9 @@ def build(context: Context, store: Store, *, until: str = "score", progress: boo
         else:
             raise KidpipeError("shards are damaged as fast as they are made", where=str(store.root), fix="check the disk")
         write_manifest(store, manifest, is_latest=is_latest)
+        if is_latest:
+            for mixture in _remember_makers(listed, store, manifest.digest):
+                _LOG.warning("%s (kidpipe status)", mixture)
     return BuildResult(manifest, dict(runner.ran), dict(runner.reused), dict(runner.seconds))
 
 
@@ -69,6 +78,15 @@ def _listed(context: Context, store: Store, until: str) -> Grid:
     others = set(STAGES) if STAGE_TABLE[until].is_on_request else {row.name for row in STAGE_TABLE.values() if row.is_on_request}
     listed = [s for s in whole.stages if s.name in asked or (s.name in others and whole.is_finished(s))]
     return Grid(listed, context.parts, store)
+
+
+def _remember_makers(listed: Grid, store: Store, digest: str) -> list[str]:
+    """Keep what made the manifest's shards; what is to be said of it."""
+    shards = {
+        stage.name: [cell.shard for cell in listed.cells(stage) if cell.shard is not None and cell.state == "done"]
+        for stage in listed.stages
+    }
+    return write_summary(store, digest, shards)
 
 
 def _facts(context: Context) -> Facts:
@@ -104,13 +122,16 @@ def _save_prompts(context: Context, store: Store, ingest: Stage) -> None:
 class _Runner:
     """Runs a grid to its end, and keeps count."""
 
-    def __init__(self, grid: Grid, store: Store, progress: bool) -> None:
+    def __init__(
+        self, grid: Grid, store: Store, progress: bool, take_engine: Callable[[], EngineFacts | None] = lambda: None
+    ) -> None:
         self.grid = grid
         self.ran: Counter[str] = Counter()
         self.reused: Counter[str] = Counter()
         self.seconds: dict[str, float] = {}
         self._store = store
         self._progress = progress
+        self._take_engine = take_engine
         self._settled: set[tuple[str, int, int]] = set()
 
     def run(self) -> None:
@@ -152,7 +173,7 @@ class _Runner:
         self.grid.add(shard)
         self.grid.look(stage, part, cell.view)
         self._store.append_log(
-            "shards.jsonl",
+            SHARD_LOG,
             {
                 "stage": stage.name,
                 "part": cell.part,
@@ -161,6 +182,8 @@ class _Runner:
                 "rows": part.rows,
                 "seconds": round(time.perf_counter() - started, 4),
                 "settings": self._remember_settings(stage),
+                "made": this_maker(self._take_engine()).as_json(),
+                "peak_memory_mib": peak_memory_mib(),
             },
         )
 

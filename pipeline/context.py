@@ -13,6 +13,7 @@ from kidcore.config.digests import FileDigests
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Backend
+from kidcore.models.backends.facts import EngineFacts
 from kidcore.models.prompts import PromptBuilder, prompt_identity
 from kidcore.models.sources import ModelSource, require_whole, resolve
 from kidcore.models.tokenizers import Tokens, load_tokenizer, require_same, tokenizer_digest, tokens_of
@@ -91,6 +92,14 @@ class Context:
             return self.open_teacher()
         assert self.predictor is not None
         return self.engines.open(self.predictor, self.config.predict.dtype)
+
+    def take_engine(self) -> EngineFacts | None:
+        """The engine that was asked for since this was called last, or None."""
+        engines: EnginePool | None = self.__dict__.get("engines")  # asking for the property would make one
+        if engines is None:
+            return None
+        used, engines.used = engines.used, None
+        return used
 
     @property
     def longest(self) -> int:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from kidcore.config.config import Dtype, EngineSettings
 from kidcore.models.backends.base import Backend
+from kidcore.models.backends.facts import EngineFacts
 from kidcore.models.backends.select import open_backend
 from kidcore.models.sources import ModelSource
 
@@ -17,6 +18,8 @@ class EnginePool:
     max_length: int
     """Tokens of the longest sequence that will be asked for."""
     verbose: bool = False
+    used: EngineFacts | None = None
+    """What was asked for last, until it is taken note of."""
     _current: Backend | None = None
     _identity: str = ""
 
@@ -34,6 +37,7 @@ class EnginePool:
                 verbose=self.verbose,
             )
             self._identity = identity
+        self.used = self._current.facts
         return self._current
 
     def close(self) -> None:

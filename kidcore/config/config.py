@@ -88,7 +88,7 @@ class TeacherSettings(Section):
 class EngineSettings(Section):
     """How models are run. Nothing here changes what is computed."""
 
-    backend: Runtime[BackendName] = Field("auto", description="auto = vLLM where it is installed")
+    backend: Runtime[BackendName] = Field("auto", description="auto = vLLM where it is installed, else transformers")
     device: Runtime[Literal["auto", "cpu", "cuda"]] = Field("auto", description="auto = a GPU where there is one")
     tensor_parallel: Runtime[int] = Field(1, ge=1, description="GPUs a model is split over (vLLM)")
     gpu_memory: Runtime[float] = Field(0.85, gt=0, le=1, description="share of GPU memory that vLLM may take")

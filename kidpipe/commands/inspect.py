@@ -12,8 +12,9 @@ from kidcore.errors import KidpipeError
 from kidcore.models.tokenizers import load_tokenizer
 from kidcore.sql.example_ids import places
 from kidcore.store.arrow import lists
+from kidcore.store.makers import Maker, makers_of
 from kidcore.store.manifest import Manifest, PartRecord
-from kidcore.store.stages import STAGES
+from kidcore.store.stages import STAGE_TABLE, STAGES
 from kidcore.store.store import Shard, Store
 from kidpipe.commands.session import Session, text_table
 
@@ -40,13 +41,18 @@ def inspect(session: Session, example_id: str, view: int, *, as_json: bool) -> N
         return str(tokenizer.decode([token], clean_up_tokenization_spaces=False)) if token >= 0 else ""
 
     holes = _holes(predict, ingest["gold_ids"], decode)
+    made = _makers(store, part, view)
     if as_json:
         texts = {name: ingest[name] for name in ("db_id", "question", "gold_sql")}
         names = {"example_id": place, "content_id": example_id}
-        session.print_json(names | texts | {"view": view, "imperfect_sql": rewrite["imperfect_sql"], "holes": holes})
+        session.print_json(
+            names | texts | {"view": view, "imperfect_sql": rewrite["imperfect_sql"], "holes": holes, "made": made}
+        )
         return
     name = place if place == example_id else f"{place} ({example_id})"
     _print_example(session, name, ingest, rewrite, rows["outcome"] or {}, holes, decode)
+    for stage, maker in made.items():
+        session.console.print(f"{stage:<11} made by {Maker.parse(maker) or 'what is not recorded'}", markup=False)
 
 
 def _example_ids(store: Store, manifest: Manifest) -> list[tuple[PartRecord, str]]:
@@ -79,6 +85,14 @@ def _locate(store: Store, manifest: Manifest, asked: str) -> tuple[PartRecord, s
             return part, shown[found[0]], example_id
     few = ", ".join(dict.fromkeys([*shown[:1], *ids[:1]]))
     raise KidpipeError(f"no example {asked!r} among the {len(ids)} in the manifest", fix=f"ids look like {few}")
+
+
+def _makers(store: Store, part: PartRecord, view: int) -> dict[str, dict[str, Any] | None]:
+    """What made this part's shards in which a model was asked, by stage; None where the log does not tell."""
+    stages = [(row.name, part.files.get(row.name, ())) for row in STAGE_TABLE.values() if row.model]
+    shards = {stage: _shard(files[view if view < len(files) else 0]) for stage, files in stages if files}
+    known = makers_of(store, {shard.key for shard in shards.values()})
+    return {stage: known[shard.key].as_json() if shard.key in known else None for stage, shard in shards.items()}
 
 
 def _find(store: Store, part: PartRecord, stage: str, example_id: str, view: int) -> dict[str, Any] | None:

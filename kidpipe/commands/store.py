@@ -3,10 +3,12 @@
 import json
 import os
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kidcore.errors import KidpipeError
+from kidcore.store.makers import Maker, mixtures, read_summary
 from kidcore.store.manifest import Manifest, kept_manifest, read_head, read_manifest
 from kidcore.store.stages import STAGES
 from kidcore.store.store import BROKEN, DamagedShard, Shard, Store, hash_file
@@ -23,6 +25,7 @@ def status(session: Session, *, as_json: bool) -> None:
         "manifest": head["digest"],
         "building": store.lock_holder() or None,
         "stages": rows,
+        "made": read_summary(store, head["digest"]),
         "runs": _runs(store),
     }
     if as_json:
@@ -33,10 +36,23 @@ def status(session: Session, *, as_json: bool) -> None:
         table.add_row(row["stage"], str(row["shards"]), str(row["in_manifest"]), f"{row['rows']:,}")
     session.console.print(table)
     session.console.print(f"manifest    {report['manifest'] or 'none yet: kidpipe build-imperfect'}")
+    for line in _made_lines(report["made"]):
+        session.console.print(line, markup=False)
     if report["building"]:
         session.console.print(f"building    {report['building']}")
     for run in report["runs"]:
         session.console.print(f"run         {run['name']}  {run['state']}")
+
+
+def _made_lines(made: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """What made the shards of stages with a model, a line for each maker, and which stages mix them."""
+    by: dict[str, list[str]] = {}
+    for stage, entries in made.items():
+        for entry in entries:
+            if (maker := Maker.parse(entry)) and maker.engine:
+                by.setdefault(str(maker), []).append(f"{stage} {entry['shards']}")
+    lines = [f"made by     {maker}: {', '.join(stages)}" for maker, stages in by.items()]
+    return lines + [f"mixed       {mixture}" for mixture in mixtures(made)]
 
 
 def _stage_status(store: Store, stage: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ The process ends itself when its standard input closes, so that no run outlives 
 
 import json
 import os
-import resource
 import sys
 import threading
 from collections import Counter
@@ -17,6 +16,7 @@ import torch
 
 from kidcore.config.config import Config
 from kidcore.config.config_load import Loaded
+from kidcore.config.processes import peak_memory_mib
 from kidcore.errors import KidpipeError
 from kidcore.store.store import Store
 from kidpipe.commands.evaluate import evaluate
@@ -53,9 +53,7 @@ def _training(run: Path, trained: dict[str, Any]) -> dict[str, Any]:
 
 def _peak_memory() -> dict[str, float]:
     """MiB of this process up to here, and of its GPU; what evaluation takes later is not in it."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    memory = {"peak_memory_mib": round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)}
-
+    memory = {"peak_memory_mib": peak_memory_mib()}
     if torch.cuda.is_available() and (peak_gpu := torch.cuda.max_memory_allocated()):
         memory["peak_gpu_memory_mib"] = round(peak_gpu / 1024**2, 1)
     return memory

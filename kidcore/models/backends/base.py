@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kidcore.errors import KidpipeError
+from kidcore.models.backends.facts import EngineFacts
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Backend(Protocol):
     """
 
     name: str
+    facts: EngineFacts
     vocab_size: int
     """Rows of the output layer. Ids beyond the tokenizer's (padding rows) can be among the likeliest."""
     max_length: int

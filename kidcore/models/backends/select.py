@@ -1,4 +1,4 @@
-"""A local model and engine settings in, a running backend out: vLLM where it can run the model, else transformers."""
+"""A local model and engine settings in, a running backend out: vLLM where it is installed, else transformers."""
 
 import importlib.util
 import json
@@ -34,6 +34,9 @@ def open_backend(
         max_top_k: largest K that will be asked.
         max_length: tokens of the longest sequence that will be given; the model's own limit counts too.
         verbose: let the engine print.
+
+    Raises:
+        KidpipeError: the engine cannot run the model here; `auto` tries no other one then.
     """
     source = inspect_model(Path(model_path))
     if not 1 <= max_top_k <= source.vocab_size:
@@ -44,15 +47,16 @@ def open_backend(
         )
     precision = stored_dtype(source) if dtype == "auto" else dtype
     length = min(max_length, source.max_length)
-    if engine.backend == "transformers":
+    wanted = engine.backend
+    if wanted == "auto":
+        # By what is installed alone. Were a refusal of vLLM a reason too, one shortage of memory in a long build would leave
+        # shards of two engines, some of them made at a tenth of the speed.
+        wanted = "vllm" if importlib.util.find_spec("vllm") else "transformers"
+        if wanted == "transformers":
+            _LOG.warning("vLLM is not installed; running %s with transformers", source.path.name)
+    if wanted == "transformers":
         return _open_transformers(source, engine, precision, length, verbose)
-    try:
-        return _open_vllm(source, engine, precision, max_top_k, length, verbose)
-    except KidpipeError as error:
-        if engine.backend == "vllm":
-            raise
-        _LOG.warning("%s; running it with transformers", error.what)
-        return _open_transformers(source, engine, precision, length, verbose)
+    return _open_vllm(source, engine, precision, max_top_k, length, verbose)
 
 
 def stored_dtype(source: ModelSource) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessorList
@@ -19,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Sampling, ScoreRequest, TopK, check_prompts, check_score
+from kidcore.models.backends.facts import EngineFacts
 from kidcore.models.backends.gumbel import Draw, Noise
 from kidcore.models.backends.packed import can_share, plan_score_packs, rank_logits, score_pack, split
 
@@ -45,6 +47,7 @@ class TransformersBackend:
         self._batch_tokens = batch_tokens
         self.vocab_size = int(self._model.get_output_embeddings().weight.shape[0])
         self.max_length = max_length
+        self.facts = _facts(self._model, self._device)
 
     @classmethod
     def around(cls, model: Any, *, batch_tokens: int, max_length: int) -> "TransformersBackend":
@@ -52,6 +55,7 @@ class TransformersBackend:
         backend = cls.__new__(cls)
         backend._device, backend._model, backend._batch_tokens = model.device, model, batch_tokens
         backend._sampler = Draw
+        backend.facts = _facts(model, model.device)
         backend.vocab_size, backend.max_length = int(model.get_output_embeddings().weight.shape[0]), max_length
         return backend
 
@@ -189,6 +193,11 @@ class TransformersBackend:
             ids[index, width - len(row) :] = row
             mask[index, width - len(row) :] = 1
         return torch.from_numpy(ids).to(self._device), torch.from_numpy(mask).to(self._device)
+
+
+def _facts(model: Any, device: torch.device) -> EngineFacts:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return EngineFacts("transformers", transformers.__version__, name, str(model.dtype).removeprefix("torch."))
 
 
 def _resolve_device(device: str) -> str:

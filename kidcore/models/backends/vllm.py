@@ -19,6 +19,7 @@ from kidcore.config.config import EngineSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.backends import vllm_engine
 from kidcore.models.backends.base import Sampling, ScoreRequest, TopK, check_prompts, check_score, in_ranked_order
+from kidcore.models.backends.facts import EngineFacts
 from kidcore.models.backends.quiet import quiet
 
 _LOG = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class VllmBackend:
             verbose=verbose,
             in_process=self._in_process,
         )
+        self.facts = EngineFacts("vllm", *vllm_engine.version_and_device(self._engine), dtype)
         self._reads_cache = False
         problem = self._try_out(1e-3 if dtype == "float32" else 0.5, reads_cache=settings.prefix_cache)
         self._reads_cache = settings.prefix_cache and not problem

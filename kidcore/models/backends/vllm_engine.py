@@ -87,6 +87,13 @@ def start(
     return engine
 
 
+def version_and_device(engine: Engine) -> tuple[str, str]:
+    """vLLM's version, and what the engine runs on."""
+    import vllm  # loaded since the engine was started
+
+    return str(vllm.__version__), "cpu" if engine.on_cpu else torch.cuda.get_device_name()
+
+
 def stop(engine: Engine, verbose: bool) -> None:
     """Free the engine's memory and let another one be started in this process."""
     _running.remove(engine)
@@ -108,7 +115,7 @@ def refusal(error: Exception, model_path: Path, printed: str = "") -> KidpipeErr
     return KidpipeError(
         f"vLLM cannot run the model: {' '.join(lines[:3]).rstrip('.')}{cause}",
         where=str(model_path),
-        fix="set engine.backend to transformers; where memory is short, raise engine.kv_cache_mib (CPU) or engine.gpu_memory",
+        fix="set engine.backend = transformers; where memory is short, raise engine.kv_cache_mib (CPU) or engine.gpu_memory",
     )
 
 

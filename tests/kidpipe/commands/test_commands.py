@@ -32,20 +32,25 @@ def test_build_train_eval_and_a_look_around(cli: Cli, tiny_model: Path, tmp_path
     again = cli("train", "--method", "kid", "--name", "first", train__max_steps=4, train__batch_size=8, train__holdout=0.1)
     assert "nothing to do" in again.out
 
-    judged = cli("eval", "first", "--json", eval__limit=6, eval__max_new_tokens=8, eval__workers=1)
+    judged = cli("eval", "first", "--json", eval__limit=6, eval__max_new_tokens=8, sandbox__workers=1)
     assert judged.code == 0, judged.err
     summary = json.loads(judged.out)
     assert summary["examples"] == 6
     assert {"ex_bag", "ex_set"} <= summary["metrics"].keys()
     assert (tmp_path / "artifacts" / "eval" / "first" / "verdicts.parquet").is_file()
-    assert "ex_bag" in cli("eval", eval__limit=6, eval__max_new_tokens=8, eval__workers=1).out
+    assert "ex_bag" in cli("eval", eval__limit=6, eval__max_new_tokens=8, sandbox__workers=1).out
 
     status = json.loads(cli("status", "--json").out)
     assert [(row["stage"], row["shards"]) for row in status["stages"]][:2] == [("ingest", 3), ("gold_score", 3)]
     assert status["runs"] == [{"name": "first", "state": "finished"}]
-    assert "train:0" in cli("inspect", "train:0", "--view", "1").out
+    assert status["made"]["score"][0]["engine"]["name"] == "transformers"
+    assert "gold_score 3" in next(line for line in cli("status").out.splitlines() if line.startswith("made by     transformers"))
+    seen = cli("inspect", "train:0", "--view", "1").out
+    assert "train:0" in seen
+    assert "score       made by transformers" in seen
     shown = json.loads(cli("inspect", "train:0", "--json").out)
     assert len(shown["holes"][0]["best"]) == 3
+    assert {made["engine"]["device"] for made in shown["made"].values()} == {"cpu"}
     rows = json.loads(cli("query", "select strategy, avg(rewritten) as rate from rewrite group by strategy", "--json").out)
     assert rows[0]["strategy"] == "random"
     assert 0 <= rows[0]["rate"] <= 1

@@ -39,7 +39,7 @@ def test_predictions_made_elsewhere(cli: Cli, lines: Callable[..., Path], tmp_pa
     assert gold["metrics"]["ex_bag"]["all"]["value"] == 1.0
     assert gold["predictions"].endswith("gold.sql")
     two_wrong = lines("two.sql", {0: "SELECT 1 WHERE 0", 3: "ATTACH 'x.db' AS x"})
-    done = cli("eval", "--predictions", str(two_wrong), eval__workers=1)
+    done = cli("eval", "--predictions", str(two_wrong), sandbox__workers=1)
     assert done.code == 0, done.err
     assert "22 correct, 1 wrong, 1 refused" in done.out
     assert (tmp_path / "artifacts" / "eval" / "two" / "verdicts.parquet").is_file()
@@ -48,7 +48,7 @@ def test_predictions_made_elsewhere(cli: Cli, lines: Callable[..., Path], tmp_pa
 def test_ids_join_and_what_is_lacking_is_said(cli: Cli, dev: DataSet, tmp_path: Path) -> None:
     rows = [{"id": example.example_id, "sql": example.gold_sql} for example in reversed(dev.examples[1:])]
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    done = cli("eval", "--predictions", "p.jsonl", "--json", eval__workers=1)
+    done = cli("eval", "--predictions", "p.jsonl", "--json", sandbox__workers=1)
     assert json.loads(done.out)["kinds"] == json.loads(done.out)["kinds"] | {"correct": 23, "missing": 1}
     assert "no prediction for 1 of 24 examples" in " ".join(done.err.split())
 
@@ -103,7 +103,7 @@ def test_distinct_is_stripped_as_in_published_numbers(cli: Cli, lines: Callable[
 
 def test_birds_graded_scores_are_a_flag_away(cli: Cli, lines: Callable[..., Path], tmp_path: Path) -> None:
     lines("mixed.sql", {0: "SELECT 1 WHERE 0"})
-    few = {"eval__workers": 1, "eval__ves_repeats": 3}
+    few = {"sandbox__workers": 1, "eval__ves_repeats": 3}
     done = cli("eval", "--predictions", "mixed.sql", "--soft-f1", "--r-ves", **few)
     assert done.code == 0, done.err
     assert "r_ves: a timing" in " ".join(done.out.split())
@@ -114,7 +114,7 @@ def test_birds_graded_scores_are_a_flag_away(cli: Cli, lines: Callable[..., Path
     assert verdicts[0].ves_reward == 0.0
     assert all(verdict.ves_reward in (0.25, 0.5, 0.75, 1.0, 1.25) for verdict in verdicts[1:])
     assert metrics["r_ves"]["all"]["value"] == pytest.approx(sum(verdict.r_ves or 0 for verdict in verdicts) / 24)
-    plain = cli("eval", "--predictions", "mixed.sql", "--name", "plain", eval__workers=1)
+    plain = cli("eval", "--predictions", "mixed.sql", "--name", "plain", sandbox__workers=1)
     assert "r_ves" not in plain.out
     assert "soft_f1" not in plain.out
 
@@ -130,7 +130,7 @@ def test_options_without_effect_are_refused(cli: Cli, lines: Callable[..., Path]
         refused = cli("eval", "compare", "a", "b", *options)
         assert (refused.code, "no effect on comparing" in " ".join(refused.err.split())) == (1, True)
     # A configuration file may hold what models are asked with; a file of predictions is not judged by it.
-    assert cli("eval", "--predictions", "gold.sql", eval__workers=1, eval__samples=4).code == 0
+    assert cli("eval", "--predictions", "gold.sql", sandbox__workers=1, eval__samples=4).code == 0
     assert "samples" not in json.loads((tmp_path / "artifacts" / "eval" / "gold" / "summary.json").read_text())["settings"]
 
 
@@ -148,7 +148,7 @@ def test_key_links_come_from_tables_json(cli: Cli, lines: Callable[..., Path], w
 
 def test_compare_in_both_spellings(cli: Cli, lines: Callable[..., Path], dev: DataSet, tmp_path: Path) -> None:
     for name, changes in (("one.sql", {0: "SELECT 1 WHERE 0"}), ("two.sql", {1: "SELEC", 2: "SELECT 1 WHERE 0"})):
-        assert cli("eval", "--predictions", str(lines(name, changes)), eval__workers=1).code == 0
+        assert cli("eval", "--predictions", str(lines(name, changes)), sandbox__workers=1).code == 0
     long = cli("eval-compare", "one", "two")
     assert long.code == 0, long.err
     assert cli("eval", "compare", "one", str(tmp_path / "artifacts" / "eval" / "two")).out == long.out
@@ -169,8 +169,8 @@ def test_compare_in_both_spellings(cli: Cli, lines: Callable[..., Path], dev: Da
 
 def test_compare_tells_of_other_settings_and_lists_what_there_is(cli: Cli, lines: Callable[..., Path]) -> None:
     lines("gold.sql")
-    cli("eval", "--predictions", "gold.sql", eval__workers=1)
-    cli("eval", "--predictions", "gold.sql", "--strip-distinct", "--name", "stripped", eval__workers=1)
+    cli("eval", "--predictions", "gold.sql", sandbox__workers=1)
+    cli("eval", "--predictions", "gold.sql", "--strip-distinct", "--name", "stripped", sandbox__workers=1)
     assert "keep_distinct: True and False" in cli("eval-compare", "gold", "stripped").err
     lost = cli("eval-compare", "gold", "nothing")
     assert lost.code == 1
@@ -179,16 +179,16 @@ def test_compare_tells_of_other_settings_and_lists_what_there_is(cli: Cli, lines
 
 
 def test_a_fuzzed_suite_is_made_and_used(cli: Cli, lines: Callable[..., Path]) -> None:
-    made = cli("fuzz-suite", "--out", "suite", "--variants", "2", "--limit", "3", "--json", eval__workers=1)
+    made = cli("fuzz-suite", "--out", "suite", "--variants", "2", "--limit", "3", "--json", sandbox__workers=1)
     assert made.code == 0, made.err
     report = json.loads(made.out)
     assert report["all"]["golds"] == 3
     assert report["all"]["killed_by_original"] <= report["all"]["killed"] <= report["all"]["mutants"]
     assert report["all"]["variants"] >= 1
     lines("gold.sql")
-    judged = json.loads(cli("eval", "--predictions", "gold.sql", "--suite", "suite", "--json", eval__workers=1).out)
+    judged = json.loads(cli("eval", "--predictions", "gold.sql", "--suite", "suite", "--json", sandbox__workers=1).out)
     assert judged["metrics"]["ts_bag"]["all"]["value"] == 1.0
-    again = cli("fuzz-suite", "--out", "suite", "--variants", "1", "--limit", "1", eval__workers=1)
+    again = cli("fuzz-suite", "--out", "suite", "--variants", "1", "--limit", "1", sandbox__workers=1)
     assert "kidpipe eval MODEL --suite suite" in again.out
 
 
@@ -202,7 +202,7 @@ def test_a_suite_is_never_written_over_other_files(cli: Cli, dev: DataSet) -> No
 
 def test_samples_vote_and_repeat(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
     def run(name: str, *more: str) -> list[str]:
-        done = cli("eval", str(tiny_model), "--limit", "4", "--name", name, *more, eval__max_new_tokens=6, eval__workers=1)
+        done = cli("eval", str(tiny_model), "--limit", "4", "--name", name, *more, eval__max_new_tokens=6, sandbox__workers=1)
         assert done.code == 0, done.err
         return [verdict.prediction for verdict in read_verdicts(tmp_path / "artifacts" / "eval" / name / "verdicts.parquet")]
 
@@ -223,7 +223,7 @@ def make_student(tiny_model: Path, folder: Path) -> Path:
 
 
 def test_exposure_of_the_teacher_itself_is_undefined(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
-    small = {"eval__limit": 4, "eval__max_new_tokens": 6, "eval__workers": 1}
+    small = {"eval__limit": 4, "eval__max_new_tokens": 6, "sandbox__workers": 1}
     student = make_student(tiny_model, tmp_path / "student")
     measured = cli("eval", str(student), "--exposure", "--json", **small)
     assert measured.code == 0, measured.err
@@ -234,7 +234,7 @@ def test_exposure_of_the_teacher_itself_is_undefined(cli: Cli, tiny_model: Path,
 
 @pytest.mark.slow
 def test_exposure_reads_the_teachers_scores_from_the_store(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
-    small = {"eval__max_new_tokens": 6, "eval__workers": 1}
+    small = {"eval__max_new_tokens": 6, "sandbox__workers": 1}
     student = str(make_student(tiny_model, tmp_path / "student"))
     command = ("eval", student, "--split", "train", "--exposure", "--limit", "4", "--json")
     nobody = cli(*command, **small, teacher__model="")
@@ -258,7 +258,7 @@ def test_exposure_reads_the_teachers_scores_from_the_store(cli: Cli, tiny_model:
 
 
 def test_training_questions_can_be_judged_too(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
-    done = cli("eval", str(tiny_model), "--split", "train", "--limit", "3", eval__max_new_tokens=4, eval__workers=1)
+    done = cli("eval", str(tiny_model), "--split", "train", "--limit", "3", eval__max_new_tokens=4, sandbox__workers=1)
     assert done.code == 0, done.err
     (folder,) = (tmp_path / "artifacts" / "eval").iterdir()
     assert folder.name.endswith("-train")

@@ -26,7 +26,7 @@ def test_without_vllm_transformers_is_used_and_said(tiny_model: Path, caplog: py
     with caplog.at_level(logging.WARNING, logger="kidcore"):
         backend = open_backend(tiny_model, EngineSettings(device="cpu"), max_top_k=4, max_length=100)
     assert (backend.name, backend.vocab_size, backend.max_length) == ("transformers", 435, 100)
-    assert "vLLM is not installed; running it with transformers" in caplog.text
+    assert "vLLM is not installed; running tiny" in caplog.text
     backend.close()
 
 

@@ -48,15 +48,18 @@ def test_cache_that_fails_its_test_is_left_alone(
     assert backend.cached_tokens == 0
 
 
-def test_model_that_vllm_cannot_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Heads of 16 are too narrow for vLLM's CPU attention."""
+@pytest.mark.parametrize("backend", ["vllm", "auto"])
+def test_a_model_that_vllm_refuses_is_an_error_with_the_way_out(tmp_path: Path, backend: str) -> None:
+    """Heads of 16 are too narrow for vLLM's CPU attention. Where vLLM is installed, auto takes no other engine."""
     folder = save_tiny_model(tmp_path, heads=4)
-    with pytest.raises(KidpipeError, match=r"vLLM cannot run the model[\s\S]*engine.backend to transformers"):
-        open_vllm(folder)
-    with caplog.at_level(logging.WARNING, logger="kidpipe"):
-        backend = open_backend(folder, engine_settings(backend="auto"), max_top_k=4, max_length=64)
-    assert backend.name == "transformers"
-    assert "running it with transformers" in caplog.text
+    with pytest.raises(KidpipeError, match=r"vLLM cannot run the model[\s\S]*engine.backend = transformers"):
+        open_backend(folder, engine_settings(backend=backend), max_top_k=4, max_length=64)
+
+
+def test_what_computes_is_named(tiny_model: Path) -> None:
+    backend = open_vllm(tiny_model)
+    assert (backend.facts.name, backend.facts.device, backend.facts.dtype) == ("vllm", "cpu", "float32")
+    assert backend.facts.version[0].isdigit()
     backend.close()
 
 
