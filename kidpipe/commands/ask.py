@@ -57,7 +57,7 @@ def ask(
     builder.view(database, database.stem)  # a database that can't be read is said before the model loads
     longest = builder.definition.max_prompt_tokens + config.eval.max_new_tokens
     backend = open_backend(
-        source.path, config.engine, config.train.dtype, max_top_k=1, max_length=longest, verbose=session.verbose
+        source.path, config.engine, config.eval.dtype, max_top_k=1, max_length=longest, verbose=session.verbose
     )
     answers = []
     try:

@@ -23,7 +23,12 @@ ALL = ("ingest", "gold_score", "mask", "predict", "rewrite", "outcome", "score")
 CHANGES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "ingest.template": ("ddl", ALL),
     "ingest.sample_rows": (1, ("ingest",)),
+    "ingest.column_values": (5, ("ingest",)),
+    "ingest.system": ("Be exact.", ALL),
     "ingest.chat": (None, ()),
+    "ingest.chat_arguments": (None, ()),
+    "ingest.chat_date": ("2025-01-01", ("ingest",)),
+    "ingest.fit": ("tables", ("ingest",)),
     "ingest.max_prompt_tokens": (200, ALL),
     "ingest.max_sql_tokens": (20, ALL),
     "ingest.shard_rows": (30, ALL),

@@ -15,7 +15,8 @@ TEXTS = [
 ] * 8
 
 
-def _byte_level(specials: list[str], *, split: str = "", normalizer: Any = None) -> Tokenizer:
+def byte_level(specials: list[str], *, split: str = "", normalizer: Any = None) -> Tokenizer:
+    """A byte-level BPE, which writes any text."""
     bpe = Tokenizer(models.BPE())
     if split:
         cut = pre_tokenizers.Split(Regex(split), behavior="isolated")
@@ -37,7 +38,7 @@ def qwen() -> Any:
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     split = r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=_byte_level(specials, split=split, normalizer=normalizers.NFC()),
+        tokenizer_object=byte_level(specials, split=split, normalizer=normalizers.NFC()),
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         additional_special_tokens=["<|im_start|>"],
@@ -49,7 +50,7 @@ def qwen() -> Any:
 def gpt2() -> Any:
     """Byte-level BPE whose one special token is begin, end, pad and unknown at once; a mask token as people add it."""
     end = "<|endoftext|>"
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=_byte_level([end]), bos_token=end, eos_token=end, unk_token=end)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level([end]), bos_token=end, eos_token=end, unk_token=end)
     tokenizer.add_special_tokens({"pad_token": "<pad>"})
     return tokenizer
 
@@ -57,7 +58,7 @@ def gpt2() -> Any:
 def llama3() -> Any:
     """Byte-level BPE that puts a BOS before a text; neither pad nor unknown, but reserved tokens behind a hole in the ids."""
     begin, end, spare = "<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>"
-    bpe = _byte_level([begin, end, spare])
+    bpe = byte_level([begin, end, spare])
     one, two = bpe.token_to_id(begin), bpe.token_to_id(end)
     bpe.post_processor = processors.TemplateProcessing(single=f"{begin} $A", special_tokens=[(begin, one), (end, two)])
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=begin, eos_token=end, additional_special_tokens=[spare])

@@ -51,7 +51,7 @@ def written(database: Path, template: str, **settings: Any) -> str:
 def test_compact_writes_a_line_a_table_and_resolves_implied_keys(database: Path) -> None:
     assert written(database, "compact") == (
         "database: shop\n"
-        "maker: id integer primary key, full name text\n"
+        'maker: id integer primary key, "full name" text\n'
         "item: id integer primary key, maker_id int, price real\n"
         "foreign keys: item.maker_id = maker.id, item.id = maker.id\n"
     )
