@@ -127,7 +127,7 @@ def train(
     session = open_command(config, settings, verbose, **flags)
     from kidpipe.commands.train import train as body
 
-    body(session, name=name, as_json=json, digest=manifest)
+    body(session, name=name, as_json=json, digest=manifest, is_teacher_asked=teacher is not None)
 
 
 cli_eval.register(app)
@@ -198,12 +198,14 @@ def gc(
     settings: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show the shards that nothing refers to any more, and with which settings they were made.
+    """Show the shards that nothing refers to any more, with which settings they were made, and what they cost a model.
+
+    What the latest manifest, pins, runs and comparisons read stays, and so does a model's work that this configuration reaches.
 
     Example: kidpipe gc
     """
     session = open_command(config, settings)
-    from kidpipe.commands.store import gc as body
+    from kidpipe.commands.gc import gc as body
 
     body(session, delete=delete, as_json=json)
 

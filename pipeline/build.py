@@ -13,8 +13,8 @@ from kidcore.models.backends.facts import EngineFacts
 from kidcore.store.graph import Cell, Grid, Stage, Task
 from kidcore.store.makers import SHARD_LOG, this_maker, write_summary
 from kidcore.store.manifest import Facts, Manifest, TeacherRecord, make_manifest, write_manifest
+from kidcore.store.model_names import remember_model
 from kidcore.store.prompts import prompt_folder
-from kidcore.store.stages import STAGE_TABLE, STAGES
 from kidcore.store.store import DamagedShard, Store
 from pipeline.context import Context
 from pipeline.progress import StageProgress
@@ -35,11 +35,20 @@ class BuildResult:
     seconds: Mapping[str, float]
 
 
-def build(context: Context, store: Store, *, until: str = "score", progress: bool = True, is_latest: bool = True) -> BuildResult:
+def build(
+    context: Context,
+    store: Store,
+    *,
+    until: str = "score",
+    progress: bool = True,
+    is_latest: bool = True,
+    keep: Callable[[Manifest], None] | None = None,
+) -> BuildResult:
     """Run what is stale, stage after stage, and write the manifest last.
 
     Args:
         is_latest: make it the manifest that training takes unless told otherwise.
+        keep: called with the manifest while the store is still held, to refer to it before `gc` can look.
 
     Raises:
         KidpipeError: another driver holds the store, the disk is full, or an engine refuses; what is finished is kept.
@@ -53,7 +62,7 @@ def build(context: Context, store: Store, *, until: str = "score", progress: boo
         for _ in range(_MOST_REPAIRS):
             try:
                 runner.run()
-                listed = _listed(context, store, until)
+                listed = _finished(context, store)
                 manifest = make_manifest(listed, store, _facts(context))
                 break
             except DamagedShard as damage:
@@ -62,22 +71,24 @@ def build(context: Context, store: Store, *, until: str = "score", progress: boo
         else:
             raise KidpipeError("shards are damaged as fast as they are made", where=str(store.root), fix="check the disk")
         write_manifest(store, manifest, is_latest=is_latest)
+        for model in (context.teacher, context.predictor):
+            if model is not None:
+                remember_model(store, model.identity, model.name)
+        if keep is not None:
+            keep(manifest)
         if is_latest:
             for mixture in _remember_makers(listed, store, manifest.digest):
                 _LOG.warning("%s (kidpipe status)", mixture)
     return BuildResult(manifest, dict(runner.ran), dict(runner.reused), dict(runner.seconds))
 
 
-def _listed(context: Context, store: Store, until: str) -> Grid:
-    """What the manifest names: the stages asked for, and what is finished on the other side of `generate`.
+def _finished(context: Context, store: Store) -> Grid:
+    """What the manifest names: every stage that is finished under this configuration, whichever build finished it.
 
-    So building one of the two leaves the other where its readers find it.
+    So a build that stops early, or makes the teacher's answers only, leaves the rest where its readers find it.
     """
     whole = Grid(every_stage(context), context.parts, store)
-    asked = [stage.name for stage in stages(context, until)]
-    others = set(STAGES) if STAGE_TABLE[until].is_on_request else {row.name for row in STAGE_TABLE.values() if row.is_on_request}
-    listed = [s for s in whole.stages if s.name in asked or (s.name in others and whole.is_finished(s))]
-    return Grid(listed, context.parts, store)
+    return Grid([stage for stage in whole.stages if whole.is_finished(stage)], context.parts, store)
 
 
 def _remember_makers(listed: Grid, store: Store, digest: str) -> list[str]:

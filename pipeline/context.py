@@ -15,13 +15,16 @@ from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Backend
 from kidcore.models.backends.facts import EngineFacts
 from kidcore.models.prompts import PromptBuilder, prompt_identity
-from kidcore.models.sources import ModelSource, require_whole, resolve
+from kidcore.models.sources import UNBOUNDED, ModelSource, require_whole, resolve
 from kidcore.models.tokenizers import Tokens, load_tokenizer, require_same, tokenizer_digest, tokens_of
 from kidcore.sql.column_values import description_files
 from kidcore.sql.datasets import DataSet, Example, read
 from kidcore.sql.sandbox.job import Limits
 from kidcore.sql.sandbox.pool import SandboxPool
 from kidcore.store.graph import Partition
+from kidcore.store.manifest import read_manifest
+from kidcore.store.model_names import model_names
+from kidcore.store.store import Store
 from pipeline.engines import EnginePool
 from pipeline.partitions import split_parts
 
@@ -34,8 +37,9 @@ class Context:
     dataset: DataSet
     parts: list[Partition]
     teacher: ModelSource | None
-    """None for a build that stops before the teacher is needed."""
+    """None for a build that stops before the teacher is needed, where none is named and none has worked here before."""
     predictor: ModelSource | None
+    """None where it is not needed and cannot be found."""
     tokenizer: Any
     tokenizer_path: Path
     max_length: int
@@ -144,6 +148,7 @@ def open_context(config: Config, *, need_teacher: bool = True, verbose: bool = F
     if not dataset.examples:
         raise KidpipeError("the data set has no training examples", where=config.data.path, fix="check data.path")
     teacher = _teacher(config, need_teacher, digests)
+    known = teacher or _recorded_teacher(config)
     # Training comes hours after the build: a student that cannot be trained is said now.
     require_whole(config.train.student, digests)
     named = teacher or _resolve(config.train.student, "train.student", digests)
@@ -152,23 +157,22 @@ def open_context(config: Config, *, need_teacher: bool = True, verbose: bool = F
             "no model whose tokenizer could be used", where="teacher.model", fix="set teacher.model or train.student"
         )
     tokenizer = load_tokenizer(named.path)
-    predictor = teacher
+    predictor = known
     if config.predict.predictor == "teacher" and config.predict.dtype != "auto":
         raise KidpipeError(
             "predict.dtype is that of a student that fills, and here the teacher does",
             where=f"predict.dtype = {config.predict.dtype}",
             fix="set teacher.dtype instead, or predict.predictor = student",
         )
-    if need_teacher and config.predict.predictor == "student":
-        predictor = _resolve(config.predict.student, "predict.student", digests)
-        if predictor is None:
-            raise KidpipeError("predict.predictor is 'student' but no checkpoint is named", fix="set predict.student")
-        require_same(tokenizer, load_tokenizer(predictor.path))
+    if config.predict.predictor == "student":
+        predictor = _predictor(config, need_teacher, digests)
+        if need_teacher and predictor is not None:
+            require_same(tokenizer, load_tokenizer(predictor.path))
     return Context(
         config=config,
         dataset=dataset,
         parts=split_parts(dataset, config.ingest.shard_rows, digests),
-        teacher=teacher,
+        teacher=known,
         predictor=predictor,
         tokenizer=tokenizer,
         tokenizer_path=named.path,
@@ -182,7 +186,37 @@ def _teacher(config: Config, is_needed: bool, digests: FileDigests) -> ModelSour
         return None
     if not config.teacher.model:
         raise KidpipeError("no teacher is named", where="teacher.model", fix="kidpipe build-imperfect --teacher MODEL")
-    return resolve(config.teacher.model, config.teacher.revision, digests=digests)
+    try:
+        return resolve(config.teacher.model, config.teacher.revision, digests=digests)
+    except KidpipeError:
+        if is_needed or _recorded_teacher(config) is None:
+            raise
+        return None
+
+
+def _recorded_teacher(config: Config) -> ModelSource | None:
+    """The teacher of the latest build, where the configuration names none or that one: known, though it cannot be asked.
+
+    So that a build which stops before the teacher is needed still finds what the teacher made.
+    """
+    store = Store(Path(config.store.path))
+    manifest = read_manifest(store)
+    teacher = manifest.facts.teacher if manifest else None
+    if teacher is None or (config.teacher.model and config.teacher.model not in model_names(store, teacher.identity)):
+        return None
+    return ModelSource(config.teacher.model, Path(), teacher.identity, UNBOUNDED, teacher.vocab_size, "", "")
+
+
+def _predictor(config: Config, is_needed: bool, digests: FileDigests) -> ModelSource | None:
+    try:
+        predictor = _resolve(config.predict.student, "predict.student", digests)
+    except KidpipeError:
+        if is_needed:
+            raise
+        return None
+    if predictor is None and is_needed:
+        raise KidpipeError("predict.predictor is 'student' but no checkpoint is named", fix="set predict.student")
+    return predictor
 
 
 def _resolve(model: str, setting: str, digests: FileDigests) -> ModelSource | None:

@@ -23,6 +23,9 @@ from tests.pipeline.running import files, made, run_build, store_of
 
 FIXTURE = Path(__file__).parent / "fixtures" / "store_v2"
 RUNS = sorted(path.name for path in (FIXTURE / "artifacts" / "runs").iterdir())
+# What these runs read, and what they are called since 0.2: 0.1.0 tied them to the whole manifest.
+CONTENT = {"sft": "903a50378c69e6b59d5b9158e84e3cd8", "kid": "0a9e9fedd94f7dbd5ca61da054fec9f4"}
+NAMES = {"sft": "sft-aa2a22a4", "kid": "kid-8e49ed40"}
 # Computed without a model: the same bytes on every machine.
 EXACT = ("ingest", "mask")
 
@@ -76,12 +79,17 @@ def test_what_no_model_decides_is_made_with_the_same_bytes(old: dict[str, object
 
 @pytest.mark.parametrize("run", RUNS)
 def test_a_run_has_the_same_name_identity_and_losses(old: dict[str, object], run: str) -> None:
-    before = FIXTURE / "artifacts" / "runs" / run
+    before, method = FIXTURE / "artifacts" / "runs" / run, run.rpartition("-")[0]
+    session = open_session(None, [], old | {"train.method": method}, use_file=False)
     folder = Path(str(old["store.path"])) / "runs" / run
+    found = train(session, name="", as_json=True)
+    assert (Path(found["run"]), found["was_finished"]) == (folder, True), "a run that 0.1.0 finished is known again"
+    identity = json.loads((folder / "run.json").read_text())
+    assert (identity["schema_version"], identity["shards"]) == (3, CONTENT[method])
     shutil.rmtree(folder)
-    result = train(open_session(None, [], old | {"train.method": run.rpartition("-")[0]}, use_file=False), name="", as_json=True)
-    assert Path(result["run"]) == folder
-    assert json.loads((folder / "run.json").read_text()) == json.loads((before / "run.json").read_text())
+    folder = Path(train(session, name="", as_json=True)["run"])
+    assert folder.name == NAMES[method]
+    assert json.loads((folder / "run.json").read_text()) == identity
     lines = zip(_log(folder), _log(before), strict=True)
     assert all(_is_same(new, old_line) for new, old_line in lines)
 

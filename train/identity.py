@@ -7,26 +7,29 @@ from typing import Any
 
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
+from kidcore.method.methods import settings_used
 from train.checkpoint import write_json
 from train.data.sampler import ORDER_VERSION
 
-RUN_VERSION = 2
+RUN_VERSION = 3
+"""3: a run is tied to what the shards it opens hold; before, to the whole manifest."""
 
 
 def run_identity(
-    settings: TrainSettings, manifest_digest: str, student_identity: str, online: Mapping[str, Any] | None = None
+    settings: TrainSettings, content_digest: str, student_identity: str, online: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Everything that decides the losses of a run, apart from the machine it runs on.
 
     Args:
+        content_digest: of what the run reads of a build.
         online: the teacher that is asked during training, and the settings of asking it.
     """
     identity: dict[str, Any] = {
         "schema_version": RUN_VERSION,
-        "manifest": manifest_digest,
+        "shards": content_digest,
         "student": student_identity,
         "order_version": ORDER_VERSION,
-        "settings": settings.identity(),
+        "settings": settings_used(settings),
     }
     return identity | ({"online": dict(online)} if online else {})
 
@@ -63,7 +66,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
             found.append(f"{name} {old.get(name, 'default')} -> {new.get(name, 'default')}")
-    names = {"manifest": "build (manifest digest)", "student": "student", "order_version": "order of examples"}
+    names = {"shards": "what it reads of the build (digest)", "student": "student", "order_version": "order of examples"}
     for key, name in names.items():
         if before.get(key) != now[key]:
             found.append(f"{name} {before.get(key)} -> {now[key]}")

@@ -118,6 +118,12 @@ class Manifest:
             for name in stages or part.files:
                 yield from part.files.get(name, ())
 
+    def digests(self, stages: Collection[str]) -> dict[str, list[list[str]]]:
+        """By stage, part and view, the digest of what each shard holds."""
+        return {
+            name: [[file.split(".")[-2] for file in part.files.get(name, ())] for part in self.parts] for name in sorted(stages)
+        }
+
     def only(self, stages: Collection[str]) -> "Manifest":
         """As if nothing but `stages` had been built."""
         kept = {name: record for name, record in self.stages.items() if name in stages}

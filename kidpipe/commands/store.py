@@ -1,18 +1,16 @@
-"""`kidpipe status`, `verify` and `gc`: what lies in the store, whether it is whole, what could go."""
+"""`kidpipe status`, `verify` and `pin`: what lies in the store, whether it is whole, what is to stay."""
 
-import json
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from kidcore.errors import KidpipeError
 from kidcore.store.makers import Maker, mixtures, read_summary
-from kidcore.store.manifest import Manifest, kept_manifest, read_head, read_manifest
+from kidcore.store.manifest import read_head
 from kidcore.store.stages import STAGES
 from kidcore.store.store import BROKEN, DamagedShard, Shard, Store, hash_file
-from kidpipe.commands.session import Session, show_bytes, text_table
+from kidpipe.commands.session import Session, text_table
 
 
 def status(session: Session, *, as_json: bool) -> None:
@@ -60,8 +58,8 @@ def _stage_status(store: Store, stage: str) -> dict[str, Any]:
     shards = rows = 0
     if (store.root / stage).is_dir():
         for name in os.listdir(store.root / stage):  # noqa: PTH208 - Path.iterdir makes an object a file
-            if name.endswith(".parquet") and not name.startswith("."):
-                shards, rows = shards + 1, rows + int(name.split(".", 2)[1])
+            if shard := Shard.parse(stage, name):
+                shards, rows = shards + 1, rows + shard.rows
     return {"stage": stage, "shards": shards, "rows": rows}
 
 
@@ -101,57 +99,6 @@ def _damage(store: Store, shard: Shard, deep: bool) -> str:
     except DamagedShard as damage:
         return damage.what
     return ""
-
-
-def gc(session: Session, *, delete: bool, as_json: bool) -> None:
-    """What no manifest in use names: how much it is and what it was made with; deleted only when asked."""
-    store = session.store
-    with store.lock():
-        keep, kept_manifests = _in_use(store)
-        settings = _settings_by_key(store)
-        lost: dict[str, list[Path]] = defaultdict(list)
-        for path in _candidates(store, keep, kept_manifests):
-            key = path.name.partition(".")[0]
-            lost[f"{path.parent.name}: {settings.get(key, 'settings not recorded')}"].append(path)
-        sizes = {what: sum(path.stat().st_size for path in paths) for what, paths in lost.items()}
-        if delete:
-            for path in (path for paths in lost.values() for path in paths):
-                path.unlink()
-    groups: list[dict[str, Any]] = [{"what": what, "files": len(lost[what]), "bytes": sizes[what]} for what in sorted(lost)]
-    if as_json:
-        session.print_json({"deleted": delete, "bytes": sum(sizes.values()), "groups": groups})
-        return
-    for group in groups:
-        session.console.print(f"{group['files']:>6} files  {show_bytes(group['bytes']):>9}  {group['what']}")
-    total = f"{sum(map(len, lost.values()))} files, {show_bytes(sum(sizes.values()))}"
-    session.console.print(f"deleted {total}" if delete else f"{total} could go: kidpipe gc --delete")
-
-
-def _in_use(store: Store) -> tuple[set[str], set[str]]:
-    """Shard files and manifest digests that the latest manifest, pins or training runs name."""
-    digests = {str(path.stem) for path in (store.root / "pins").glob("*.json")}
-    for state in (store.root / "runs").glob("*/manifest.json"):
-        digests.add(json.loads(state.read_text(encoding="utf-8"))["digest"])
-    manifests = [kept_manifest(store, digest) for digest in digests] + [read_manifest(store)]
-    found: list[Manifest] = [manifest for manifest in manifests if manifest]
-    return {file for manifest in found for file in manifest.files()}, {manifest.digest for manifest in found}
-
-
-def _candidates(store: Store, keep: set[str], manifests: set[str]) -> list[Path]:
-    shards = [path for stage in STAGES for path in sorted((store.root / stage).glob("*.parquet*"))]
-    lost = [path for path in shards if f"{path.parent.name}/{path.name}" not in keep]
-    return lost + [path for path in sorted((store.root / "manifests").glob("*.json")) if path.stem not in manifests]
-
-
-def _settings_by_key(store: Store) -> dict[str, str]:
-    """What each logged shard was made with, as text."""
-    log = store.root / "log" / "shards.jsonl"
-    records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
-    texts: dict[str, str] = {}
-    for name in {record["settings"] for record in records}:
-        known = store.read_json(f"settings/{name}.json") or {"settings": {}}
-        texts[name] = ", ".join(f"{key} {value}" for key, value in known["settings"].items())
-    return {record["key"]: texts[record["settings"]] for record in records}
 
 
 def pin(session: Session, *, as_json: bool) -> None:

@@ -1,7 +1,7 @@
 """`kidpipe train`: the manifest's shards and a student in, a better student out."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,23 +9,30 @@ from typing import Any
 import torch
 
 from kidcore.config import processes
-from kidcore.config.settings import fingerprint
+from kidcore.config.config import TrainSettings
+from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
-from kidcore.method.methods import METHODS
+from kidcore.method.methods import METHODS, stages_read
 from kidcore.models.sources import ModelSource, resolve
-from kidcore.models.tokenizers import load_tokenizer as load_tokenizer
-from kidcore.models.tokenizers import require_same
+from kidcore.models.tokenizers import load_tokenizer, require_same
 from kidcore.store.manifest import Manifest, find_manifest, read_manifest
+from kidcore.store.stages import MODEL_STAGES, made_from
+from kidcore.store.store import Store
 from kidpipe.commands.build import build_imperfect
 from kidpipe.commands.companions import COMPANIONS, write_companions
 from kidpipe.commands.online import check_rollouts, online_setup
-from kidpipe.commands.restricted import restricted
+from kidpipe.commands.restricted import content_digest, restricted
+from kidpipe.commands.run_folder import adopt_run, find_run, is_another_run
+from kidpipe.commands.same_inputs import check_data, check_teacher
 from kidpipe.commands.session import Session, show_seconds
 from train.data.dataset import Source
 from train.data.shards import PartFiles
+from train.identity import run_identity
 from train.online.setup import OnlineSetup
 from train.student.ranks import open_ranks
 from train.trainer import run
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,10 @@ class PreparedRun:
     manifest: Manifest
     student: "ModelSource"
     online: "OnlineSetup | None"
+    content: str
+    """Digest of what the run reads of the manifest."""
+    identity: dict[str, Any]
+    """Everything that decides its losses."""
     name: str
     """What the run is called unless it is given a name: the same for the same run."""
 
@@ -50,9 +61,9 @@ def prepare_run(session: Session, digest: str = "", *, quiet: bool = False) -> P
     check_rollouts(settings)
     if not settings.student:
         raise KidpipeError("no student is named", where="train.student", fix="kidpipe train --student MODEL")
-    student = resolve(settings.student)
+    student = resolve(settings.student, digests=FileDigests(session.store.root / "digests.json"))
     traits = METHODS[settings.method]
-    manifest = restricted(_manifest(session, traits.stage, digest, quiet), settings.method)
+    manifest = restricted(_manifest(session, traits.stage, digest, quiet), settings)
     tokenizer = load_tokenizer(session.store.root / "tokenizers" / manifest.facts.tokenizer)
     require_same(tokenizer, load_tokenizer(student.path))
     if student.max_length < manifest.facts.max_tokens:
@@ -62,29 +73,32 @@ def prepare_run(session: Session, digest: str = "", *, quiet: bool = False) -> P
             fix="set ingest.max_prompt_tokens so that prompt and SQL fit, and build again",
         )
     online = online_setup(session, manifest, tokenizer, student) if traits.is_online else None
-    parts = [settings.identity(), manifest.digest, student.identity, *([online.identity(settings)] if online else [])]
-    return PreparedRun(manifest, student, online, f"{settings.method}-{fingerprint(parts, 8)}")
+    content = content_digest(manifest, settings)
+    identity = run_identity(settings, content, student.identity, online.identity(settings) if online else None)
+    return PreparedRun(manifest, student, online, content, identity, find_run(session.store, settings.method, identity))
 
 
-def train(session: Session, *, name: str, as_json: bool, digest: str = "") -> dict[str, Any]:
+def train(session: Session, *, name: str, as_json: bool, digest: str = "", is_teacher_asked: bool = False) -> dict[str, Any]:
     """Train a student on the manifest `digest`, or the latest; sft on data not yet ingested ingests it first.
+
+    With `is_teacher_asked` the teacher was named for this command: it is refused where nothing would come of it.
 
     Under torchrun every process comes here. The first one makes and writes what is not there, and speaks.
     """
 
     settings = session.config.train
+    if is_teacher_asked:
+        _refuse_idle_teacher(settings)
     with open_ranks(_device(session)) as ranks:
         with ranks.first_goes_ahead():
             prepared = prepare_run(session, digest, quiet=as_json or session.is_silent)
             out = session.store.root / "runs" / (name or prepared.name)
             companions = out / COMPANIONS
             if ranks.is_first:
-                write_companions(session, prepared.manifest, prepared.student.path, out)
-                session.store.write_json(f"manifests/{prepared.manifest.digest}.json", prepared.manifest.as_json())
-                session.store.write_json(f"runs/{out.name}/manifest.json", {"digest": prepared.manifest.digest})
+                _claim(session, out, prepared)
         result = run(
             settings,
-            _source(session, prepared.manifest),
+            _source(session, prepared),
             prepared.student.path,
             out,
             ranks=ranks,
@@ -106,6 +120,17 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "") -> di
     if ranks.is_first:
         _show(session, summary, as_json=as_json)
     return summary
+
+
+def _claim(session: Session, out: Path, prepared: PreparedRun) -> None:
+    """Make the folder this run's, with a reference to what it reads; another run's folder is left for the trainer to refuse."""
+    store, manifest = session.store, prepared.manifest
+    out.mkdir(parents=True, exist_ok=True)
+    adopt_run(store, out.name, prepared.identity)
+    if not is_another_run(store, out.name, prepared.identity):
+        write_companions(session, manifest, prepared.student.path, out)
+        store.write_json(f"manifests/{manifest.digest}.json", manifest.as_json())
+        store.write_json(f"runs/{out.name}/manifest.json", {"digest": manifest.digest})
 
 
 def _show(session: Session, summary: dict[str, Any], *, as_json: bool) -> None:
@@ -150,15 +175,24 @@ def _manifest(session: Session, stage: str, digest: str, quiet: bool) -> Manifes
             where=str(session.store.root),
             fix="kidpipe build-imperfect --teacher MODEL",
         )
-    for change in drift(session, manifest):
-        logging.getLogger(__name__).warning("the shards were built with other settings: %s (kidpipe build-imperfect)", change)
+    if not digest and processes.rank() == 0:
+        _compare(session, manifest)
     return manifest
 
 
-def drift(session: Session, manifest: Manifest) -> list[str]:
-    """Settings of data stages that the configuration and the manifest disagree on."""
+def _compare(session: Session, manifest: Manifest) -> None:
+    """Refuse shards of another teacher or other data than the configuration's, and mention other settings."""
+    stages = stages_read(session.config.train)
+    check_data(session, manifest)
+    check_teacher(session, manifest, stages)
+    for change in drift(session, manifest, made_from(stages)):
+        _LOG.warning("the shards were built with other settings: %s (kidpipe build-imperfect)", change)
+
+
+def drift(session: Session, manifest: Manifest, stages: Collection[str]) -> list[str]:
+    """Settings of the data stages `stages` that the configuration and the manifest disagree on."""
     changes: dict[str, None] = {}
-    for stage in manifest.stages.values():
+    for stage in (record for name, record in manifest.stages.items() if name in stages):
         for name, before in (_unset(session, stage.settings) | dict(stage.settings)).items():
             section, _, field = name.partition(".")
             model = getattr(session.config, section, None)
@@ -177,10 +211,20 @@ def _unset(session: Session, recorded: Mapping[str, Any]) -> dict[str, Any]:
     return {name: field.default for name, field in fields.items() if name not in recorded}
 
 
-def _source(session: Session, manifest: Manifest) -> "Source":
-    root = session.store.root
+def _refuse_idle_teacher(settings: TrainSettings) -> None:
+    """Refuse a teacher that was named for a method which neither loads one nor reads what one made."""
+    if not METHODS[settings.method].is_online and not MODEL_STAGES.intersection(stages_read(settings)):
+        raise KidpipeError(
+            f"method {settings.method} neither loads a teacher nor reads what one made",
+            where="--teacher",
+            fix="leave --teacher out, or choose a method that learns from a teacher, such as --method kid",
+        )
+
+
+def _source(session: Session, prepared: PreparedRun) -> "Source":
+    root, manifest = session.store.root, prepared.manifest
     parts = [
         PartFiles(part.part, {stage: tuple(root / file for file in files) for stage, files in part.files.items()})
         for part in manifest.parts
     ]
-    return Source(parts, manifest.facts.eos_id, manifest.digest)
+    return Source(parts, manifest.facts.eos_id, prepared.content)

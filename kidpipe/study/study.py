@@ -16,7 +16,9 @@ from kidcore.errors import KidpipeError
 from kidcore.models.sources import resolve
 from kidcore.sql.datasets import read
 from kidcore.store.graph import Grid
+from kidcore.store.manifest import Manifest
 from kidcore.store.store import Store
+from kidpipe.commands.gc import STUDY_MANIFESTS
 from kidpipe.commands.session import Session
 from kidpipe.commands.train import prepare_run
 from kidpipe.study.grid import Trial, make_cells
@@ -59,12 +61,16 @@ def compare_grid(
     session = open_with({})
     cells = make_cells(lambda changes: open_with(changes).config, axes, seed_masks=seed_masks)
     _check(session.store, cells)
-    manifests = _build_all(session, cells, only_finished)
+    files = Store(session.store.root / "compare" / name)
+    manifests = _build_all(session, files, cells, only_finished)
     runs = _runs(session.store, cells, manifests, checkpoint, jobs)
     if only_finished:
         runs = _finished(runs)
     run_all(runs, jobs, lambda line: session.errors.print(line, soft_wrap=True, markup=False))
-    return _report(session, runs, session.store.root / "compare" / name, as_json)
+    if all(run.result for run in runs):
+        # What finished runs read, they refer to themselves.
+        (files.root / STUDY_MANIFESTS).unlink(missing_ok=True)
+    return _report(session, runs, files.root, as_json)
 
 
 def _check(store: Store, cells: Sequence[Trial]) -> None:
@@ -81,8 +87,17 @@ def _check(store: Store, cells: Sequence[Trial]) -> None:
         pass
 
 
-def _build_all(session: Session, cells: Sequence[Trial], only_finished: bool) -> dict[str, tuple[str, str]]:
-    """By build: the digest of its manifest, or what went wrong. Builds share their stages through the store."""
+def _build_all(session: Session, files: Store, cells: Sequence[Trial], only_finished: bool) -> dict[str, tuple[str, str]]:
+    """By build: the digest of its manifest, or what went wrong. Builds share their stages through the store.
+
+    Args:
+        files: the folder of the comparison, where it refers to the manifests of its runs before they start.
+    """
+
+    def keep(manifest: Manifest) -> None:
+        known: list[str] = files.read_json(STUDY_MANIFESTS) or []
+        files.write_json(STUDY_MANIFESTS, sorted({*known, manifest.digest}))
+
     builds = {cell.build: cell for cell in cells}
     found: dict[str, tuple[str, str]] = {}
     for number, (key, cell) in enumerate(builds.items(), start=1):
@@ -91,7 +106,7 @@ def _build_all(session: Session, cells: Sequence[Trial], only_finished: bool) ->
             grid = Grid(stages(context, cell.until), context.parts, session.store)
             if only_finished and not all(map(grid.is_finished, grid.stages)):
                 raise KidpipeError("not finished")
-            result = build(context, session.store, until=cell.until, progress=False, is_latest=False)
+            result = build(context, session.store, until=cell.until, progress=False, is_latest=False, keep=keep)
             found[key] = (result.manifest.digest, "")
             made, reused = sum(result.ran.values()), sum(result.reused.values())
             session.errors.print(f"build {number}/{len(builds)}  {made} shards made, {reused} reused", soft_wrap=True)
@@ -111,12 +126,14 @@ def _runs(
     runs = []
     for cell in cells:
         manifest, error = manifests[cell.build]
-        name = ""
+        name, identity = "", cell.describe()
         try:
-            name = "" if error else prepare_run(Session(Loaded(cell.config, {}), verbose=False), manifest).name
+            if not error:
+                prepared = prepare_run(Session(Loaded(cell.config, {}), verbose=False), manifest)
+                name, identity = prepared.name, fingerprint(prepared.identity)
         except KidpipeError as wrong:
             error = wrong.what
-        key = fingerprint([name, manifest, checkpoint, dev, cell.config.eval.identity(), cell.config.eval.limit], 16)
+        key = fingerprint([identity, checkpoint, dev, cell.config.eval.identity(), cell.config.eval.limit], 16)
         request = {
             "config": _with_shared_cores(cell.config, jobs).model_dump(),
             "manifest": manifest,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from kidcore.config.config import Method
+from kidcore.config.config import TrainSettings
 from kidcore.store.manifest import kept_manifest
 from kidcore.store.stages import MODEL_STAGES
 from kidcore.store.store import Store
@@ -52,9 +52,7 @@ def _build_seconds(runs: Sequence[Run], store: Store) -> list[dict[str, float | 
     log = store.root / "log" / "shards.jsonl"
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     known = {record["key"]: float(record["seconds"]) for record in map(json.loads, lines)}
-    builds = {(run.request["manifest"], run.cell.config.train.method) for run in runs if run.request}
-    shards = {(digest, method): _model_shards(store, digest, method) for digest, method in builds}
-    read = [shards[run.request["manifest"], run.cell.config.train.method] if run.request else set() for run in runs]
+    read = [_model_shards(store, run.request["manifest"], run.cell.config.train) if run.request else set() for run in runs]
     sharers = Counter(key for keys in read for key in keys)
     found: list[dict[str, float | None]] = []
     for keys in read:
@@ -67,11 +65,11 @@ def _build_seconds(runs: Sequence[Run], store: Store) -> list[dict[str, float | 
     return found
 
 
-def _model_shards(store: Store, digest: str, method: Method) -> set[str]:
-    """Keys of the shards of a manifest that a model was run for and that `method` reads, or that those were made from."""
+def _model_shards(store: Store, digest: str, settings: TrainSettings) -> set[str]:
+    """Keys of the shards of a manifest that a model was run for and that a run reads, or that those were made from."""
     manifest = kept_manifest(store, digest)
     assert manifest is not None
-    files = restricted(manifest, method).files(*MODEL_STAGES)
+    files = restricted(manifest, settings).files(*MODEL_STAGES)
     return {name.partition("/")[2].partition(".")[0] for name in files}
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from kidcore.config.config import GenerateSettings
+from kidcore.config.config import GenerateSettings, TrainSettings
 from kidcore.config.settings import SettingKind
 from kidcore.errors import KidpipeError
 from kidcore.store.arrow import lists
@@ -88,15 +88,16 @@ def test_answers_and_scores_are_built_apart_and_named_together(small: dict[str, 
     answered = run_build(config, "generate")
     assert made(answered) == {"generate": 3}
     assert {"generate", "score", "outcome"} <= answered.manifest.stages.keys()
-    assert restricted(answered.manifest, "kid") == scored.manifest, "a run on scores is not disturbed"
+    kid, seqkd, gkd = (TrainSettings(method=method) for method in ("kid", "seqkd", "gkd"))
+    assert restricted(answered.manifest, kid) == restricted(scored.manifest, kid), "a run on scores is not disturbed"
     again = run_build(config)
     assert made(again) == {}
     assert again.manifest == answered.manifest
     # Another mask makes other scores, and what seqkd reads stays what it was.
     other = run_build(configure(small, generate__max_new_tokens=4, mask__ratio=0.5, mask__views=1))
-    assert restricted(other.manifest, "seqkd") == restricted(answered.manifest, "seqkd")
-    assert restricted(other.manifest, "gkd") == restricted(scored.manifest, "gkd")
-    assert restricted(other.manifest, "kid") != scored.manifest
+    assert restricted(other.manifest, seqkd) == restricted(answered.manifest, seqkd)
+    assert restricted(other.manifest, gkd) == restricted(scored.manifest, gkd)
+    assert restricted(other.manifest, kid) != restricted(scored.manifest, kid)
 
 
 CHANGES = {"generate__max_new_tokens": 5, "generate__temperature": 0.7, "generate__seed": 3}

@@ -131,7 +131,7 @@ def test_another_run_is_refused_with_what_differs(
         run(config(save_every=1, eval_every=3, learning_rate=0.5), source, student, out)
     assert "train.learning_rate 0.01 -> 0.5" in str(caught.value)
     assert f"rm -r {out}" in str(caught.value)
-    with pytest.raises(KidpipeError, match=r"manifest digest.* digest-0 -> other"):
+    with pytest.raises(KidpipeError, match=r"reads of the build.* digest-0 -> other"):
         run(config(save_every=1, eval_every=3), Source(source.parts, source.eos_id, "other"), student, out)
     other = save_small_student(tmp_path / "other", seed=1)
     with pytest.raises(KidpipeError, match="student local:"):

@@ -1,0 +1,179 @@
+"""`kidpipe gc`: what nothing refers to in, how much it is, what it was made with and what making it again would cost out."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kidcore.errors import KidpipeError
+from kidcore.store.graph import Cell, Grid
+from kidcore.store.manifest import Manifest, kept_manifest, read_manifest
+from kidcore.store.stages import MODEL_STAGES, STAGE_TABLE, STAGES, made_from
+from kidcore.store.store import BROKEN, Shard, Store
+from kidpipe.commands.session import Session, show_bytes, show_seconds
+from pipeline.context import open_context
+from pipeline.stages import every_stage
+
+STUDY_MANIFESTS = "manifests.json"
+"""In the folder of a comparison: the manifests that its runs read, until all of them are finished."""
+
+
+@dataclass
+class _Group:
+    """Files of one stage and settings that could go."""
+
+    what: str
+    files: int = 0
+    bytes: int = 0
+    teacher_seconds: float = 0.0
+    """What a model took for them, as far as the log of shards knows."""
+    paths: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What must stay."""
+
+    shards: set[str]
+    manifests: set[str]
+    note: str = ""
+    """Why every shard stays, where the configuration does not tell what it can reach."""
+
+
+def gc(session: Session, *, delete: bool, as_json: bool) -> None:
+    """What no manifest in use names and the configuration does not reach; deleted only when asked."""
+    store = session.store
+    with store.lock():
+        kept = _kept(session)
+        groups = _groups(store, kept)
+        if delete:
+            for path in (path for group in groups for path in group.paths):
+                path.unlink()
+    total_bytes, seconds = sum(group.bytes for group in groups), sum(group.teacher_seconds for group in groups)
+    if as_json:
+        shown = [{name: value for name, value in asdict(group).items() if name != "paths"} for group in groups]
+        total = {"deleted": delete, "bytes": total_bytes, "teacher_seconds": round(seconds, 3)}
+        session.print_json(total | {"note": kept.note or None, "groups": shown})
+        return
+    for group in groups:
+        line = f"{group.files:>6} files  {show_bytes(group.bytes):>9}  {_work(group.teacher_seconds):>8}  {group.what}"
+        session.console.print(line, markup=False)
+    text = f"{sum(group.files for group in groups)} files, {show_bytes(total_bytes)}"
+    text += f", which took models {show_seconds(seconds)} and would again" if seconds else ""
+    session.console.print(f"deleted {text}" if delete else f"{text} could go: kidpipe gc --delete")
+    if kept.note:
+        session.console.print(f"note        {kept.note}", markup=False)
+
+
+def _work(seconds: float) -> str:
+    return show_seconds(seconds) if seconds else ""
+
+
+def _kept(session: Session) -> _Kept:
+    """What the latest manifest, pins, runs and comparisons name, and the teacher's work that the configuration reaches."""
+    store = session.store
+    manifests = [kept_manifest(store, digest) for digest in _referred(store)] + [read_manifest(store)]
+    found: list[Manifest] = [manifest for manifest in manifests if manifest]
+    named = {file for manifest in found for file in manifest.files()}
+    digests = {manifest.digest for manifest in found}
+    shards = {shard.file: shard for stage in STAGES for shard in store.scan(stage).values()}
+    # Only where a model has worked: what runs without one is made again in seconds, and looking costs reading the data.
+    if not any(shard.stage in MODEL_STAGES for shard in shards.values() if shard.file not in named):
+        return _Kept(named, digests)
+    try:
+        return _Kept(named | _reached(session), digests)
+    except KidpipeError as error:
+        return _Kept(
+            set(shards) | named, digests, f"every shard is kept, as the configuration does not tell what it needs: {error.what}"
+        )
+
+
+def _referred(store: Store) -> set[str]:
+    """Manifests that pins, runs, and comparisons with runs to come refer to."""
+    digests = {path.stem for path in (store.root / "pins").glob("*.json")}
+    for state in (store.root / "runs").glob("*/manifest.json"):
+        digests.add(json.loads(state.read_text(encoding="utf-8"))["digest"])
+    for path in (store.root / "compare").glob(f"*/{STUDY_MANIFESTS}"):
+        digests.update(json.loads(path.read_text(encoding="utf-8")))
+    return digests
+
+
+def _reached(session: Session) -> set[str]:
+    """What models made that a build under this configuration would find again, and what that was made from.
+
+    Raises KidpipeError where the configuration does not say enough to know.
+    """
+    context = open_context(session.config, need_teacher=False)
+    try:
+        grid = Grid(every_stage(context), context.parts, session.store)
+        there = {stage.name for stage in grid.stages}
+        wanted = {row.name for row in STAGE_TABLE.values() if row.is_wanted(session.config)}
+        if wanted - there:
+            raise KidpipeError(f"it names no model for {', '.join(x for x in STAGES if x in wanted - there)}")
+        reached: set[str] = set()
+        for stage in grid.stages:
+            if stage.name in MODEL_STAGES:
+                for cell in grid.cells(stage):
+                    reached.update(_with_inputs(grid, cell))
+        return reached
+    finally:
+        context.close()
+
+
+def _with_inputs(grid: Grid, cell: Cell) -> Iterator[str]:
+    """A finished shard and all that it was made from: without those it would not be found again."""
+    if cell.shard is None:
+        return
+    yield cell.shard.file
+    stages = {stage.name: stage for stage in grid.stages}
+    for name in made_from(stages[cell.stage].inputs) & stages.keys():
+        view = cell.view if stages[name].views else 0
+        if shard := grid.look(stages[name], grid.parts[cell.part], view).shard:
+            yield shard.file
+
+
+def _groups(store: Store, kept: _Kept) -> list[_Group]:
+    settings, seconds = _from_log(store)
+    groups: dict[str, _Group] = defaultdict(lambda: _Group(""))
+    for path in _candidates(store, kept):
+        key = path.name.partition(".")[0]
+        what = f"{path.parent.name}: {settings.get(key, 'settings not recorded')}"
+        group = groups[what]
+        group.what, group.files, group.bytes = what, group.files + 1, group.bytes + path.stat().st_size
+        if path.parent.name in MODEL_STAGES:
+            group.teacher_seconds = round(group.teacher_seconds + seconds.get(key, 0.0), 3)
+        group.paths.append(path)
+    return [groups[what] for what in sorted(groups)]
+
+
+def _candidates(store: Store, kept: _Kept) -> Iterator[Path]:
+    """Shards, those set aside as broken, and manifests that nothing refers to; files that we did not write are not ours."""
+    for stage in STAGES:
+        for path in sorted((store.root / stage).glob("*.parquet*")):
+            is_ours = Shard.parse(stage, path.name.removesuffix(BROKEN)) is not None
+            if is_ours and f"{stage}/{path.name}" not in kept.shards:
+                yield path
+    for path in sorted((store.root / "manifests").glob("*.json")):
+        if path.stem not in kept.manifests:
+            yield path
+
+
+def _from_log(store: Store) -> tuple[dict[str, str], dict[str, float]]:
+    """What each logged shard was made with, as text, and how long it took, seconds."""
+    log = store.root / "log" / "shards.jsonl"
+    texts: dict[str, str] = {}
+    settings: dict[str, str] = {}
+    seconds: dict[str, float] = {}
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []:
+        try:
+            record: dict[str, Any] = json.loads(line)
+            key, name, spent = record["key"], record["settings"], float(record["seconds"])
+        except (ValueError, KeyError, TypeError):
+            continue  # a line that a kill or a full disk cut short
+        if name not in texts:
+            known = store.read_json(f"settings/{name}.json") or {"settings": {}}
+            texts[name] = ", ".join(f"{setting} {value}" for setting, value in known["settings"].items())
+        settings[key], seconds[key] = texts[name], spent
+    return settings, seconds
