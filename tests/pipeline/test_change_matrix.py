@@ -13,6 +13,8 @@ from kidcore.errors import KidpipeError
 from kidcore.store.graph import Grid
 from kidcore.store.manifest import read_manifest
 from kidcore.store.plan import StagePlan, make_plan
+from kidpipe.commands.session import open_session
+from kidpipe.commands.train import prepare_run
 from pipeline.context import open_context
 from pipeline.stages import stages
 from tests.conftest import configure
@@ -49,6 +51,28 @@ CHANGES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "outcome.max_steps": (50_000_000, ("outcome",)),
     "score.top_k": (8, ("gold_score", "score")),
     "score.tail_mass": (0.01, ("gold_score", "score")),
+}
+
+STORED, KID, ONLINE = {"fkd", "kid"}, {"kid", "kid-online"}, {"gkd", "kid-online"}
+EVERY = {"sft"} | STORED | ONLINE
+# And the methods whose runs are other runs then. sft stands for what reads gold alone, fkd for what reads the gold's scores.
+# A setting that gives the same bytes here makes no other run, but what a method does online follows its settings.
+RETRAINED: dict[str, set[str]] = {
+    "ingest.template": EVERY,
+    "ingest.max_prompt_tokens": EVERY,
+    "ingest.max_sql_tokens": EVERY,
+    "ingest.shard_rows": EVERY,
+    "teacher.dtype": STORED | ONLINE,
+    "mask.strategy": KID,
+    "mask.ratio": KID,
+    "mask.seed": KID,
+    "predict.fill": KID,
+    "predict.temperature": {"kid-online"},
+    "predict.mask_token": KID,
+    "predict.top_k": {"kid-online"},
+    "predict.seed": {"kid-online"},
+    "score.top_k": STORED | ONLINE,
+    "score.tail_mass": STORED | ONLINE,
 }
 
 
@@ -112,7 +136,21 @@ def test_an_identity_setting_reruns_its_stage_and_what_changes_with_it(copy: dic
     assert any(reason.startswith(f"{name} ") for stage in expected for reason in plan[stage].reasons), plan
     assert set(made(run_build(configure(copy, **changed)))) == set(expected)
     assert made(run_build(configure(copy, **changed))) == {}
+    runs = run_names(copy | {name: value})
     assert made(run_build(configure(copy))) == {}, "reverting costs nothing"
+    before = run_names(copy)
+    assert {method for method in runs if runs[method] != before[method]} == RETRAINED.get(name, set()) & runs.keys()
+
+
+def run_names(settings: dict[str, object]) -> dict[str, str]:
+    """What the run of each method is called that the latest build allows; equal names are equal runs."""
+    names = {}
+    for method in sorted(EVERY):
+        if method == "kid-online" and settings.get("mask.strategy") == "schema":
+            continue  # refused: it knows tokens only
+        session = open_session(None, [], settings | {"train.method": method}, use_file=False)
+        names[method] = prepare_run(session).name
+    return names
 
 
 def test_every_runtime_and_training_setting_reruns_nothing(copy: dict[str, object]) -> None:
