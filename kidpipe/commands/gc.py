@@ -61,7 +61,7 @@ def gc(session: Session, *, delete: bool, as_json: bool) -> None:
         line = f"{group.files:>6} files  {show_bytes(group.bytes):>9}  {_work(group.teacher_seconds):>8}  {group.what}"
         session.console.print(line, markup=False)
     text = f"{sum(group.files for group in groups)} files, {show_bytes(total_bytes)}"
-    text += f", which took models {show_seconds(seconds)} and would again" if seconds else ""
+    text += f", {show_seconds(seconds)} of teacher time to make again" if seconds else ""
     session.console.print(f"deleted {text}" if delete else f"{text} could go: kidpipe gc --delete")
     if kept.note:
         session.console.print(f"note        {kept.note}", markup=False)

@@ -67,7 +67,7 @@ def compare_grid(
     if only_finished:
         runs = _finished(runs)
     run_all(runs, jobs, lambda line: session.errors.print(line, soft_wrap=True, markup=False))
-    if all(run.result for run in runs):
+    if not only_finished and all(run.result for run in runs):
         # What finished runs read, they refer to themselves.
         (files.root / STUDY_MANIFESTS).unlink(missing_ok=True)
     return _report(session, runs, files.root, as_json)
@@ -106,7 +106,9 @@ def _build_all(session: Session, files: Store, cells: Sequence[Trial], only_fini
             grid = Grid(stages(context, cell.until), context.parts, session.store)
             if only_finished and not all(map(grid.is_finished, grid.stages)):
                 raise KidpipeError("not finished")
-            result = build(context, session.store, until=cell.until, progress=False, is_latest=False, keep=keep)
+            result = build(
+                context, session.store, until=cell.until, progress=False, is_latest=False, keep=None if only_finished else keep
+            )
             found[key] = (result.manifest.digest, "")
             made, reused = sum(result.ran.values()), sum(result.reused.values())
             session.errors.print(f"build {number}/{len(builds)}  {made} shards made, {reused} reused", soft_wrap=True)

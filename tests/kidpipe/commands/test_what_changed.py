@@ -107,7 +107,7 @@ def test_gc_keeps_what_the_configuration_reaches_and_says_what_the_rest_cost(ful
     assert by_stage["score"]["teacher_seconds"] > 0
     assert by_stage["mask"]["teacher_seconds"] == 0
     assert lost["teacher_seconds"] == pytest.approx(sum(group["teacher_seconds"] for group in lost["groups"]), abs=0.002)
-    assert "would again" in full("gc", mask__ratio=0.6).out
+    assert "of teacher time to make again" in full("gc", mask__ratio=0.6).out
     assert full("gc", "--delete").code == 0
     assert first <= shards(tmp_path)
     # What its own masks are made from stays too: without them the scores would not be found.
