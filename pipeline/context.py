@@ -186,12 +186,10 @@ def _teacher(config: Config, is_needed: bool, digests: FileDigests) -> ModelSour
         return None
     if not config.teacher.model:
         raise KidpipeError("no teacher is named", where="teacher.model", fix="kidpipe build-imperfect --teacher MODEL")
-    try:
-        return resolve(config.teacher.model, config.teacher.revision, digests=digests)
-    except KidpipeError:
-        if is_needed or _recorded_teacher(config) is None:
-            raise
-        return None
+    recorded = None if is_needed else _recorded_teacher(config)
+    if recorded is not None and recorded.identity.startswith("local:") and not Path(recorded.name).expanduser().is_dir():
+        return None  # a folder that went away is not to be looked for on the Hub
+    return resolve(config.teacher.model, config.teacher.revision, digests=digests)
 
 
 def _recorded_teacher(config: Config) -> ModelSource | None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kidcore.errors import KidpipeError
-from kidcore.store.graph import Cell, Grid
+from kidcore.store.graph import Grid
 from kidcore.store.manifest import Manifest, kept_manifest, read_manifest
-from kidcore.store.stages import MODEL_STAGES, STAGE_TABLE, STAGES, made_from
+from kidcore.store.stages import MODEL_STAGES, STAGE_TABLE, STAGES
 from kidcore.store.store import BROKEN, Shard, Store
 from kidpipe.commands.session import Session, show_bytes, show_seconds
 from pipeline.context import open_context
@@ -101,7 +101,8 @@ def _referred(store: Store) -> set[str]:
 
 
 def _reached(session: Session) -> set[str]:
-    """What models made that a build under this configuration would find again, and what that was made from.
+    """What a build under this configuration would find again: a model's work, and what it was made from.
+
 
     Raises KidpipeError where the configuration does not say enough to know.
     """
@@ -112,26 +113,9 @@ def _reached(session: Session) -> set[str]:
         wanted = {row.name for row in STAGE_TABLE.values() if row.is_wanted(session.config)}
         if wanted - there:
             raise KidpipeError(f"it names no model for {', '.join(x for x in STAGES if x in wanted - there)}")
-        reached: set[str] = set()
-        for stage in grid.stages:
-            if stage.name in MODEL_STAGES:
-                for cell in grid.cells(stage):
-                    reached.update(_with_inputs(grid, cell))
-        return reached
+        return {cell.shard.file for stage in grid.stages for cell in grid.cells(stage) if cell.shard is not None}
     finally:
         context.close()
-
-
-def _with_inputs(grid: Grid, cell: Cell) -> Iterator[str]:
-    """A finished shard and all that it was made from: without those it would not be found again."""
-    if cell.shard is None:
-        return
-    yield cell.shard.file
-    stages = {stage.name: stage for stage in grid.stages}
-    for name in made_from(stages[cell.stage].inputs) & stages.keys():
-        view = cell.view if stages[name].views else 0
-        if shard := grid.look(stages[name], grid.parts[cell.part], view).shard:
-            yield shard.file
 
 
 def _groups(store: Store, kept: _Kept) -> list[_Group]:

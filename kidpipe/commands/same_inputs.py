@@ -124,7 +124,7 @@ def _refuse_other_examples(session: Session, manifest: Manifest, dataset: DataSe
         question = next(iter(new or gone))[1]
         raise _other(
             manifest,
-            f"the shards were made from other data: {new.total()} examples are new, {gone.total()} gone, such as {question!r}",
+            f"the data set holds other examples than the shards: {new.total()} new, {gone.total()} gone, such as {question!r}",
             f"data.path = {session.config.data.path}",
         )
 
