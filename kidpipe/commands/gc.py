@@ -103,7 +103,6 @@ def _referred(store: Store) -> set[str]:
 def _reached(session: Session) -> set[str]:
     """What a build under this configuration would find again: a model's work, and what it was made from.
 
-
     Raises KidpipeError where the configuration does not say enough to know.
     """
     context = open_context(session.config, need_teacher=False)
