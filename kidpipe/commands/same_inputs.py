@@ -7,8 +7,9 @@ that another name was meant: shards are complete without the teacher.
 
 import logging
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -45,13 +46,20 @@ def check_teacher(session: Session, manifest: Manifest, stages: Collection[str])
         revision = "" if is_student else config.teacher.revision
         if named:
             _check_model(session, manifest, row.model, setting, named, revision, str(recorded[f"{row.model}.weights"]))
-        dtype = recorded.get(f"{row.model}.dtype", "auto")
-        if dtype != config.teacher.dtype and (config.teacher.model or config.teacher.dtype != "auto"):
-            raise _other(
-                manifest, f"the {row.model} ran in another precision: {dtype}, not {config.teacher.dtype}", "teacher.dtype"
-            )
+        _check_precision(session, manifest, row.model, recorded)
     if any(STAGE_TABLE[name].model == "teacher" for name in made):
         _check_tokenizer(session, manifest)
+
+
+def _check_precision(session: Session, manifest: Manifest, role: str, recorded: Mapping[str, Any]) -> None:
+    """A student that fills has a precision of its own, among the settings of its stage."""
+    config = session.config
+    if role == "predictor" and config.predict.predictor == "student":
+        setting, now, before = "predict.dtype", config.predict.dtype, recorded.get("predict.dtype", "auto")
+    else:
+        setting, now, before = "teacher.dtype", config.teacher.dtype, recorded.get(f"{role}.dtype", "auto")
+    if now != before and (config.teacher.model or now != "auto"):
+        raise _other(manifest, f"the {role} ran in another precision: {before}, not {now}", f"{setting} = {now}")
 
 
 def _check_model(session: Session, manifest: Manifest, role: str, setting: str, named: str, revision: str, recorded: str) -> None:

@@ -17,7 +17,6 @@ from kidcore.models.sources import ModelSource, resolve
 from kidcore.models.tokenizers import load_tokenizer, require_same
 from kidcore.store.manifest import Manifest, find_manifest, read_manifest
 from kidcore.store.stages import MODEL_STAGES, made_from
-from kidcore.store.store import Store
 from kidpipe.commands.build import build_imperfect
 from kidpipe.commands.companions import COMPANIONS, write_companions
 from kidpipe.commands.online import check_rollouts, online_setup
