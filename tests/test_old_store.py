@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from kidpipe.commands.gc import gc
 from kidpipe.commands.inspect import inspect, query
 from kidpipe.commands.session import open_session
-from kidpipe.commands.store import gc, status, verify
+from kidpipe.commands.store import status, verify
 from kidpipe.commands.train import train
 from tests.test_fixture_store import copied_store
 
