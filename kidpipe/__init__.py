@@ -17,6 +17,9 @@ def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'kidpipe' has no attribute {name!r}")
     # Loaded here because that is the point: torch and Arrow stay out until they are needed.
+    from kidpipe import own_packages
+
+    own_packages.claim()
     from kidcore.errors import KidpipeError
     from kidpipe import api
 

@@ -1,7 +1,9 @@
 """`kidpipe demo`: data made on the spot, a teacher trained, imperfect data built, two students trained and compared."""
 
+import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -76,6 +78,17 @@ class _Demo:
 def demo(folder: Path, *, quick: bool, backend: str, verbose: bool, as_json: bool) -> dict[str, Any]:
     """Run the whole pipeline on made data and write summary.json; what an earlier run finished is reused."""
     run = _Demo(folder, QUICK if quick else DemoRecipe(), backend, verbose)
+    # With --json the summary alone goes to stdout, and what the steps say to stderr.
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        summary = _run_steps(run, folder)
+    if as_json:
+        run.session().print_json(summary)
+    else:
+        _print(run, summary)
+    return summary
+
+
+def _run_steps(run: _Demo, folder: Path) -> dict[str, Any]:
     recipe, models = run.recipe, str(folder / "models")
     run.step(
         "world",
@@ -109,12 +122,7 @@ def demo(folder: Path, *, quick: bool, backend: str, verbose: bool, as_json: boo
     scores = run.step(
         "eval", "8. Execute their SQL on held-out questions", lambda: {name: _evaluate(run, name) for name in MODELS}
     )
-    summary = _summarise(run, built, scores)
-    if as_json:
-        run.session().print_json(summary)
-    else:
-        _print(run, summary)
-    return summary
+    return _summarise(run, built, scores)
 
 
 def _evaluate(run: _Demo, name: str) -> dict[str, Any]:

@@ -86,6 +86,13 @@ def test_a_persons_own_modules_are_left_alone(shadowed: Path, python_path: str) 
     assert [Path(file).parents[1] for file in done.stdout.split()] == [own_packages.HOME] * 3, done.stderr
 
 
+@pytest.mark.engine  # the interface loads torch and all
+def test_the_python_interface_is_ours_too(shadowed: Path) -> None:
+    """As in a notebook beside such files: the working folder is first on the path."""
+    done = run(shadowed, command=[sys.executable, "-c", "import kidpipe; print(kidpipe.Project.__module__)"])
+    assert (done.stdout, done.stderr) == ("kidpipe.api\n", "")
+
+
 def test_processes_that_we_start_are_safe_too(shadowed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(shadowed)
     command = own_packages.child_command("kidpipe.study.trial")

@@ -126,3 +126,6 @@ def test_the_demo_runs_to_its_table(cli: Cli, tmp_path: Path) -> None:
     assert 0 < summary["rewrite_rate"] <= 1
     assert {"teacher", "build", "build.predict", "kid", "eval"} <= summary["seconds"].keys()
     assert "student, KID" in done.out
+    again = cli("demo", str(tmp_path / "demo"), "--quick", "--json")
+    assert json.loads(again.out)["models"] == summary["models"]
+    assert "Train the teacher" in again.err
