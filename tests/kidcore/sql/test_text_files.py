@@ -46,7 +46,7 @@ def test_one_line_is_a_row_where_the_name_says_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (gzip.compress(LINES.encode()), "gzip"),
+        (gzip.compress(LINES.encode(), mtime=0), "gzip"),
         (b"PK\x03\x04rest", "zip"),
         (b"PAR1rest", "Parquet"),
         (LINES.encode("utf-16"), "UTF-16"),
@@ -62,6 +62,7 @@ def test_one_line_is_a_row_where_the_name_says_lines(tmp_path: Path) -> None:
         ('{"a": 1}\n{"a": 2\n{"a": 3}', "line 2"),
         ("", "malformed JSON"),
     ],
+    ids=lambda value: str(value)[:20],
 )
 def test_what_can_not_be_read_is_named(tmp_path: Path, data: bytes | str, what: str) -> None:
     with pytest.raises(KidpipeError) as caught:
