@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -14,14 +12,14 @@ import pytest
 import torch
 
 from kidcore.errors import KidpipeError
+from tests.forks import start
 from tests.train.small import make_examples, write_build
-from tests.train.together import config
+from tests.train.together import config, source_of
 from train.data.dataset import Dataset, Source
 from train.data.distribute import MicroBatcher, MicroBatches
 from train.data.loader import Loader, choose_workers
 from train.data.packing import Pack, make_packs
 
-ROOT = Path(__file__).parents[2]
 CUTTER = MicroBatcher("tree", 64)
 
 
@@ -116,28 +114,19 @@ def test_a_worker_that_dies_is_named(source: Source) -> None:
     assert not children()
 
 
-ORPHANS = """
-import sys, time
-from pathlib import Path
-from tests.train.test_loader import CUTTER, children
-from tests.train.together import config, source_of
-from train.data.dataset import Dataset
-from train.data.loader import Loader
-with Loader(2) as loader:
-    stream = loader.steps(Dataset(source_of(Path(sys.argv[1])), config()), 0, 1000, CUTTER.cut)
-    next(stream)
-    print(*children(), flush=True)
-    time.sleep(60)
-"""
+def feed(folder: Path) -> None:
+    """A trainer that says who its workers are, and works on."""
+    with Loader(2) as loader:
+        next(loader.steps(Dataset(source_of(folder), config()), 0, 1000, CUTTER.cut))
+        print(*children(), flush=True)
+        time.sleep(60)
 
 
 def test_workers_end_with_a_trainer_that_was_killed(source: Source) -> None:
-    command = [sys.executable, "-c", ORPHANS, str(source.parts[0].one("ingest").parent)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as trainer:
-        assert trainer.stdout is not None
-        workers = [int(text) for text in trainer.stdout.readline().split()]
+    with start(feed, source.parts[0].ingest.parent) as trainer:
+        assert within(60, lambda: trainer.out.endswith("\n")), trainer.err
         trainer.kill()
+    workers = [int(text) for text in trainer.out.split()]
     assert len(workers) == 2
     assert within(10, lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
 
