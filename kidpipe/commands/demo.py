@@ -66,8 +66,8 @@ class _Demo:
         self.seconds[name] = round(time.perf_counter() - started, 1)
         return result
 
-    def train(self, name: str, student: str, method: str, steps: int, rate: float) -> dict[str, Any]:
-        changes: dict[str, Any] = {"train__student": student, "train__method": method, "train__max_steps": steps}
+    def train(self, name: str, student: str, method: str, steps: int, rate: float, **changes: Any) -> dict[str, Any]:
+        changes |= {"train__student": student, "train__method": method, "train__max_steps": steps}
         changes |= {"train__learning_rate": rate, "train__eval_every": max(steps // 5, 1)}
         result = train(self.session(**changes), name=name, as_json=False)
         if result["was_finished"]:
@@ -104,7 +104,8 @@ def _run_steps(run: _Demo, folder: Path) -> dict[str, Any]:
     run.step(
         "teacher",
         f"3. Train the teacher: {recipe.teacher_steps} steps of supervised fine-tuning",
-        lambda: run.train("teacher", f"{models}/teacher", "sft", recipe.teacher_steps, recipe.teacher_rate),
+        # On all questions, those that nothing is distilled from too: as they were just ingested.
+        lambda: run.train("teacher", f"{models}/teacher", "sft", recipe.teacher_steps, recipe.teacher_rate, data__limit=0),
     )
     built = run.step(
         "build",

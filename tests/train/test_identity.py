@@ -45,7 +45,9 @@ def changed(name: str) -> Any:
     default = TrainSettings.model_fields[name].default
     if name in OTHER:
         return OTHER[name]
-    return not default if isinstance(default, bool) else type(default)(default / 2 + 1) if default else 1
+    if isinstance(default, bool):
+        return not default
+    return default + 1 if isinstance(default, int) else default / 2 or 0.25
 
 
 @pytest.mark.parametrize("method", get_args(Method))
