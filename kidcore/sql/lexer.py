@@ -36,36 +36,41 @@ class Token(NamedTuple):
         return self.kind is TokenKind.WORD and self.text.upper() == word
 
 
-_PATTERN = re.compile(
-    r"""
-      (?P<space>\s+ | --[^\n]* | /\*.*?(?:\*/|\Z))
-    | (?P<text>[xX]?'(?:[^']|'')*(?:'|\Z))
-    | (?P<quoted>"(?:[^"]|"")*(?:"|\Z) | `(?:[^`]|``)*(?:`|\Z) | \[[^\]]*(?:\]|\Z))
-    | (?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)
+_SPACE = r"(?P<space>\s+ | --[^\n]* | /\*.*?(?:\*/|\Z))"
+_REST = r"""
+      (?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)
     | (?P<word>[^\W\d][\w$]*)
     | (?P<symbol><>|<=|>=|!=|==|\|\||<<|>>|->>|->|.)
+    """
+_QUOTES = {
+    "sqlite": r"""
+      (?P<text>[xX]?'(?:[^']|'')*(?:'|\Z))
+    | (?P<quoted>"(?:[^"]|"")*(?:"|\Z) | `(?:[^`]|``)*(?:`|\Z) | \[[^\]]*(?:\]|\Z))
     """,
-    re.VERBOSE | re.DOTALL,
-)
-
-
+    # Brackets hold lists here, E'...' has escapes, and $$...$$ is a text.
+    "duckdb": r"""
+      (?P<text>[eE]'(?:[^'\\]|\\.|'')*(?:'|\Z) | [xX]?'(?:[^']|'')*(?:'|\Z) | (?P<tag>\$(?:[^\W\d]\w*)?\$).*?(?:(?P=tag)|\Z))
+    | (?P<quoted>"(?:[^"]|"")*(?:"|\Z))
+    """,
+}
+_PATTERNS = {dialect: re.compile(f"{_SPACE} | {quotes} | {_REST}", re.VERBOSE | re.DOTALL) for dialect, quotes in _QUOTES.items()}
 _KINDS = {kind.value: kind for kind in TokenKind}
 
 
-def tokens(sql: str) -> Iterator[Token]:
+def tokens(sql: str, dialect: str = "sqlite") -> Iterator[Token]:
     """The tokens of any text, complete: nothing is dropped, unclosed quotes run to the end."""
-    for match in _PATTERN.finditer(sql):
+    for match in _PATTERNS[dialect].finditer(sql):
         yield Token(_KINDS[match.lastgroup or ""], match.group())
 
 
 @functools.lru_cache(maxsize=16_384)
-def is_ordered(sql: str) -> bool:
+def is_ordered(sql: str, dialect: str = "sqlite") -> bool:
     """Whether the outermost query has ORDER BY, so that the order of its rows is part of its meaning.
 
     ORDER BY outside every parenthesis belongs to the outermost query: subqueries, CTEs, windows and aggregates all keep
     theirs inside. Parentheses around the whole statement (DuckDB admits them) are taken off first.
     """
-    solid = [token for token in tokens(sql) if token.kind is not TokenKind.SPACE]
+    solid = [token for token in tokens(sql, dialect) if token.kind is not TokenKind.SPACE]
     while solid and solid[-1].text == ";":
         solid.pop()
     while len(solid) > 1 and solid[0].text == "(" and _closing(solid) == len(solid) - 1:
@@ -79,16 +84,37 @@ def is_ordered(sql: str) -> bool:
     return False
 
 
-def strip_distinct(sql: str) -> str:
-    """The text without the keyword DISTINCT, wherever it stands (the test suite's default, for published numbers)."""
-    return "".join(token.text for token in tokens(sql) if not token.is_word("DISTINCT"))
+def strip_distinct(sql: str, dialect: str = "sqlite") -> str:
+    """The text without the keyword DISTINCT (the test suite's default, for published numbers).
+
+    It stays where it is no wish for distinct rows: in the comparison IS [NOT] DISTINCT FROM, and in DuckDB's DISTINCT ON,
+    which chooses a row a group.
+    """
+    pieces = list(tokens(sql, dialect))
+    solid = [index for index, token in enumerate(pieces) if token.kind is not TokenKind.SPACE]
+    kept = {
+        index
+        for number, index in enumerate(solid)
+        if pieces[index].is_word("DISTINCT")
+        and (_compares(pieces, solid, number) or (number + 1 < len(solid) and pieces[solid[number + 1]].is_word("ON")))
+    }
+    return "".join(token.text for index, token in enumerate(pieces) if index in kept or not token.is_word("DISTINCT"))
 
 
-def mend_operators(sql: str) -> str:
+def _compares(pieces: list[Token], solid: list[int], number: int) -> bool:
+    """Whether the DISTINCT at `solid[number]` belongs to IS [NOT] DISTINCT FROM."""
+    before = [pieces[index] for index in solid[max(0, number - 2) : number]]
+    if before and before[-1].is_word("NOT"):
+        before.pop()
+    is_asked = bool(before) and before[-1].is_word("IS")
+    return is_asked and number + 1 < len(solid) and pieces[solid[number + 1]].is_word("FROM")
+
+
+def mend_operators(sql: str, dialect: str = "sqlite") -> str:
     """The text with `> =`, `< =` and `! =` written as one operator, as tokenised predictions have them apart."""
     pieces: list[str] = []
     held = ""
-    for token in tokens(sql):
+    for token in tokens(sql, dialect):
         if held and token.text == "=":
             pieces.append(held.rstrip() + "=")
             held = ""

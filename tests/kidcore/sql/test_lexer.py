@@ -7,9 +7,26 @@ from hypothesis import strategies as st
 from kidcore.sql.lexer import is_ordered, mend_operators, strip_distinct, tokens
 
 
-@given(st.text())
-def test_tokens_put_together_are_the_text(text: str) -> None:
-    assert "".join(token.text for token in tokens(text)) == text
+@given(st.text(), st.sampled_from(["sqlite", "duckdb"]))
+def test_tokens_put_together_are_the_text(text: str, dialect: str) -> None:
+    assert "".join(token.text for token in tokens(text, dialect)) == text
+
+
+@pytest.mark.parametrize(
+    ("sql", "ordered"),
+    [
+        ("SELECT [']'] FROM t ORDER BY a", True),
+        ("SELECT ['it''s ]'] AS b FROM t ORDER BY a", True),
+        ("SELECT $$ ORDER BY $$ FROM t", False),
+        ("SELECT $x$ ' $$ $x$ FROM t ORDER BY a", True),
+        ("SELECT e'it\\'s' FROM t ORDER BY a", True),
+        ("SELECT list(a ORDER BY a) FROM t", False),
+        ("SELECT [x FOR x IN [1, 2]] FROM t ORDER BY ALL", True),
+        ("FROM t ORDER BY a // 2", True),
+    ],
+)
+def test_duckdb_has_quotes_of_its_own(sql: str, ordered: bool) -> None:
+    assert is_ordered(sql, "duckdb") is ordered
 
 
 @pytest.mark.parametrize(
@@ -42,6 +59,24 @@ def test_is_ordered_looks_at_the_outermost_query(sql: str, ordered: bool) -> Non
 def test_strip_distinct_leaves_quoted_text_alone() -> None:
     sql = "SELECT DISTINCT a, COUNT(distinct b) FROM t WHERE c = 'DISTINCT' AND \"distinct\" = 1"
     assert strip_distinct(sql) == "SELECT  a, COUNT( b) FROM t WHERE c = 'DISTINCT' AND \"distinct\" = 1"
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "duckdb"])
+@pytest.mark.parametrize(
+    ("sql", "stripped"),
+    [
+        ("SELECT b FROM t WHERE a IS DISTINCT FROM 'x'", None),
+        ("SELECT b FROM t WHERE a is /* so */ not\ndistinct from 'x'", None),
+        ("SELECT DISTINCT b FROM t WHERE a IS NOT DISTINCT FROM c", "SELECT  b FROM t WHERE a IS NOT DISTINCT FROM c"),
+        ("SELECT DISTINCT ON (a) a, b FROM t", None),
+        ("SELECT DISTINCT ON(a) count(DISTINCT b) FROM t", "SELECT DISTINCT ON(a) count( b) FROM t"),
+        ("SELECT a IS NOT NULL, DISTINCT FROM t", "SELECT a IS NOT NULL,  FROM t"),
+        ("SELECT count(DISTINCT a) FROM t", "SELECT count( a) FROM t"),
+        ("DISTINCT", ""),
+    ],
+)
+def test_strip_distinct_leaves_what_compares_or_chooses(sql: str, stripped: str | None, dialect: str) -> None:
+    assert strip_distinct(sql, dialect) == (sql if stripped is None else stripped)
 
 
 @pytest.mark.parametrize(
