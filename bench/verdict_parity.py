@@ -96,7 +96,7 @@ def _report(metric: str, rows: list[Row], ours: list[Any], verdicts: list[Verdic
             continue
         matcher = databases.matcher(row["db_id"])
         assert matcher is not None, f"the database of row {row['id']} can't be read"
-        case = Case(row, value, row[metric], verdict, databases.path(row["db_id"]), matcher)
+        case = Case(row, value, row[metric], verdict, databases.of(row["db_id"]).path, matcher)
         cause = next((name for name, holds in CAUSES.get(metric, {}).items() if holds(case)), None)
         if cause is None:
             left.append(row)

@@ -1,4 +1,4 @@
-"""A db_id in; its database file, the files of its test suite and its exact-set matcher out."""
+"""A db_id in; its database, the databases of its test suite and its exact-set matcher out."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -7,6 +7,7 @@ from pathlib import Path
 from eval.names import read_names
 from eval.spider.exact_match import ExactMatcher
 from kidcore.errors import KidpipeError
+from kidcore.sql.database import Database, database_in, database_of
 
 
 @dataclass
@@ -14,27 +15,35 @@ class Databases:
     """Where predictions are executed.
 
     Args:
-        path: the database file of a db_id.
+        database: the database of a db_id, or the file it is in.
         suite: folder of <db_id>/*.sqlite, further databases on which a prediction must hold (ts_bag); None = no suite.
         links: key links by db_id (`read_tables_json`); databases not in it are taken at their declared foreign keys.
     """
 
-    path: Callable[[str], Path]
+    database: Callable[[str], Database | Path]
     suite: Path | None = None
     links: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    _found: dict[str, Database] = field(default_factory=dict)
     _matchers: dict[str, ExactMatcher | None] = field(default_factory=dict)
 
-    def suite_files(self, db_id: str) -> list[Path]:
-        """The suite's databases of `db_id`, sorted by name; empty where there is no suite."""
-        if self.suite is None:
+    def of(self, db_id: str) -> Database:
+        """The database of `db_id`."""
+        if db_id not in self._found:
+            self._found[db_id] = database_of(self.database(db_id), db_id)
+        return self._found[db_id]
+
+    def suite_databases(self, db_id: str) -> list[Database]:
+        """The suite's databases of `db_id`, sorted by name; empty where there is no suite, or the db_id is no name in it."""
+        if self.suite is None or database_in(self.suite, db_id).refusal:
             return []
-        return sorted(path for path in (self.suite / db_id).glob("*") if path.suffix in (".sqlite", ".duckdb"))
+        paths = sorted(path for path in (self.suite / db_id).glob("*") if path.suffix in (".sqlite", ".duckdb"))
+        return [database_of(path, db_id) for path in paths]
 
     def matcher(self, db_id: str) -> ExactMatcher | None:
         """Exact set match on the names of `db_id`; None where its database can't be read."""
         if db_id not in self._matchers:
             try:
-                self._matchers[db_id] = ExactMatcher(read_names(self.path(db_id), self.links.get(db_id)))
+                self._matchers[db_id] = ExactMatcher(read_names(self.of(db_id), self.links.get(db_id)))
             except KidpipeError:
                 self._matchers[db_id] = None  # its golds fail too, which is what gets reported
         return self._matchers[db_id]
@@ -46,5 +55,5 @@ class Databases:
         fix = "name the folder that holds <db_id>/*.sqlite"
         if not self.suite.is_dir():
             raise KidpipeError("test suite missing", where=str(self.suite), fix=fix)
-        if db_ids and not any(self.suite_files(db_id) for db_id in db_ids):
+        if db_ids and not any(self.suite_databases(db_id) for db_id in db_ids):
             raise KidpipeError("the test suite has none of the data's databases", where=str(self.suite), fix=fix)

@@ -1,14 +1,16 @@
 """Pairs of gold and predicted SQL on a database in; how each prediction ended, and whether its result is the same, out."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from eval.metrics.soft_f1 import soft_f1
 from eval.metrics.ties import opposite_ties
 from kidcore.config.config import EvalSettings, SandboxSettings
+from kidcore.config.digests import FileDigests
+from kidcore.sql.database import Database, database_of
 from kidcore.sql.lexer import mend_operators, strip_distinct
 from kidcore.sql.results import is_ordered, is_vacuous, same_bag, same_set
 from kidcore.sql.sandbox.job import Job, Limits, QueryResult, ResultKind
@@ -18,17 +20,22 @@ ProgressCallback = Callable[[int, int], None]
 """Called with (done, total)."""
 
 
-GoldQuery = tuple[Path, str]
-"""A database file and SQL for it."""
+GoldQuery = tuple[Database, str]
+"""A database and SQL for it."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A gold and a predicted query on one database file."""
+    """A gold and a predicted query on one database, which may be given as its file."""
 
     gold_sql: str
     pred_sql: str
-    database: Path
+    database: Database | Path
+
+    @cached_property
+    def on(self) -> Database:
+        """The database."""
+        return database_of(self.database)
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class GoldCache:
         self.settings = settings
         self.sandbox = sandbox or SandboxSettings()
         self._golds: dict[tuple[str, str], Gold] = {}
-        self._digests: dict[Path, tuple[tuple[int, int], str]] = {}
+        self._digests = FileDigests(None)
 
     def fill(self, queries: Iterable[GoldQuery], check_ties: bool) -> None:
         """Execute the gold queries not seen yet, in worker processes that run nothing else."""
@@ -75,12 +82,12 @@ class GoldCache:
         sandbox = self.sandbox
         directions = (False, True) if check_ties else (False,)
         with SandboxPool(limits_of(self.settings, sandbox, sandbox.gold_timeout_s), sandbox.workers) as pool:
-            jobs = (Job(str(path), sql, reverse=reverse) for path, sql in wanted for reverse in directions)
+            jobs = (database.job(sql, reverse=reverse) for database, sql in wanted for reverse in directions)
             results = pool.run(jobs)
             found = {query: [next(results) for _ in directions] for query in wanted}
             torn = _breaks_of_ties(pool, {query: pair[0] for query, pair in found.items()}) if check_ties else set()
         for query, key in self._keys(found).items():
-            pair, ordered = found[query], is_ordered(query[1])
+            pair, ordered = found[query], is_ordered(query[1], query[0].dialect)
             ties = check_ties and (query in torn or _differs(pair[0], pair[1], ordered))
             self._golds[key] = Gold(pair[0], ordered, ties)
 
@@ -89,24 +96,14 @@ class GoldCache:
         return {query: self._golds[key] for query, key in self._keys(queries).items()}
 
     def _keys(self, queries: Iterable[GoldQuery]) -> dict[GoldQuery, tuple[str, str]]:
-        """What each distinct query is kept under; every file is looked at once, not once a query."""
+        """What each distinct query is kept under; every database is looked at once, not once a query."""
         distinct = dict.fromkeys(queries)
-        digests = {path: self._digest(path) for path in {path for path, _sql in distinct}}
-        return {(path, sql): (digests[path], sql) for path, sql in distinct}
+        digests = {database: self._digest(database) for database in {database for database, _sql in distinct}}
+        return {(database, sql): (digests[database], sql) for database, sql in distinct}
 
-    def _digest(self, path: Path) -> str:
-        """The content's digest; the file is read again only where its time or size changed."""
-        try:
-            status = path.stat()
-        except OSError:
-            return f"missing {path}"
-        stamp = (status.st_mtime_ns, status.st_size)
-        known = self._digests.get(path)
-        if known is None or known[0] != stamp:
-            with path.open("rb") as file:
-                known = stamp, hashlib.file_digest(file, "sha256").hexdigest()
-            self._digests[path] = known
-        return known[1]
+    def _digest(self, database: Database) -> str:
+        """The content's digest; a file is read again only where its time or size changed."""
+        return f"{database.fault} {database.path}" if database.fault else database.digest(self._digests)
 
 
 def compare_results(
@@ -117,7 +114,7 @@ def compare_results(
     DISTINCT is stripped from both sides for `ex_bag` and `ex_set` alike where the cache's settings say so.
     """
     settings = golds.settings
-    queries = [(pair.database, gold_text(pair.gold_sql, settings)) for pair in pairs]
+    queries = [(pair.on, gold_text(pair.gold_sql, settings, pair.on.dialect)) for pair in pairs]
     golds.fill(queries, check_ties and settings.check_ties)
     comparisons: list[Comparison | None] = [None] * len(pairs)
     waiting: list[tuple[int, Gold]] = []
@@ -128,9 +125,7 @@ def compare_results(
             waiting.append((number, gold))
         else:
             comparisons[number] = Comparison(gold, ResultKind.ERROR, False, False, None, gold.result.message, 0.0)
-    jobs = (
-        Job(str(pairs[number].database), pred_text(pairs[number].pred_sql, settings), (number, gold)) for number, gold in waiting
-    )
+    jobs = (_pred_job(pairs[number], settings, (number, gold)) for number, gold in waiting)
     with SandboxPool(limits_of(settings, golds.sandbox, golds.sandbox.timeout_s), golds.sandbox.workers) as pool:
         for done, result in enumerate(pool.run(jobs), 1):
             number, gold = result.key
@@ -138,6 +133,10 @@ def compare_results(
             if progress:
                 progress(done, len(waiting))
     return [comparison for comparison in comparisons if comparison is not None]
+
+
+def _pred_job(pair: Pair, settings: EvalSettings, key: Any) -> Job:
+    return pair.on.job(pred_text(pair.pred_sql, settings, pair.on.dialect), key)
 
 
 def limits_of(settings: EvalSettings, sandbox: SandboxSettings, timeout_s: float) -> Limits:
@@ -165,10 +164,10 @@ def _breaks_of_ties(pool: SandboxPool, results: dict[GoldQuery, QueryResult]) ->
     variants = {
         query: pair
         for query, result in results.items()
-        if result.is_ok and (pair := opposite_ties(query[1], result.num_columns)) is not None
+        if result.is_ok and (pair := opposite_ties(query[1], result.num_columns, query[0].dialect)) is not None
     }
-    answers = pool.run(Job(str(path), sql) for (path, _sql), pair in variants.items() for sql in pair)
-    return {query for query in variants if _differs(next(answers), next(answers), is_ordered(query[1]))}
+    answers = pool.run(database.job(sql) for (database, _sql), pair in variants.items() for sql in pair)
+    return {query for query in variants if _differs(next(answers), next(answers), is_ordered(query[1], query[0].dialect))}
 
 
 def _differs(result: QueryResult, reversed_result: QueryResult, ordered: bool) -> bool:
@@ -177,14 +176,14 @@ def _differs(result: QueryResult, reversed_result: QueryResult, ordered: bool) -
     return result.payload != reversed_result.payload and not same_bag(result.rows, reversed_result.rows, ordered)
 
 
-def gold_text(sql: str, settings: EvalSettings) -> str:
+def gold_text(sql: str, settings: EvalSettings, dialect: str = "sqlite") -> str:
     """The gold as it is executed."""
-    return sql if settings.keep_distinct else strip_distinct(sql)
+    return sql if settings.keep_distinct else strip_distinct(sql, dialect)
 
 
-def pred_text(sql: str, settings: EvalSettings) -> str:
+def pred_text(sql: str, settings: EvalSettings, dialect: str = "sqlite") -> str:
     """The prediction as it is executed."""
     if len(sql) > Limits.max_sql_bytes:
         return sql  # to be refused as it is
-    sql = mend_operators(sql) if settings.mend_operators else sql
-    return sql if settings.keep_distinct else strip_distinct(sql)
+    sql = mend_operators(sql, dialect) if settings.mend_operators else sql
+    return sql if settings.keep_distinct else strip_distinct(sql, dialect)

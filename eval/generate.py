@@ -11,6 +11,7 @@ from kidcore.models.backends.base import Backend, Sampling
 from kidcore.models.prompts import PromptBuilder
 from kidcore.models.tokenizers import eos_id, special_ids
 from kidcore.sql.answers import read_answer
+from kidcore.sql.database import Database
 from kidcore.sql.datasets import Example
 from kidcore.sql.named_tables import named_tables
 
@@ -43,7 +44,7 @@ def generate_predictions(
     backend: Backend,
     builder: PromptBuilder,
     examples: Sequence[Example],
-    database: Callable[[str], Path],
+    database: Callable[[str], Database | Path],
     max_new_tokens: int,
     progress: ProgressCallback | None = None,
     sampling: Sampling | None = None,
@@ -83,7 +84,7 @@ def _prompts(
     backend: Backend,
     builder: PromptBuilder,
     examples: Sequence[Example],
-    database: Callable[[str], Path],
+    database: Callable[[str], Database | Path],
     predictions: Predictions,
 ) -> dict[str, list[int]]:
     """Prompts by example id; what can't be asked is noted in `predictions`."""

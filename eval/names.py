@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kidcore.errors import KidpipeError
-from kidcore.sql.schema_text import read_schema
+from kidcore.sql.database import Database, database_of
 from kidcore.sql.text_files import read_json
 
 
@@ -18,14 +18,14 @@ class Names:
     same: Mapping[str, str]
 
 
-def read_names(database: Path, same: Mapping[str, str] | None = None) -> Names:
-    """The names in a database file; key links as declared there unless `same` says otherwise."""
-    tables = read_schema(database, database.stem).tables
-    columns = {table.name.lower(): [column.name.lower() for column in table.columns] for table in tables}
+def read_names(database: Database | Path, same: Mapping[str, str] | None = None) -> Names:
+    """The names in a database; key links as declared there unless `same` says otherwise."""
+    tables = database_of(database).schema().tables
+    columns = {".".join(table.path).lower(): [column.name.lower() for column in table.columns] for table in tables}
     if same is None:
         order = [f"{table}.{column}" for table, names in columns.items() for column in names]
         links = [
-            (f"{table.name}.{column}".lower(), f"{other}.{target}".lower())
+            (".".join((*table.path, column)).lower(), ".".join((*table.qualifiers, other, target)).lower())
             for table in tables
             for column, other, target in table.links
         ]

@@ -11,6 +11,7 @@ from eval.execution import Comparison, GoldCache, Pair, ProgressCallback, compar
 from eval.metrics.ves import measure_rewards
 from eval.spider.exact_match import hardness
 from kidcore.config.config import EvalSettings, SandboxSettings
+from kidcore.sql.database import Database, database_of
 from kidcore.sql.datasets import Example
 from kidcore.sql.lexer import mend_operators
 from kidcore.sql.sandbox.job import ResultKind
@@ -89,7 +90,7 @@ def judge(
         said: what each prediction was read from, by example id; the prediction itself where it isn't there.
     """
     answered = [example for example in examples if predictions.get(example.example_id, "").strip() and not example.fault]
-    pairs = [Pair(example.gold_sql, predictions[example.example_id], databases.path(example.db_id)) for example in answered]
+    pairs = [Pair(example.gold_sql, predictions[example.example_id], databases.of(example.db_id)) for example in answered]
     comparisons = dict(zip((example.example_id for example in answered), compare_results(pairs, golds, progress), strict=True))
     survivors = [example for example in answered if comparisons[example.example_id].ex_bag]
     passed = _suite(survivors, predictions, databases, golds)
@@ -109,12 +110,12 @@ def judge(
 def judge_one(
     gold_sql: str,
     predicted_sql: str,
-    database: Path,
+    database: Database | Path,
     settings: EvalSettings | None = None,
     sandbox: SandboxSettings | None = None,
 ) -> Verdict:
     """The verdict on one prediction. Starts its own worker processes: use `judge` for many."""
-    example = Example("0", database.stem, "", gold_sql)
+    example = Example("0", database_of(database).db_id, "", gold_sql)
     golds = GoldCache(settings or EvalSettings(), (sandbox or SandboxSettings()).model_copy(update={"workers": 1}))
     return judge([example], {"0": predicted_sql}, Databases(lambda _db_id: database), golds)[0]
 
@@ -124,7 +125,7 @@ def _suite(
 ) -> dict[str, bool]:
     """Whether each prediction, right on its main database, is right on the whole suite; one round a file, losers drop out."""
     passed = {example.example_id: True for example in survivors}
-    files = {example.db_id: databases.suite_files(example.db_id) for example in survivors}
+    files = {example.db_id: databases.suite_databases(example.db_id) for example in survivors}
     for number in range(max(map(len, files.values()), default=0)):
         alive = [example for example in survivors if passed[example.example_id] and number < len(files[example.db_id])]
         pairs = [Pair(example.gold_sql, predictions[example.example_id], files[example.db_id][number]) for example in alive]
@@ -168,9 +169,10 @@ def _with_text_metrics(verdict: Verdict, databases: Databases, golds: GoldCache,
     if matcher is not None and verdict.kind in (VerdictKind.REFUSED, VerdictKind.MISSING):
         matches = None if matcher(verdict.gold_sql, "") is None else False  # not worth reading, perhaps megabytes
     elif matcher is not None:
-        prediction = mend_operators(verdict.prediction) if settings.mend_operators else verdict.prediction
+        dialect = databases.of(verdict.db_id).dialect
+        prediction = mend_operators(verdict.prediction, dialect) if settings.mend_operators else verdict.prediction
         matches = matcher(verdict.gold_sql, prediction)
-    suite = bool(passed.get(verdict.example_id)) if databases.suite_files(verdict.db_id) else None
+    suite = bool(passed.get(verdict.example_id)) if databases.suite_databases(verdict.db_id) else None
     soft = 0.0 if settings.soft_f1 and verdict.soft_f1 is None else verdict.soft_f1
     return replace(verdict, ts_bag=suite, exact_set_match=matches, soft_f1=soft)
 
@@ -178,7 +180,7 @@ def _with_text_metrics(verdict: Verdict, databases: Databases, golds: GoldCache,
 def _with_rewards(verdicts: list[Verdict], databases: Databases, golds: GoldCache) -> list[Verdict]:
     """The verdicts with their R-VES rewards; statements run one at a time, when all else is done."""
     correct = [verdict for verdict in verdicts if verdict.ex_set]
-    pairs = [Pair(verdict.gold_sql, verdict.prediction, databases.path(verdict.db_id)) for verdict in correct]
+    pairs = [Pair(verdict.gold_sql, verdict.prediction, databases.of(verdict.db_id)) for verdict in correct]
     measured = measure_rewards(pairs, golds.settings, golds.sandbox)
     rewards = dict(zip((verdict.example_id for verdict in correct), measured, strict=True))
     return [

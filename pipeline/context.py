@@ -48,6 +48,7 @@ class Context:
     def __post_init__(self) -> None:
         self._stack = ExitStack()
         self._pools: dict[int, SandboxPool] = {}
+        self._dialects: dict[str, str] = {}
 
     def examples(self, part: Partition) -> Sequence[Example]:
         start = self._starts[part.index]
@@ -64,6 +65,17 @@ class Context:
     @cached_property
     def prompts(self) -> PromptBuilder:
         return PromptBuilder.of(self.config.ingest, self.tokenizer)
+
+    def dialect(self, db_id: str) -> str:
+        """What the SQL of examples on this database is written in."""
+        if db_id not in self._dialects:
+            self._dialects[db_id] = self.dataset.database(db_id).dialect
+        return self._dialects[db_id]
+
+    @cached_property
+    def dialects(self) -> list[str]:
+        """Those of the whole data set, sorted."""
+        return sorted({self.dialect(db_id) for db_id in {example.db_id for example in self.dataset.examples}})
 
     def decode(self, ids: list[int]) -> str:
         """The text of SQL tokens."""
@@ -126,7 +138,7 @@ class Context:
     def _descriptions_digest(self) -> str:
         """Of the files that describe columns, for a prompt that shows them."""
         databases = {self.dataset.database(db_id) for db_id in {example.db_id for example in self.dataset.examples}}
-        files = sorted(file for database in databases for file in description_files(database))
+        files = sorted(file for database in databases for file in description_files(database) if not database.refusal)
         known = FileDigests(None)
         return fingerprint([[file.parent.parent.name, file.name, known.digest(file)] for file in files], 16)
 

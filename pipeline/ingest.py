@@ -10,7 +10,7 @@ from kidcore.errors import KidpipeError
 from kidcore.models.prompts import Prompt, PromptBuilder
 from kidcore.sql.datasets import DataSet, Example
 from kidcore.sql.named_tables import named_tables
-from kidcore.sql.sandbox.job import Job, ResultKind
+from kidcore.sql.sandbox.job import ResultKind
 from kidcore.sql.sandbox.pool import SandboxPool
 from kidcore.store.arrow import arrow_table
 from kidcore.store.graph import Output, Task
@@ -104,8 +104,10 @@ class IngestStage:
         """Reasons by example id for golds that don't execute; paraphrases share one execution."""
         if not self.settings.check_gold:
             return {}
-        pairs = {(e.db_id, e.gold_sql): None for e in examples if not e.fault and self.dataset.database(e.db_id).is_file()}
-        jobs = [Job(str(self.dataset.database(db_id)), sql, (db_id, sql)) for db_id, sql in pairs]
+        pairs = {(e.db_id, e.gold_sql): None for e in examples if not e.fault}
+        databases = {db_id: self.dataset.database(db_id) for db_id, _sql in pairs}
+        usable = {db_id for db_id, database in databases.items() if database.fault is None}
+        jobs = [databases[db_id].job(sql, (db_id, sql)) for db_id, sql in pairs if db_id in usable]
         failed = {
             r.key: f"gold SQL fails: {r.message or r.kind.value}" for r in self.pool.run(jobs) if r.kind is not ResultKind.OK
         }

@@ -21,14 +21,21 @@ def bind(context: Context) -> Callable[[Task], Output]:
     """The stage under the settings of `context`."""
 
     def run(task: Task) -> Output:
-        output = mask(context.config.mask, task.tables["ingest"], task.tables.get("gold_score"), task.view)
+        tables = task.tables
+        output = mask(context.config.mask, tables["ingest"], tables.get("gold_score"), task.view, context.dialect)
         task.advance(output.table.num_rows)
         return output
 
     return run
 
 
-def mask(settings: MaskSettings, ingest: pa.Table, gold_score: pa.Table | None, view: int) -> Output:
+def mask(
+    settings: MaskSettings,
+    ingest: pa.Table,
+    gold_score: pa.Table | None,
+    view: int,
+    dialect: Callable[[str], str] = lambda _db_id: "sqlite",
+) -> Output:
     """One row of masked positions an example.
 
     Args:
@@ -36,12 +43,14 @@ def mask(settings: MaskSettings, ingest: pa.Table, gold_score: pa.Table | None, 
         gold_score: rows of GOLD_SCORE in the same order; needed for `hard` and `easy`, whose confidence is the
             teacher's log-probability of the gold token.
         view: seeds the choice together with `settings.seed` and the example's id.
+        dialect: of a db_id; `schema` looks for identifiers in it.
     """
     rows = usable(ingest)
     example_ids = rows.column("example_id").to_pylist()
     gold = lists(rows, "gold_ids")
     starts = lists(rows, "gold_starts")
     sql = rows.column("gold_sql").to_pylist()
+    dialects = [dialect(db_id) for db_id in rows.column("db_id").to_pylist()]
     confidence = _confidence(gold_score, example_ids) if gold_score is not None else None
     masked = [
         choose(
@@ -49,7 +58,7 @@ def mask(settings: MaskSettings, ingest: pa.Table, gold_score: pa.Table | None, 
             len(gold[row]),
             row_rng(settings.seed, f"mask.{settings.strategy}", example_id, view),
             logprobs=None if confidence is None else confidence[row][: len(gold[row])],
-            identifiers=partial(schema_positions, sql[row], starts[row]),
+            identifiers=partial(schema_positions, sql[row], starts[row], dialects[row]),
             is_first=view == 0,
         )
         for row, example_id in enumerate(example_ids)

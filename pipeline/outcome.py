@@ -5,10 +5,10 @@ A stage of its own: executing looks at databases, and a changed database must no
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
+from kidcore.sql.database import Database
 from kidcore.sql.results import is_ordered, same_bag
-from kidcore.sql.sandbox.job import Job, QueryResult
+from kidcore.sql.sandbox.job import QueryResult
 from kidcore.sql.sandbox.pool import SandboxPool
 from kidcore.store.arrow import arrow_table
 from kidcore.store.graph import Output, Task
@@ -26,7 +26,7 @@ def bind(context: Context) -> Callable[[Task], Output]:
 class OutcomeStage:
     """The outcome stage, with what it needs to execute SQL."""
 
-    database: Callable[[str], Path]
+    database: Callable[[str], Database]
     pool: SandboxPool
 
     def __call__(self, task: Task) -> Output:
@@ -36,11 +36,12 @@ class OutcomeStage:
         imperfect = rewrites.column("imperfect_sql").to_pylist()
         parsed = rewrites.column("parses").to_pylist()
         results = self._execute(db_ids, gold, imperfect, parsed)
+        dialects = {db_id: self.database(db_id).dialect for db_id in set(db_ids)}
         executes, same = [], []
         for db_id, old, new in zip(db_ids, gold, imperfect, strict=True):
             result = results.get((db_id, new))
             executes.append(result is not None and result.is_ok)
-            same.append(executes[-1] and gives_gold(results[db_id, old], results[db_id, new], old))
+            same.append(executes[-1] and gives_gold(results[db_id, old], results[db_id, new], old, dialects[db_id]))
         task.advance(len(db_ids))
         table = arrow_table(
             OUTCOME,
@@ -62,10 +63,11 @@ class OutcomeStage:
         for db_id, old, new, is_sql in zip(db_ids, gold, imperfect, parsed, strict=True):
             if is_sql:
                 statements |= {(db_id, old): None, (db_id, new): None}
-        jobs = [Job(str(self.database(db_id)), sql, (db_id, sql)) for db_id, sql in statements]
+        databases = {db_id: self.database(db_id) for db_id, _sql in statements}
+        jobs = [databases[db_id].job(sql, (db_id, sql)) for db_id, sql in statements]
         return {result.key: result for result in self.pool.run(jobs)}
 
 
-def gives_gold(gold: QueryResult, imperfect: QueryResult, gold_sql: str) -> bool:
+def gives_gold(gold: QueryResult, imperfect: QueryResult, gold_sql: str, dialect: str = "sqlite") -> bool:
     """Whether two results are the same in the sense of `ex_bag`."""
-    return gold.is_ok and imperfect.is_ok and same_bag(gold.rows, imperfect.rows, is_ordered(gold_sql))
+    return gold.is_ok and imperfect.is_ok and same_bag(gold.rows, imperfect.rows, is_ordered(gold_sql, dialect))

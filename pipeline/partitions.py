@@ -53,5 +53,4 @@ def _source_digest(examples: Sequence[Example]) -> str:
 
 
 def _database_digest(dataset: DataSet, examples: Sequence[Example], digests: FileDigests) -> str:
-    paths = {db_id: dataset.database(db_id) for db_id in {e.db_id for e in examples}}
-    return fingerprint({db_id: digests.digest(path) if path.is_file() else "missing" for db_id, path in paths.items()})
+    return fingerprint({db_id: dataset.database(db_id).digest(digests) for db_id in {e.db_id for e in examples}})

@@ -18,12 +18,17 @@ from pipeline.rows import usable
 
 
 def bind(context: Context) -> Callable[[Task], Output]:
-    """The stage with the tokenizer of `context`."""
-    return partial(rewrite, context.decode)
+    """The stage with the tokenizer and the databases' dialects of `context`."""
+    return partial(rewrite, context.decode, context.dialect)
 
 
-def rewrite(decode: Callable[[list[int]], str], task: Task) -> Output:
-    """Put the predictions into the gold SQL; positions that were not masked stay gold."""
+def rewrite(decode: Callable[[list[int]], str], dialect: Callable[[str], str], task: Task) -> Output:
+    """Put the predictions into the gold SQL; positions that were not masked stay gold.
+
+    Args:
+        decode: the text of SQL tokens.
+        dialect: of a db_id.
+    """
     ingest, masks, predictions = usable(task.tables["ingest"]), task.tables["mask"], task.tables["predict"]
     gold, masked, filled = lists(ingest, "gold_ids"), lists(masks, "masked"), lists(predictions, "filled_ids")
     assert masks.column("example_id").equals(predictions.column("example_id"))
@@ -43,17 +48,17 @@ def rewrite(decode: Callable[[list[int]], str], task: Task) -> Output:
         "num_masked": [len(row) for row in masked],
         "num_rewritten": changed,
         "rewritten": [count / len(row) for count, row in zip(changed, masked, strict=True)],
-        "parses": [parses(text) for text in texts],
+        "parses": [parses(text, dialect(db_id)) for text, db_id in zip(texts, masks.column("db_id").to_pylist(), strict=True)],
     }
     table = arrow_table(REWRITE, columns)
     task.advance(table.num_rows)
     return Output(table, _counts(table, sum(map(len, gold))))
 
 
-def parses(sql: str) -> bool:
-    """Whether sqlglot reads it as one SQLite query."""
+def parses(sql: str, dialect: str = "sqlite") -> bool:
+    """Whether sqlglot reads it as one query."""
     try:
-        return len([tree for tree in sqlglot.parse(sql, dialect="sqlite") if tree is not None]) == 1
+        return len([tree for tree in sqlglot.parse(sql, dialect=dialect) if tree is not None]) == 1
     except (SqlglotError, RecursionError):
         return False
 

@@ -49,6 +49,9 @@ def _stage(context: Context, row: StageTraits) -> Stage:
         sections[row.model] = _model_identity(config, row.model, model)
     if row.name == "predict" and config.predict.mask_token == "auto" and not is_mask_of_old(context.tokenizer):
         sections["mask_token"] = {"id": context.tokens.mask_id}
+    reads_sql = row.name == "rewrite" or (row.name == "mask" and config.mask.strategy == "schema")
+    if reads_sql and context.dialects != ["sqlite"]:
+        sections["dialects"] = {"of": context.dialects}
     identity, resolved = settings_of(**sections)
 
     @cache

@@ -5,12 +5,12 @@ from kidcore.sql.lexer import Token, TokenKind, tokens
 _ENDS = {"LIMIT", "UNION", "INTERSECT", "EXCEPT"}
 
 
-def opposite_ties(sql: str, num_columns: int) -> tuple[str, str] | None:
+def opposite_ties(sql: str, num_columns: int, dialect: str = "sqlite") -> tuple[str, str] | None:
     """The query with every ORDER BY followed by its own result columns, ascending and descending; None where there is none.
 
     Rows that tie and look alike stay alike in both. `num_columns` is the outermost query's; a subquery's first column is used.
     """
-    pieces = list(tokens(sql))
+    pieces = list(tokens(sql, dialect))
     ends = _order_by_ends(pieces)
     if not ends:
         return None

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from eval.execution import Pair, gold_text, limits_of, pred_text
 from eval.metrics.soft_f1 import ves_reward
 from kidcore.config.config import EvalSettings, SandboxSettings
-from kidcore.sql.sandbox.job import Job
 from kidcore.sql.sandbox.pool import SandboxPool
 
 
@@ -18,8 +17,9 @@ def measure_rewards(pairs: Sequence[Pair], settings: EvalSettings, sandbox: Sand
     rewards = []
     with SandboxPool(limits_of(settings, sandbox, sandbox.gold_timeout_s), workers=1) as pool:
         for pair in pairs:
-            path = str(pair.database)
-            turns = (Job(path, gold_text(pair.gold_sql, settings)), Job(path, pred_text(pair.pred_sql, settings)))
+            database = pair.on
+            texts = (gold_text(pair.gold_sql, settings, database.dialect), pred_text(pair.pred_sql, settings, database.dialect))
+            turns = [database.job(sql) for sql in texts]
             # One warm-up each: the first execution reads the file.
             seconds = [result.seconds for result in pool.run(job for _ in range(settings.ves_repeats + 1) for job in turns)][2:]
             rewards.append(ves_reward(seconds[0::2], seconds[1::2]))

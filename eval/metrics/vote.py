@@ -6,15 +6,16 @@ from pathlib import Path
 
 from eval.execution import ProgressCallback, limits_of
 from kidcore.config.config import EvalSettings, SandboxSettings
+from kidcore.sql.database import Database, database_of
 from kidcore.sql.datasets import Example
-from kidcore.sql.sandbox.job import Job, QueryResult
+from kidcore.sql.sandbox.job import QueryResult
 from kidcore.sql.sandbox.pool import SandboxPool
 
 
 def vote(
     examples: Sequence[Example],
     samples: Mapping[str, Sequence[str]],
-    database: Callable[[str], Path],
+    database: Callable[[str], Database | Path],
     settings: EvalSettings,
     sandbox: SandboxSettings,
     progress: ProgressCallback | None = None,
@@ -25,12 +26,12 @@ def vote(
     sample is taken, of equal groups that with the earliest one; where nothing executes, the first sample.
     """
     wanted = [
-        (example.example_id, sql, str(database(example.db_id)))
+        (example.example_id, sql, database_of(database(example.db_id), example.db_id))
         for example in examples
         for sql in dict.fromkeys(samples.get(example.example_id, ()))
     ]
     with SandboxPool(limits_of(settings, sandbox, sandbox.timeout_s), sandbox.workers) as pool:
-        jobs = (Job(path, sql, (example_id, sql)) for example_id, sql, path in wanted)
+        jobs = (on.job(sql, (example_id, sql)) for example_id, sql, on in wanted)
         ballots: dict[tuple[str, str], object] = {}
         for result in pool.run(jobs):
             ballots[result.key] = _ballot(result)

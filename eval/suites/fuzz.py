@@ -16,9 +16,9 @@ from eval.suites.mutants import literals, mutants
 from eval.suites.variants import Aim, make_variant
 from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.errors import KidpipeError
+from kidcore.sql.database import Database, database_of
 from kidcore.sql.datasets import Example
 from kidcore.sql.sandbox.job import ResultKind
-from kidcore.sql.sandbox.worker import engine_name
 
 REPORT_FILE = "suite.json"
 _AIMED_SHARE = 0.7
@@ -44,7 +44,7 @@ class DatabaseReport:
 
 def make_suite(
     examples: Sequence[Example],
-    database: Callable[[str], Path],
+    database: Callable[[str], Database | Path],
     folder: Path,
     num_variants: int,
     seed: int,
@@ -63,13 +63,14 @@ def make_suite(
     golds: dict[str, list[str]] = defaultdict(list)
     for example in examples:
         golds[example.db_id].append(example.gold_sql)
-    _require_fit(folder, [database(db_id) for db_id in golds])
+    sources = {db_id: database_of(database(db_id), db_id) for db_id in golds}
+    _require_fit(folder, list(sources.values()))
     reports: dict[str, DatabaseReport] = {}
     new_cache = partial(GoldCache, settings, sandbox)
     _write_report(folder, seed, reports)
     for done, (db_id, sqls) in enumerate(sorted(golds.items()), 1):
         unique = list(dict.fromkeys(sqls))
-        reports[db_id] = _fuzz(db_id, unique, database(db_id), folder / db_id, num_variants, f"{seed}/{db_id}", new_cache)
+        reports[db_id] = _fuzz(db_id, unique, sources[db_id], folder / db_id, num_variants, f"{seed}/{db_id}", new_cache)
         _write_report(folder, seed, reports)
         if progress:
             progress(done, len(golds))
@@ -82,17 +83,17 @@ def total(reports: Iterable[DatabaseReport]) -> DatabaseReport:
     return DatabaseReport(*map(sum, zip(*rows, strict=True))) if rows else DatabaseReport(0, 0, 0, 0, 0, 0)
 
 
-def _require_fit(folder: Path, sources: Sequence[Path]) -> None:
+def _require_fit(folder: Path, sources: Sequence[Database]) -> None:
     """Refuse to write where something else would be lost, and databases that no variant can be made of."""
     if folder.exists() and not (folder.is_dir() and ((folder / REPORT_FILE).is_file() or not any(folder.iterdir()))):
         raise KidpipeError("there is something else than a test suite", where=str(folder), fix="name a new or an empty folder")
     for source in sources:
-        if not source.is_file():
-            raise KidpipeError("database missing", where=str(source), fix="check data.databases")
-        if engine_name(str(source)) != "sqlite":
+        if fault := source.fault:
+            raise fault
+        if source.engine != "sqlite":
             raise KidpipeError(
                 "a test suite can be made of SQLite databases only",
-                where=str(source),
+                where=str(source.path),
                 fix="leave DuckDB databases without a suite, or give kidpipe eval --suite variants made by yourself",
             )
 
@@ -108,15 +109,16 @@ def _write_report(folder: Path, seed: int, reports: Mapping[str, DatabaseReport]
 
 
 def _fuzz(
-    db_id: str, golds: list[str], source: Path, folder: Path, num_variants: int, seed: str, new_cache: Callable[[], GoldCache]
+    db_id: str, golds: list[str], origin: Database, folder: Path, num_variants: int, seed: str, new_cache: Callable[[], GoldCache]
 ) -> DatabaseReport:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    source = origin.file
     shutil.copyfile(source, folder / f"{db_id}{source.suffix}")
     golds = _executing(golds, source, new_cache())
     keys = read_keys(source)
-    neighbours = [(gold, mutant) for gold in golds for mutant in mutants(gold)]
-    differing = [(gold, mutant) for gold, mutant in neighbours if not is_equal_by_keys(gold, mutant, keys)]
+    neighbours = [(gold, mutant) for gold in golds for mutant in mutants(gold, origin.dialect)]
+    differing = [pair for pair in neighbours if not is_equal_by_keys(*pair, keys, origin.dialect)]
     alive, invalid = _survivors(differing, source, new_cache())
     num_mutants = len(differing) - invalid
     after_original = len(alive)
@@ -155,10 +157,11 @@ def _survivors(pairs: list[tuple[str, str]], path: Path, cache: GoldCache) -> tu
 
 
 def _executing(golds: list[str], path: Path, cache: GoldCache) -> list[str]:
-    queries = [(path, gold) for gold in golds]
+    database = database_of(path)
+    queries = [(database, gold) for gold in golds]
     cache.fill(queries, check_ties=False)
     results = cache.get(queries)
-    return [gold for gold in golds if results[path, gold].result.is_ok]
+    return [gold for gold in golds if results[database, gold].result.is_ok]
 
 
 def _merged(golds: list[str]) -> dict[str, set[Any]]:

@@ -31,7 +31,8 @@ class Keys:
 def read_keys(database: Path) -> Keys:
     """The keys that a SQLite database declares."""
     with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-        tables = [str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        query = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL TABLE%'"
+        tables = [str(row[0]) for row in connection.execute(query)]
         info = {table: connection.execute("SELECT * FROM pragma_table_info(?)", (table,)).fetchall() for table in tables}
         links = {table: connection.execute("SELECT * FROM pragma_foreign_key_list(?)", (table,)).fetchall() for table in tables}
     primary = {table.lower(): frozenset(str(row[1]).lower() for row in rows if row[5]) for table, rows in info.items()}

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kidcore.sql.schema.tables import Table
-from kidcore.sql.schema_text import read_schema
+from kidcore.sql.database import database_of
+from kidcore.sql.schema.tables import Table, TableKind
 
 _NULL_SHARE = 0.03
 _MISSING_SHARE = 0.1
@@ -38,7 +38,8 @@ def make_variant(source: Path, target: Path, literals: Mapping[str, set[Any]], s
     """
     generator = random.Random(seed)
     shutil.copyfile(source, target)
-    tables = read_schema(source, source.stem).tables
+    # Views follow their tables, and what a full-text index holds is not a column's value.
+    tables = tuple(table for table in database_of(source).schema().tables if table.kind is TableKind.TABLE)
     referenced = {other.lower() for table in tables for _column, other, _target in table.links}
     with closing(sqlite3.connect(target)) as connection:
         connection.text_factory = lambda data: data.decode("utf-8", "replace")
@@ -70,7 +71,7 @@ def _resample(
     strict = {row[1].lower() for row in connection.execute(f"PRAGMA table_info({name})") if row[3]}
     for column in table.columns:
         low = column.name.lower()
-        if column.is_primary or low in keyed:
+        if column.is_primary or column.is_generated or low in keyed:
             continue
         quoted = _quoted(column.name)
         if low in foreign:

@@ -74,9 +74,9 @@ def _by_confidence(logprobs: NDArray[np.float32], count: int, is_first: bool, rn
     return order[:count] if is_first else _draw(order[: _POOL * count], count, rng)
 
 
-def schema_positions(sql: str, starts: NDArray[np.int32]) -> Positions:
+def schema_positions(sql: str, starts: NDArray[np.int32], dialect: str = "sqlite") -> Positions:
     """Tokens that touch an identifier or a literal; all tokens where the SQL has none."""
-    spans = _spans(sql)
+    spans = _spans(sql, dialect)
     ends = np.append(starts[1:], len(sql))
     inside = np.zeros(len(starts), dtype=bool)
     for first, last in spans:
@@ -84,21 +84,21 @@ def schema_positions(sql: str, starts: NDArray[np.int32]) -> Positions:
     return np.flatnonzero(inside).astype(np.int32) if inside.any() else np.arange(len(starts), dtype=np.int32)
 
 
-def _spans(sql: str) -> list[tuple[int, int]]:
+def _spans(sql: str, dialect: str) -> list[tuple[int, int]]:
     """First and last character of each identifier and literal."""
     try:
-        tokens = sqlglot.tokenize(sql, dialect="sqlite")
+        tokens = sqlglot.tokenize(sql, dialect=dialect)
     except SqlglotError:
         return []
     literal = {TokenType.STRING, TokenType.NUMBER}
     spans = [(token.start, token.end) for token in tokens if token.token_type in literal]
-    return spans + (_parsed_identifiers(sql) or _guessed_identifiers(tokens))
+    return spans + (_parsed_identifiers(sql, dialect) or _guessed_identifiers(tokens))
 
 
-def _parsed_identifiers(sql: str) -> list[tuple[int, int]]:
+def _parsed_identifiers(sql: str, dialect: str) -> list[tuple[int, int]]:
     """Identifiers as the parser sees them: it knows a column called `name` from a keyword."""
     try:
-        tree = sqlglot.parse_one(sql, dialect="sqlite")
+        tree = sqlglot.parse_one(sql, dialect=dialect)
     except SqlglotError:
         return []
     position: Callable[[exp.Identifier, str], int] = lambda node, key: int(node.meta[key])  # noqa: E731

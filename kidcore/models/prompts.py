@@ -20,7 +20,7 @@ from kidcore.models.templates.fit import by_relevance
 from kidcore.models.templates.template import PromptTemplate, load_template
 from kidcore.models.templates.variables import Details, SchemaView, view_of
 from kidcore.sql.column_values import column_descriptions, distinct_values
-from kidcore.sql.schema_text import read_schema
+from kidcore.sql.database import Database, database_of
 
 PROMPT_FOLDER = "prompt"
 """Beside a model's weights: the prompt it was trained with."""
@@ -105,7 +105,7 @@ class PromptBuilder:
 
     definition: PromptDefinition
     tokenizer: Any
-    _views: dict[tuple[Path, str], SchemaView | KidpipeError] = field(default_factory=dict, repr=False)
+    _views: dict[tuple[Database | Path, str], SchemaView | KidpipeError] = field(default_factory=dict, repr=False)
     _ids: dict[str, list[int]] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -119,7 +119,7 @@ class PromptBuilder:
 
     def build(
         self,
-        database: Path,
+        database: Database | Path,
         db_id: str,
         question: str,
         evidence: str = "",
@@ -151,7 +151,7 @@ class PromptBuilder:
         text = frame.before + schema + frame.between + asked + frame.after
         return Prompt(head + tail, len(head), text, left_out)
 
-    def view(self, database: Path, db_id: str) -> SchemaView:
+    def view(self, database: Database | Path, db_id: str) -> SchemaView:
         """The database as templates see it. Raises KidpipeError where it can't be read, each time it is asked for."""
         if (database, db_id) not in self._views:
             self._views[database, db_id] = self._read(database, db_id)
@@ -160,9 +160,9 @@ class PromptBuilder:
             raise found
         return found
 
-    def _read(self, database: Path, db_id: str) -> SchemaView | KidpipeError:
+    def _read(self, database: Database | Path, db_id: str) -> SchemaView | KidpipeError:
         try:
-            schema = read_schema(database, db_id, self.definition.sample_rows)
+            schema = database_of(database, db_id).schema(self.definition.sample_rows)
         except KidpipeError as error:
             return error
         # Read when the first template asks, for all tables at once.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kidcore.errors import KidpipeError
-from kidcore.sql.schema_text import read_schema
+from kidcore.sql.database import Database, database_of
 
 _ROWS_LOOKED_AT = 2000
 """From the start of a table, in the order it is stored in: bounded on tables of millions, and the same on every machine."""
@@ -15,11 +15,11 @@ _LONGEST_DESCRIPTION = 120
 _DESCRIPTIONS = "database_description"
 
 
-def distinct_values(database: Path, count: int) -> Mapping[str, Mapping[str, list[Any]]]:
+def distinct_values(database: Database | Path, count: int) -> Mapping[str, Mapping[str, list[Any]]]:
     """By table and column the first `count` different values, NULL left out; none where a table's rows can't be had."""
     if not count:
         return {}
-    schema = read_schema(database, database.stem, _ROWS_LOOKED_AT)
+    schema = database_of(database).schema(_ROWS_LOOKED_AT)
     return {
         ".".join(table.path): {
             column.name: _first_different((row[number] for row in table.samples), count)
@@ -40,12 +40,12 @@ def _first_different(values: Iterable[Any], count: int) -> list[Any]:
     return found
 
 
-def description_files(database: Path) -> list[Path]:
+def description_files(database: Database | Path) -> list[Path]:
     """BIRD's files of descriptions beside a database, one a table."""
-    return sorted((database.parent / _DESCRIPTIONS).glob("*.csv"))
+    return sorted((database_of(database).path.parent / _DESCRIPTIONS).glob("*.csv"))
 
 
-def column_descriptions(database: Path, table: str) -> Mapping[str, str]:
+def column_descriptions(database: Database | Path, table: str) -> Mapping[str, str]:
     """What BIRD's database_description says of a table's columns, by column in lower case; empty without such files.
 
     Raises:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from kidcore.config.config import DataSettings
 from kidcore.errors import KidpipeError
+from kidcore.sql.database import Database, database_in
 from kidcore.sql.example_ids import content_ids
 from kidcore.sql.text_files import read_json, visible
 
@@ -39,11 +40,9 @@ class DataSet:
     examples: list[Example]
     databases: Path
 
-    def database(self, db_id: str) -> Path:
-        """The database file of `db_id`, whether or not it exists: DuckDB's where there is one, else SQLite's."""
-        folder = self.databases / db_id
-        duck = folder / f"{db_id}.duckdb"
-        return duck if duck.exists() else folder / f"{db_id}.sqlite"
+    def database(self, db_id: str) -> Database:
+        """The database of `db_id`, whether or not it exists: DuckDB's where there is one, else SQLite's."""
+        return database_in(self.databases, db_id)
 
 
 @dataclass(frozen=True)

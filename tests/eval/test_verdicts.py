@@ -14,6 +14,7 @@ from eval.report import read_verdicts, summarize
 from eval.verdicts import Verdict, VerdictKind, judge, judge_one
 from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.errors import KidpipeError
+from kidcore.sql.database import database_of
 from kidcore.sql.datasets import Example
 from tests.eval.worlds import GOLDS, make_examples, make_world
 
@@ -119,15 +120,15 @@ def test_golds_run_once_for_all_predictions_and_again_when_the_database_changes(
     examples = make_examples(len(GOLDS))
     predictions = {example.example_id: example.gold_sql for example in examples}
     judge(examples, predictions, databases, golds)
-    kept = golds.get([(world, GOLDS[0])])[world, GOLDS[0]]
+    kept = golds.get([(database_of(world), GOLDS[0])])[database_of(world), GOLDS[0]]
     judge(examples, predictions, databases, golds)
-    assert golds.get([(world, GOLDS[0])])[world, GOLDS[0]] is kept
+    assert golds.get([(database_of(world), GOLDS[0])])[database_of(world), GOLDS[0]] is kept
     changed = make_world(tmp_path / "changed")
     content = bytearray(changed.read_bytes())
     content[content.index(b"Singer 9")] = ord("s")
     world.write_bytes(bytes(content))
     judge(examples, predictions, databases, golds)
-    assert golds.get([(world, GOLDS[0])])[world, GOLDS[0]] is not kept
+    assert golds.get([(database_of(world), GOLDS[0])])[database_of(world), GOLDS[0]] is not kept
 
 
 def test_a_suite_finds_predictions_that_are_right_by_chance(tmp_path: Path) -> None:

@@ -53,12 +53,14 @@ class Job:
     """One statement to execute on one database file; `key` comes back with the result, untouched.
 
     `reverse` asks SQLite to visit rows in reverse where no ORDER BY says otherwise: a result that changes rests on ties.
+    With a `fault` nothing is executed: it is why the database can't be used, and the result's message.
     """
 
     database: str
     sql: str
     key: Any = None
     reverse: bool = False
+    fault: str = ""
 
 
 @dataclass(frozen=True)

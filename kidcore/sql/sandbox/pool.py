@@ -3,10 +3,12 @@
 import os
 import selectors
 import signal
+import stat
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
@@ -153,10 +155,12 @@ class _Run:
                 break
             self._begun += 1
             number, job = item
-            if refusal := _refuse(job, self._pool.limits):
+            path = self._paths.get(job.database) or self._paths.setdefault(job.database, str(Path(job.database).absolute()))
+            if fault := job.fault or _unfit(path):
+                self._finish(number, QueryResult(job.key, ResultKind.ERROR, message=fault))
+            elif refusal := _refuse(job, self._pool.limits):
                 self._finish(number, QueryResult(job.key, ResultKind.REFUSED, message=refusal))
             else:
-                path = self._paths.get(job.database) or self._paths.setdefault(job.database, str(Path(job.database).absolute()))
                 batch.append((number, Job(path, job.sql, job.key, job.reverse)))
         return batch
 
@@ -234,6 +238,16 @@ class _Run:
         for worker in self._pool.busy():
             if id(worker) not in heard and worker.is_overdue(self._pool.silence_s):
                 self._bury(worker)
+
+
+@lru_cache(maxsize=4096)
+def _unfit(path: str) -> str:
+    """Why a path can't be a database's: a worker that opened a pipe would wait for a writer for ever. Empty where it may be."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 (a plain text, thousands of times)
+    except (OSError, ValueError):
+        return ""  # opening it says what is wrong
+    return "" if stat.S_ISREG(mode) else "database is no file"
 
 
 def _refuse(job: Job, limits: Limits) -> str:

@@ -51,7 +51,7 @@ def test_bird_brings_evidence_and_difficulty_and_its_own_ids(tmp_path: Path) -> 
     data = read(DataSettings(layout="bird", path=str(tmp_path)), "dev")
     example = data.examples[0]
     assert (example.example_id, example.evidence, example.difficulty, example.gold_sql) == ("dev:7", "e", "simple", "SELECT 1")
-    assert data.database("d") == tmp_path / "dev" / "dev_databases" / "d" / "d.sqlite"
+    assert data.database("d").path == tmp_path / "dev" / "dev_databases" / "d" / "d.sqlite"
 
 
 def test_jsonl_keeps_given_ids_and_appending_keeps_the_others(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_an_id_twice_is_refused(tmp_path: Path) -> None:
 def test_real_data_is_read_whole(settings: DataSettings, split: Any, count: int) -> None:
     data = read(settings, split)
     assert len(data.examples) == count
-    assert all(data.database(e.db_id).is_file() for e in data.examples)
+    assert all(data.database(e.db_id).fault is None for e in data.examples)
     if settings.layout == "bird":
         assert sum(bool(e.evidence) for e in data.examples) == 149
 

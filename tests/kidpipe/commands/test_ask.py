@@ -19,7 +19,7 @@ def test_a_student_is_asked_as_it_was_trained(
     trained = cli("train", "--method", "sft", "--name", "first", ingest__template="values", ingest__column_values=2, **SMALL)
     assert trained.code == 0, trained.err
     example = dataset.examples[0]
-    database = str(dataset.database(example.db_id))
+    database = str(dataset.database(example.db_id).path)
 
     # The configuration is another by now: what counts is what the student was trained with.
     shown = cli("prompt", example.question, "first", "--db", database, ingest__template="ddl")

@@ -67,13 +67,13 @@ def test_a_slipped_file_and_two_sources_are_refused(cli: Cli, lines: Callable[..
 def test_a_suite_is_stricter(cli: Cli, lines: Callable[..., Path], dev: DataSet, tmp_path: Path) -> None:
     """A prediction that names the gold's present result is right on the database and wrong on another."""
     example = dev.examples[0]
-    with closing(sqlite3.connect(dev.database(example.db_id))) as connection:
+    with closing(sqlite3.connect(dev.database(example.db_id).path)) as connection:
         rows = connection.execute(example.gold_sql).fetchall()
     values = ", ".join("(" + ", ".join("NULL" if v is None else repr(v) for v in row) + ")" for row in rows)
     suite = tmp_path / "suite"
     for db_id in {item.db_id for item in dev.examples}:
         (suite / db_id).mkdir(parents=True)
-        shutil.copyfile(dev.database(db_id), suite / db_id / "empty.sqlite")
+        shutil.copyfile(dev.database(db_id).path, suite / db_id / "empty.sqlite")
         with closing(sqlite3.connect(suite / db_id / "empty.sqlite")) as connection:
             for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
                 connection.execute(f'DELETE FROM "{table}"')
