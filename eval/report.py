@@ -2,9 +2,8 @@
 
 import json
 import math
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from rich.table import Table
 from eval.spider.exact_match import HARDNESS
 from eval.statistics import estimate
 from eval.verdicts import Verdict, VerdictKind
+from kidcore.atomic import replacing, write_text
 from kidcore.sql.text_files import visible
 
 METRICS = ("ex_bag", "ex_set", "ts_bag", "exact_set_match", "soft_f1", "r_ves")
@@ -40,7 +40,8 @@ def write_verdicts(verdicts: Sequence[Verdict], path: Path) -> None:
         name: [visible(value) if isinstance(value, str) else value for value in values] for name, values in columns.items()
     }
     table = pa.table(columns, schema=VERDICT_SCHEMA)
-    write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
 
 
 def read_verdicts(path: Path) -> list[Verdict]:
@@ -52,7 +53,7 @@ def read_verdicts(path: Path) -> list[Verdict]:
 def write_summary(summary: dict[str, Any], path: Path) -> None:
     """JSON, NaN as null."""
     text = json.dumps(finite(summary), indent=2, ensure_ascii=False) + "\n"
-    write_whole(path, lambda temporary: Path(temporary).write_text(visible(text), encoding="utf-8"))
+    write_text(path, visible(text))
 
 
 def summarize(verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -140,14 +141,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def write_whole(path: Path, write: Callable[[str], object]) -> None:
-    """Write under a temporary name, then rename: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(str(temporary))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

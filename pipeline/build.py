@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from kidcore.atomic import replacing
 from kidcore.config.processes import peak_memory_mib
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.facts import EngineFacts
 from kidcore.store.graph import Cell, Grid, Stage, Task
-from kidcore.store.makers import SHARD_LOG, this_maker, write_summary
+from kidcore.store.makers import this_maker, write_summary
 from kidcore.store.manifest import Facts, Manifest, TeacherRecord, make_manifest, write_manifest
 from kidcore.store.model_names import remember_model
 from kidcore.store.prompts import prompt_folder
@@ -116,18 +117,16 @@ def _save_tokenizer(context: Context, store: Store) -> None:
     """Keep the tokenizer beside the shards: training checks the student's against it without the teacher."""
     folder = store.root / "tokenizers" / context.identity()["tokenizer"]
     if not folder.exists():
-        temporary = folder.with_name(f".tmp-{folder.name}")
-        context.tokenizer.save_pretrained(temporary)
-        temporary.rename(folder)
+        with replacing(folder) as temporary:
+            context.tokenizer.save_pretrained(temporary)
 
 
 def _save_prompts(context: Context, store: Store, ingest: Stage) -> None:
     """Keep the definition of the prompts: a student is saved with it, so that it is asked as it was trained."""
     folder = prompt_folder(store, ingest.resolved)
     if not folder.exists():
-        temporary = folder.with_name(f".tmp-{folder.name}")
-        context.prompts.save(temporary)
-        temporary.rename(folder)
+        with replacing(folder) as temporary:
+            context.prompts.save(temporary)
 
 
 class _Runner:
@@ -183,8 +182,7 @@ class _Runner:
         shard = self._store.commit(stage.name, cell.key, output.table, output.counts)
         self.grid.add(shard)
         self.grid.look(stage, part, cell.view)
-        self._store.append_log(
-            SHARD_LOG,
+        self._store.log_shard(
             {
                 "stage": stage.name,
                 "part": cell.part,

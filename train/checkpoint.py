@@ -5,7 +5,6 @@ whose name begins with a dot, which the next start removes.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from kidcore.atomic import sync, sync_entry, write_text
 from kidcore.errors import KidpipeError
 from train.student.ranks import Ranks
 from train.student.sharding import divided, gather
@@ -46,9 +46,7 @@ def commit_folder(target: Path, write: Callable[[Path], None]) -> None:
     try:
         fresh.mkdir(parents=True)
         write(fresh)
-        for path in sorted(fresh.rglob("*")):
-            _sync(path)
-        _sync(fresh)
+        sync(fresh)
     except (OSError, RuntimeError, SafetensorError) as error:
         # A full disk is an OSError here, a RuntimeError in torch.save and an error of its own in safetensors.
         shutil.rmtree(fresh, ignore_errors=True)
@@ -57,7 +55,7 @@ def commit_folder(target: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
     fresh.rename(target)
-    _sync(target.parent)
+    sync_entry(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -81,19 +79,7 @@ def recover_folder(target: Path) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Put a JSON file in place, whole."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    _sync(fresh)
-    fresh.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def clean_checkpoints(folder: Path) -> None:

@@ -3,7 +3,6 @@
 A run that was interrupted, however rudely, continues from its newest checkpoint and computes what it would have computed.
 """
 
-import fcntl
 import json
 import logging
 import math
@@ -18,6 +17,7 @@ import torch
 from kidcore.config import processes
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
+from kidcore.locks import hold
 from kidcore.method.methods import METHODS
 from kidcore.models.backends.vllm_student import VllmStudent
 from kidcore.models.sources import resolve
@@ -129,13 +129,7 @@ def _claimed(
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """Keep a second trainer out of the folder; the lock goes with the process, however it ends."""
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise KidpipeError(
-                "another process is training in this folder", where=str(out), fix="wait for it, or train into another folder"
-            ) from error
+    with hold(out / ".lock", busy="another process is training in this folder"):
         yield
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from eval.metrics.exposure import Scores
-from eval.report import write_whole
+from kidcore.atomic import replacing
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import ScoreRequest
 from kidcore.store.arrow import arrow_table, lists
@@ -49,7 +49,8 @@ def keep(folder: Path, scores: Mapping[str, Scores]) -> None:
     }
     name = hashlib.sha256("".join(sorted(scores)).encode()).hexdigest()[:32]
     table = arrow_table(_KEPT, columns)
-    write_whole(folder / f"{name}.parquet", lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+    with replacing(folder / f"{name}.parquet") as temporary:
+        pq.write_table(table, temporary, compression="zstd")
 
 
 def kept(folder: Path, wanted: set[str]) -> dict[str, Scores]:

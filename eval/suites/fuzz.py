@@ -14,6 +14,7 @@ from eval.execution import GoldCache, Pair, ProgressCallback, compare_results
 from eval.suites.key_proofs import is_equal_by_keys, read_keys
 from eval.suites.mutants import literals, mutants
 from eval.suites.variants import Aim, make_variant
+from kidcore.atomic import write_text
 from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.errors import KidpipeError
 from kidcore.sql.database import Database, database_of
@@ -102,10 +103,7 @@ def _write_report(folder: Path, seed: int, reports: Mapping[str, DatabaseReport]
     """After every database, so that an interrupted run leaves a folder that is known as a suite."""
     databases = {name: asdict(report) for name, report in reports.items()}
     content = {"seed": seed, "total": asdict(total(reports.values())), "databases": databases}
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{REPORT_FILE}"
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / REPORT_FILE)
+    write_text(folder / REPORT_FILE, json.dumps(content, indent=2) + "\n")
 
 
 def _fuzz(

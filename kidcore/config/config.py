@@ -260,6 +260,10 @@ class StoreSettings(Section):
     """Where artifacts go."""
 
     path: Runtime[FilePath] = Field("artifacts", description="folder of shards, manifests and runs")
+    lock: Runtime[Literal["auto", "flock", "file"]] = Field(
+        "auto",
+        description="what keeps a second build out: flock, or a lock file as network file systems need; auto: either",
+    )
 
 
 class Config(Section):

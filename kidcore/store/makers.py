@@ -4,17 +4,16 @@ None of it is in a shard, its name or the manifest: those are the same whoever m
 a summary by stage beside the manifest, because `kidpipe status` has no time to read the log of 50,000 shards.
 """
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from kidcore.models.backends.facts import EngineFacts
+from kidcore.store.log import shard_records
 from kidcore.store.store import Shard, Store
 from kidcore.version import kidpipe_version
 
-SHARD_LOG = "shards.jsonl"
 SUMMARY = "made.json"
 _SAME_MODEL = ("gold_score", "score")
 """Stages whose figures are subtracted from each other in training, so one engine should have made both."""
@@ -50,15 +49,10 @@ def this_maker(engine: EngineFacts | None) -> Maker:
 def makers_of(store: Store, keys: Collection[str]) -> dict[str, Maker]:
     """What made the shards of these keys, as the log says last; those that it does not tell of are left out."""
     found: dict[str, Maker] = {}
-    path = store.root / "log" / SHARD_LOG
-    for line in path.read_bytes().splitlines() if path.is_file() else ():
-        try:
-            record = json.loads(line)
-            key, maker = record["key"], Maker.parse(record["made"])
-        except (ValueError, KeyError, TypeError):
-            continue  # an older or a torn line
-        if maker is not None and key in keys:
-            found[key] = maker
+    for record in shard_records(store.root):
+        maker = Maker.parse(record.get("made"))
+        if maker is not None and record["key"] in keys:
+            found[record["key"]] = maker
     return found
 
 

@@ -1,12 +1,12 @@
 """A grid and the last manifest in; what would run, why, and for how long out."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from kidcore.store.graph import Cell, Grid, Stage
+from kidcore.store.log import shard_records
 from kidcore.store.manifest import Manifest
 from kidcore.store.stages import STAGE_TABLE
 from kidcore.store.store import Store
@@ -106,12 +106,9 @@ def _changed_parts(stage: Stage, pending: list[Cell], grid: Grid, manifest: Mani
 
 def seconds_per_row(store: Store) -> dict[str, float]:
     """The mean cost of a row by stage, from the log of finished shards."""
-    path = store.root / "log" / "shards.jsonl"
     seconds: Counter[str] = Counter()
     rows: Counter[str] = Counter()
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines()[-_RECENT_LINES:]:
-            record = json.loads(line)
-            seconds[record["stage"]] += record["seconds"]
-            rows[record["stage"]] += record["rows"]
+    for record in shard_records(store.root, _RECENT_LINES):
+        seconds[record["stage"]] += record["seconds"]
+        rows[record["stage"]] += record["rows"]
     return {stage: seconds[stage] / rows[stage] for stage in seconds if rows[stage]}

@@ -1,30 +1,30 @@
 """Tables in, shards named by their own content out; every write is whole or absent.
 
 A shard is `<stage>/<key>.<rows>.<digest>.parquet`: the name is the commit record, so that knowing what is done takes one
-directory scan and no reading. Writes go to a temporary name, are synced, and renamed.
+directory scan and no reading. Files of any other name are not ours: they are neither read nor deleted.
 Arrow loads only when a shard is read or written: `kidpipe status` does neither.
 """
 
-import errno
-import fcntl
-import hashlib
 import json
 import os
-import shutil
-import socket
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kidcore import atomic, locks
+from kidcore.config.digests import hash_file
 from kidcore.errors import KidpipeError
+from kidcore.store import log
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TEMPORARY = ".tmp-"
 BROKEN = ".broken"
+_NAME = re.compile(r"([0-9a-f]{32})\.([0-9]{1,18})\.([0-9a-f]{32})\.parquet")
+_DIGEST_LENGTH = 32
 
 
 @dataclass(frozen=True, order=True)
@@ -44,10 +44,8 @@ class Shard:
     @classmethod
     def parse(cls, stage: str, name: str) -> "Shard | None":
         """The shard that a file name records, or None for any other file."""
-        parts = name.split(".")
-        if len(parts) != 4 or parts[3] != "parquet" or not parts[1].isdigit() or name.startswith("."):
-            return None
-        return cls(stage, parts[0], int(parts[1]), parts[2])
+        match = _NAME.fullmatch(name)
+        return cls(stage, match[1], int(match[2]), match[3]) if match else None
 
 
 class DamagedShard(KidpipeError):
@@ -56,13 +54,19 @@ class DamagedShard(KidpipeError):
     def __init__(self, shard: Shard, why: str) -> None:
         super().__init__(f"a damaged shard: {why}", where=shard.file, fix="run the build again: it makes just this shard anew")
         self.shard = shard
+        self.why = why
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are pickled with their message alone, and this one comes from other processes.
+        return type(self), (self.shard, self.why)
 
 
 class Store:
-    """A folder of shards, manifests and runs."""
+    """A folder of shards, manifests and runs; `lock_kind` says how its one driver is kept the only one."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, lock_kind: locks.LockKind = "auto") -> None:
         self.root = root
+        self.lock_kind = lock_kind
 
     def scan(self, stage: str) -> dict[str, Shard]:
         """The finished shards of a stage by key, from file names alone."""
@@ -111,18 +115,16 @@ class Store:
         """Write `table` as the shard of `key`, with its counts in the footer; the same rows give the same bytes."""
         import pyarrow.parquet as pq
 
-        folder = self.root / stage
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{TEMPORARY}{os.getpid()}-{key}"
         table = table.replace_schema_metadata({b"kidpipe": json.dumps(counts, sort_keys=True).encode()})
-        with _room_on_disk(self.root, temporary):
+        with atomic.unfinished(self.root / stage / key) as temporary:
             pq.write_table(table, temporary, compression="zstd", row_group_size=1024, store_schema=True)
-            digest = hash_file(temporary)
-            shard = Shard(stage, key, table.num_rows, digest)
-            _sync(temporary)
-            temporary.replace(self.path(shard))
-            _sync(folder)
+            shard = Shard(stage, key, table.num_rows, hash_file(temporary)[:_DIGEST_LENGTH])
+            atomic.settle(temporary, self.path(shard))
         return shard
+
+    def is_as_written(self, shard: Shard) -> bool:
+        """Whether the file's bytes are those that its name promises."""
+        return hash_file(self.path(shard))[:_DIGEST_LENGTH] == shard.digest
 
     def set_aside(self, shard: Shard) -> Path:
         """Rename a damaged shard, so that the next build makes it anew."""
@@ -131,15 +133,7 @@ class Store:
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write `value` under the root, whole or not at all."""
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-        with _room_on_disk(self.root, temporary):
-            temporary.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-            _sync(temporary)
-            temporary.replace(path)
-            _sync(path.parent)
-        return path
+        return atomic.write_json(self.root / name, value)
 
     def read_json(self, name: str) -> Any:
         """What `write_json` wrote, or None."""
@@ -152,81 +146,26 @@ class Store:
                 f"not readable: {error}", where=str(self.root / name), fix="remove the file and build again"
             ) from None
 
-    def append_log(self, name: str, record: Mapping[str, Any]) -> None:
-        """Add a line of JSON to a log; logs are for reading, nothing is decided by them."""
-        path = self.root / "log" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _room_on_disk(self.root, None), path.open("a", encoding="utf-8") as log:
-            log.write(json.dumps(record, sort_keys=True) + "\n")
+    def log_shard(self, record: Mapping[str, Any]) -> None:
+        """Add a line to the log of shards; logs are for reading, nothing is decided by them."""
+        log.append(self.root / log.SHARDS, record)
 
     def remove_temporaries(self) -> None:
-        """Delete what an interrupted writer left; the caller holds the lock."""
-        for path in self.root.glob(f"*/{TEMPORARY}*"):
-            if path.is_dir():
-                # A tokenizer is saved as a folder.
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        """Delete what writers that are gone left; what living ones are at stays."""
+        for path in (*self.root.glob(f"{atomic.TEMPORARY}*"), *self.root.glob(f"*/{atomic.TEMPORARY}*")):
+            if atomic.is_abandoned(path):
+                atomic.discard(path)
 
     @contextmanager
-    def lock(self, name: str = "build") -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Hold the store for one driver. Raises KidpipeError that names the holder."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / f"{name}.lock").open("a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise KidpipeError(
-                    f"another {name} holds this store: {holder}", where=str(self.root), fix="wait for it, or stop it"
-                ) from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-            try:
-                yield
-            finally:
-                file.truncate(0)
+        with locks.hold(self._lock_file, self.lock_kind):
+            yield
 
-    def lock_holder(self, name: str = "build") -> str:
-        """Who holds the lock, or nothing."""
-        try:
-            with (self.root / f"{name}.lock").open("r+", encoding="utf-8") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return ""
-        except FileNotFoundError:
-            return ""
-        except OSError:
-            return (self.root / f"{name}.lock").read_text(encoding="utf-8").strip()
+    def lock_holder(self) -> str:
+        """Who holds the lock, or nothing; the lock itself is not touched."""
+        return locks.holder(self._lock_file)
 
-
-def hash_file(path: Path) -> str:
-    """The first 32 hex digits of the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _room_on_disk(root: Path, temporary: Path | None) -> Iterator[None]:
-    """Turn a full disk into a message and take the unfinished file away."""
-    try:
-        yield
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-            raise KidpipeError(
-                "the disk is full; everything finished so far is kept",
-                where=str(root),
-                fix="free some space (kidpipe gc shows what can go) and run the same command again",
-            ) from None
-        raise
+    @property
+    def _lock_file(self) -> Path:
+        return self.root / "build.lock"

@@ -9,6 +9,7 @@ from typing import Any
 
 from kidcore.errors import KidpipeError
 from kidcore.store.graph import Grid
+from kidcore.store.log import shard_records
 from kidcore.store.manifest import Manifest, kept_manifest, read_manifest
 from kidcore.store.stages import MODEL_STAGES, STAGE_TABLE, STAGES
 from kidcore.store.store import BROKEN, Shard, Store
@@ -94,10 +95,23 @@ def _referred(store: Store) -> set[str]:
     """Manifests that pins, runs, and comparisons with runs to come refer to."""
     digests = {path.stem for path in (store.root / "pins").glob("*.json")}
     for state in (store.root / "runs").glob("*/manifest.json"):
-        digests.add(json.loads(state.read_text(encoding="utf-8"))["digest"])
+        digests.add(_read(state, "digest"))
     for path in (store.root / "compare").glob(f"*/{STUDY_MANIFESTS}"):
-        digests.update(json.loads(path.read_text(encoding="utf-8")))
+        digests.update(_read(path))
     return digests
+
+
+def _read(path: Path, key: str = "") -> Any:
+    """What a file says of what it refers to. Raises KidpipeError: where that is unknown, nothing can be said to be free."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return document[key] if key else [str(digest) for digest in document]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise KidpipeError(
+            f"what this refers to cannot be read, so nothing is deleted: {error}",
+            where=str(path),
+            fix="mend that file, or remove the folder that it is in if its run is of no use",
+        ) from None
 
 
 def _reached(session: Session) -> set[str]:
@@ -145,16 +159,11 @@ def _candidates(store: Store, kept: _Kept) -> Iterator[Path]:
 
 def _from_log(store: Store) -> tuple[dict[str, str], dict[str, float]]:
     """What each logged shard was made with, as text, and how long it took, seconds."""
-    log = store.root / "log" / "shards.jsonl"
     texts: dict[str, str] = {}
     settings: dict[str, str] = {}
     seconds: dict[str, float] = {}
-    for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []:
-        try:
-            record: dict[str, Any] = json.loads(line)
-            key, name, spent = record["key"], record["settings"], float(record["seconds"])
-        except (ValueError, KeyError, TypeError):
-            continue  # a line that a kill or a full disk cut short
+    for record in shard_records(store.root):
+        key, name, spent = record["key"], record["settings"], float(record["seconds"])
         if name not in texts:
             known = store.read_json(f"settings/{name}.json") or {"settings": {}}
             texts[name] = ", ".join(f"{setting} {value}" for setting, value in known["settings"].items())

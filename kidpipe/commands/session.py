@@ -57,7 +57,7 @@ class Session:
 
     @property
     def store(self) -> Store:
-        return Store(Path(self.config.store.path))
+        return Store(Path(self.config.store.path), self.config.store.lock)
 
     def manifest(self) -> Manifest:
         """The latest manifest. Raises KidpipeError before the first build."""

@@ -2,10 +2,12 @@
 
 import datetime
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from kidcore.atomic import replacing
 from kidpipe.demo.spec import ColumnSpec, Database, TableSpec
 
 Value = int | str
@@ -63,19 +65,11 @@ def create_statement(table: TableSpec, database: Database) -> str:
 
 def write_sqlite(database: Database, rows: TableRows, path: Path) -> None:
     """A new SQLite file at `path`; the same rows give the same bytes (with the same SQLite version)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.unlink(missing_ok=True)
-    connection = sqlite3.connect(unfinished)
-    try:
-        with connection:
-            for table in database.tables:
-                connection.execute(create_statement(table, database))
-                places = ", ".join("?" * len(table.columns))
-                connection.executemany(f"INSERT INTO {table.name} VALUES ({places})", rows[table.name])
-    finally:
-        connection.close()
-    unfinished.replace(path)
+    with replacing(path) as unfinished, closing(sqlite3.connect(unfinished)) as connection, connection:
+        for table in database.tables:
+            connection.execute(create_statement(table, database))
+            places = ", ".join("?" * len(table.columns))
+            connection.executemany(f"INSERT INTO {table.name} VALUES ({places})", rows[table.name])
 
 
 def tables_entry(database: Database) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from kidcore.atomic import write_text
 from kidcore.errors import KidpipeError
 from kidpipe.demo.catalogue import KINDS
 from kidpipe.demo.domains import DOMAINS
@@ -138,6 +139,4 @@ def says_something(connection: sqlite3.Connection, draft: Draft) -> bool:
 
 
 def _write_json(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    write_text(path, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kidcore.atomic import replacing
 from kidcore.config import processes
 from kidcore.config.config import Config
 from kidcore.config.config_load import Loaded
@@ -186,8 +187,5 @@ def _report(session: Session, runs: list[Run], out: Path, as_json: bool) -> dict
 
 
 def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
-    pq.write_table(pa.Table.from_pylist(rows), temporary, compression="zstd")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows), temporary, compression="zstd")

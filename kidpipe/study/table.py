@@ -1,12 +1,12 @@
 """Finished and failed runs in; one row a run for Parquet, and one row a group with intervals over seeds out."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from kidcore.config.config import TrainSettings
+from kidcore.store.log import shard_records
 from kidcore.store.manifest import kept_manifest
 from kidcore.store.stages import MODEL_STAGES
 from kidcore.store.store import Store
@@ -49,9 +49,7 @@ def _build_seconds(runs: Sequence[Run], store: Store) -> list[dict[str, float | 
 
     None where a shard was made elsewhere and its time is not known.
     """
-    log = store.root / "log" / "shards.jsonl"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    known = {record["key"]: float(record["seconds"]) for record in map(json.loads, lines)}
+    known = {record["key"]: float(record["seconds"]) for record in shard_records(store.root)}
     read = [_model_shards(store, run.request["manifest"], run.cell.config.train) if run.request else set() for run in runs]
     sharers = Counter(key for keys in read for key in keys)
     found: list[dict[str, float | None]] = []

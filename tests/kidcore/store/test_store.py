@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,11 +12,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from kidcore import atomic
 from kidcore.errors import KidpipeError
 from kidcore.store.manifest import read_manifest
-from kidcore.store.store import DamagedShard, Shard, Store, hash_file
+from kidcore.store.store import DamagedShard, Shard, Store
 
 TABLE = pa.table({"x": [1, 2, 3]})
+K1, K2 = "1" * 32, "2" * 32
 
 
 @pytest.fixture
@@ -24,42 +27,64 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_a_commit_can_be_scanned_read_and_counted(store: Store) -> None:
-    shard = store.commit("mask", "k1", TABLE, {"in": 3, "out": 3})
-    assert store.scan("mask") == {"k1": shard}
+    shard = store.commit("mask", K1, TABLE, {"in": 3, "out": 3})
+    assert store.scan("mask") == {K1: shard}
     assert store.read(shard).equals(TABLE)
     assert store.counts(shard) == {"in": 3, "out": 3}
-    assert shard.digest == hash_file(store.path(shard))
+    assert store.is_as_written(shard)
     assert store.scan("predict") == {}
 
 
 def test_equal_rows_give_equal_bytes(store: Store) -> None:
-    first, second = (store.commit("mask", key, TABLE, {"in": 3}) for key in ("k1", "k2"))
+    first, second = (store.commit("mask", key, TABLE, {"in": 3}) for key in (K1, K2))
     assert first.digest == second.digest
 
 
-def test_other_files_are_no_shards(store: Store) -> None:
-    store.commit("mask", "k1", TABLE, {})
-    for name in (".tmp-1-k2", "README.md", "k.x.d.parquet", "k1.3.abc.parquet.broken"):
-        (store.root / "mask" / name).write_text("x")
-    assert list(store.scan("mask")) == ["k1"]
-    tokenizer = store.root / "tokenizers" / ".tmp-abc"
-    tokenizer.mkdir(parents=True)
-    (tokenizer / "tokenizer.json").write_text("{")
+@pytest.mark.parametrize("name", ["x.parquet", "README.md", "k.x.d.parquet", "a.1.b.parquet", f"{K1}.3.{K2}.parquet.broken"])
+def test_other_files_are_no_shards(store: Store, name: str) -> None:
+    shard = store.commit("mask", K1, TABLE, {})
+    (store.root / "mask" / name).write_text("x")
+    assert store.scan("mask") == {K1: shard}
+
+
+def test_what_dead_writers_left_goes_and_what_others_write_stays(store: Store) -> None:
+    folder = store.root / "mask"
+    folder.mkdir(parents=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from kidcore.atomic import *; print(temporary_beside(Path(sys.argv[1])))",
+            folder / "x",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    of_dead, of_living = Path(done.stdout.strip()), atomic.temporary_beside(folder / "y")
+    owner = atomic.this_process()
+    of_number_reused = folder / f".tmp-{owner.host}+{owner.pid}+{owner.started + 1}+00000000-z"
+    elsewhere, elsewhere_long_ago = (folder / f".tmp-other~1+1+1+0000000{n}-z" for n in range(2))
+    unnamed = folder / ".tmp-1-abc"
+    for path in (of_dead, of_living, elsewhere, elsewhere_long_ago, unnamed):
+        path.write_text("x")
+    of_number_reused.mkdir()
+    (of_number_reused / "tokenizer.json").write_text("{")
+    os.utime(elsewhere_long_ago, (0, 0))
     store.remove_temporaries()
-    assert not (store.root / "mask" / ".tmp-1-k2").exists()
-    assert not tokenizer.exists()
+    assert set(folder.iterdir()) == {of_living, elsewhere, unnamed}
 
 
 def test_two_results_of_one_key_are_read_alike_by_all(store: Store) -> None:
     (store.root / "mask").mkdir(parents=True)
-    for digest in ("bb", "aa"):
-        (store.root / "mask" / f"k1.3.{digest}.parquet").write_text("")
-    assert store.scan("mask")["k1"].digest == "aa"
+    for digest in ("b" * 32, "a" * 32):
+        (store.root / "mask" / f"{K1}.3.{digest}.parquet").write_text("")
+    assert store.scan("mask")[K1].digest == "a" * 32
 
 
 @pytest.mark.parametrize("keep", [0, 10, -10])
 def test_a_truncated_shard_is_noticed(store: Store, keep: int) -> None:
-    shard = store.commit("mask", "k1", TABLE, {})
+    shard = store.commit("mask", K1, TABLE, {})
     path = store.path(shard)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DamagedShard, match="damaged"):
@@ -69,11 +94,17 @@ def test_a_truncated_shard_is_noticed(store: Store, keep: int) -> None:
 
 
 def test_another_number_of_rows_is_noticed(store: Store) -> None:
-    shard = store.commit("mask", "k1", TABLE, {})
-    renamed = Shard("mask", "k1", 4, shard.digest)
+    shard = store.commit("mask", K1, TABLE, {})
+    renamed = Shard("mask", K1, 4, shard.digest)
     store.path(shard).rename(store.path(renamed))
     with pytest.raises(DamagedShard, match="3 rows instead of 4"):
         store.read(renamed)
+
+
+def test_a_damaged_shard_comes_whole_out_of_another_process() -> None:
+    damage = DamagedShard(Shard("mask", K1, 3, K2), "cut short")
+    copy = pickle.loads(pickle.dumps(damage))
+    assert (copy.shard, copy.what, copy.where, copy.fix) == (damage.shard, damage.what, damage.where, damage.fix)
 
 
 def hold(root: Path, ready: "multiprocessing.synchronize.Event") -> None:
@@ -122,9 +153,9 @@ from pathlib import Path
 from kidcore.errors import KidpipeError
 from kidcore.store.store import Store
 store = Store(Path(sys.argv[1]))
-first = store.commit("mask", "small", pa.table({"x": [1]}), {})
+first = store.commit("mask", "1" * 32, pa.table({"x": [1]}), {})
 try:
-    store.commit("mask", "big", pa.table({"x": pa.array([str(i * 7919 % 100003) for i in range(200000)])}), {})
+    store.commit("mask", "2" * 32, pa.table({"x": pa.array([str(i * 7919 % 100003) for i in range(200000)])}), {})
 except KidpipeError as error:
     assert "disk is full" in error.what, error
     assert store.read(first).num_rows == 1

@@ -1,0 +1,152 @@
+"""One holder at a time, with flock and without; the dead hold nothing, and asking disturbs nobody."""
+
+import errno
+import fcntl
+import json
+import multiprocessing
+import multiprocessing.synchronize
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from kidcore import locks
+from kidcore.errors import KidpipeError
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    return tmp_path / "build.lock"
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "BEAT_S", 0.02)
+    monkeypatch.setattr(locks, "SILENCE_S", 0.4)
+
+
+def no_flock(*_: object) -> None:
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+
+def held_by(path: Path, host: str, pid: int, beats: int = 1) -> None:
+    record = {"owner": {"host": host, "pid": pid, "started": 1}, "token": "theirs", "beats": beats}
+    path.with_name(f"{path.name}.held").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("kind", ["auto", "flock", "file"])
+def test_a_second_one_is_refused_and_told_of_the_first(lock: Path, kind: locks.LockKind) -> None:
+    with locks.hold(lock, kind):
+        assert locks.holder(lock) == f"process {os.getpid()} on {os.uname().nodename}"
+        with pytest.raises(KidpipeError, match=f"process {os.getpid()}"), locks.hold(lock, kind):
+            pass
+    assert locks.holder(lock) == ""
+    with locks.hold(lock, kind):
+        pass
+
+
+def test_who_has_flock_waits_for_who_has_not(lock: Path) -> None:
+    with locks.hold(lock, "file"), pytest.raises(KidpipeError, match="another build holds"), locks.hold(lock, "flock"):
+        pass
+
+
+def test_a_file_system_without_flock_is_named_and_auto_does_without(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", no_flock)
+    with pytest.raises(KidpipeError, match="no flock") as caught, locks.hold(lock, "flock"):
+        pass
+    assert "store.lock = file" in caught.value.fix
+    with locks.hold(lock, "auto"):
+        with pytest.raises(KidpipeError, match="another build holds"), locks.hold(lock, "auto"):
+            pass
+        assert "process" in locks.holder(lock)
+    with locks.hold(lock, "auto"):
+        pass
+
+
+def test_asking_who_holds_it_takes_nothing(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with locks.hold(lock):
+        pass
+    monkeypatch.setattr(fcntl, "flock", lambda *_: pytest.fail("the lock was touched"))
+    assert locks.holder(lock) == ""
+
+
+def test_a_dead_holder_on_this_machine_is_seen_at_once(lock: Path) -> None:
+    from kidcore.atomic import this_process
+
+    owner = this_process()
+    record = {"owner": {"host": owner.host, "pid": owner.pid, "started": owner.started + 1}, "token": "t", "beats": 9}
+    lock.with_name("build.lock.held").write_text(json.dumps(record))
+    assert locks.holder(lock) == ""
+    started = time.monotonic()
+    with locks.hold(lock, "file"):
+        assert time.monotonic() - started < locks.SILENCE_S / 2
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_silent_holder_elsewhere_is_dead_and_one_that_beats_is_not(lock: Path) -> None:
+    held_by(lock, "other~1", 7)
+    assert locks.holder(lock).startswith("process 7 on other, last heard of")
+    is_over = threading.Event()
+
+    def beat() -> None:
+        beats = 1
+        while not is_over.wait(0.05):
+            beats += 1
+            held_by(lock, "other~1", 7, beats)
+
+    heart = threading.Thread(target=beat)
+    heart.start()
+    try:
+        with pytest.raises(KidpipeError, match="process 7 on other"), locks.hold(lock, "file"):
+            pass
+    finally:
+        is_over.set()
+        heart.join()
+    with locks.hold(lock, "file"):
+        assert str(os.getpid()) in locks.holder(lock)
+    assert not lock.with_name("build.lock.held").exists()
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_holder_shows_signs_of_life(lock: Path) -> None:
+    held = lock.with_name("build.lock.held")
+    with locks.hold(lock, "file"):
+        first = json.loads(held.read_text())["beats"]
+        deadline = time.monotonic() + 30
+        while locks._read(held) is None or json.loads(held.read_bytes() or b'{"beats": 0}')["beats"] <= first + 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_torn_lock_file_holds_nobody_for_ever(lock: Path) -> None:
+    lock.with_name("build.lock.held").write_text('{"owner": {"ho')
+    with locks.hold(lock, "file"):
+        pass
+
+
+def take(lock: Path, kind: locks.LockKind, start: "multiprocessing.synchronize.Barrier", out: Path) -> None:
+    start.wait(30)
+    try:
+        with locks.hold(lock, kind):
+            with (out / "in").open("x"):
+                time.sleep(0.3)
+            (out / "in").unlink()
+            (out / f"held-{os.getpid()}").touch()
+    except KidpipeError:
+        pass
+
+
+@pytest.mark.parametrize("kind", ["flock", "file"])
+def test_of_many_at_once_one_holds_it(lock: Path, tmp_path: Path, kind: locks.LockKind) -> None:
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(8)
+    processes = [context.Process(target=take, args=(lock, kind, start, tmp_path)) for _ in range(8)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 8
+    assert list(tmp_path.glob("held-*"))
