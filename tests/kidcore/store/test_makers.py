@@ -4,16 +4,18 @@ import json
 from pathlib import Path
 
 from kidcore.models.backends.facts import EngineFacts
-from kidcore.store.makers import SHARD_LOG, Maker, makers_of, mixtures, read_summary, this_maker, write_summary
+from kidcore.store.log import SHARDS
+from kidcore.store.makers import Maker, makers_of, mixtures, read_summary, this_maker, write_summary
 from kidcore.store.store import Shard, Store
 
 VLLM = EngineFacts("vllm", "0.32.0", "cpu", "float32")
 REFERENCE = EngineFacts("transformers", "5.19.0", "cpu", "float32")
+LINE = {"stage": "score", "rows": 1, "seconds": 1.0, "settings": "x"}
 
 
 def log(store: Store, *records: tuple[str, EngineFacts | None]) -> None:
     for key, engine in records:
-        store.append_log(SHARD_LOG, {"key": key, "made": this_maker(engine).as_json()})
+        store.log_shard(LINE | {"key": key, "made": this_maker(engine).as_json()})
 
 
 def entry(engine: EngineFacts | None, shards: int, kidpipe: str = "0.1.0") -> dict[str, object]:
@@ -23,8 +25,8 @@ def entry(engine: EngineFacts | None, shards: int, kidpipe: str = "0.1.0") -> di
 def test_the_last_line_counts_and_broken_or_older_ones_are_passed_over(tmp_path: Path) -> None:
     store = Store(tmp_path)
     log(store, ("a", REFERENCE), ("b", None), ("c", VLLM), ("a", VLLM))
-    store.append_log(SHARD_LOG, {"key": "d", "seconds": 1.0})
-    with (tmp_path / "log" / SHARD_LOG).open("ab") as file:
+    store.log_shard(LINE | {"key": "d"})
+    with (tmp_path / SHARDS).open("ab") as file:
         file.write(
             b'\xff\x00\n[1]\n{"key": "c", "made": {"engine"\n{"key": "a", "made": {"kidpipe": "1", "engine": {"name": 1}}}\n'
         )
