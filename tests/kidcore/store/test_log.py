@@ -1,6 +1,8 @@
 """A log that was torn is read as far as it goes, and goes on with a line of its own."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,16 @@ DAMAGE = {
 }
 
 
+@contextmanager
+def heard(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """What the log's reader says, whatever an earlier test has made of our loggers."""
+    logger = logging.getLogger("kidcore.store.log")
+    logger.addHandler(caplog.handler)
+    with caplog.at_level(logging.DEBUG, logger.name):
+        yield
+    logger.removeHandler(caplog.handler)
+
+
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_what_is_whole_is_read_and_the_next_line_too(tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
     log = tmp_path / SHARDS
@@ -29,7 +41,7 @@ def test_what_is_whole_is_read_and_the_next_line_too(tmp_path: Path, damage: byt
         file.write(damage)
     assert shard_records(tmp_path) == [RECORD]
     append(log, RECORD | {"rows": 4})
-    with caplog.at_level(logging.DEBUG):
+    with heard(caplog):
         assert shard_records(tmp_path) == [RECORD, RECORD | {"rows": 4}]
     assert ("left out" in caplog.text) == (damage.strip() != b"")
     assert shard_records(tmp_path, 1) == [RECORD | {"rows": 4}]
