@@ -74,10 +74,13 @@ def write_serving_files(builder: PromptBuilder, model: Path, folder: Path, asked
         for path in tokenizer_files(model):
             shutil.copyfile(path, trial / path.name)
         _require_same_ids(builder.tokenizer, model, trial, folder)
-        template = chat_template(builder)
-        (trial / "chat_template.jinja").write_text(template, encoding="utf-8")
-        if (wrong := _first_wrong(builder, trial, [*asked, *_OWN])) is None:
-            _put_template(folder, trial, template)
+        wrong = None
+        for spaces in _SPACES:
+            template = chat_template(builder, spaces)
+            (trial / "chat_template.jinja").write_text(template, encoding="utf-8")
+            if (wrong := _first_wrong(builder, trial, [*asked, *_OWN])) is None:
+                _put_template(folder, trial, template)
+                break
         else:
             _LOG.warning(
                 "no chat template is saved with the student: this tokenizer splits a whole prompt otherwise than its pieces "
@@ -92,16 +95,19 @@ def tokenizer_files(model: Path) -> list[Path]:
     return [path for pattern in TOKENIZER_FILES for path in sorted(model.glob(pattern)) if path.is_file()]
 
 
-def chat_template(builder: PromptBuilder) -> str:
+def chat_template(builder: PromptBuilder, spaces: tuple[str, str] = ("", "")) -> str:
     """A chat template that writes the prompts of `builder`.
 
     A system message is the schema and the last user message the question, with `evidence` as a variable of the template; a user
     message alone is the whole prompt, as `kidpipe prompt` prints it.
+
+    Args:
+        spaces: what to write before the schema and before the question besides.
     """
     definition = builder.definition
     schema = definition.template.schema(PROBE)
     end = schema[len(schema.rstrip()) :]
-    before = builder.leading_text + definition.frame.before
+    before = builder.leading_text + spaces[0] + definition.frame.before
     return (
         '{%- set said = namespace(schema="", text="") -%}'
         "{%- for message in messages -%}"
@@ -113,11 +119,16 @@ def chat_template(builder: PromptBuilder) -> str:
         '{%- set dialect = dialect | default("sqlite") -%}'
         f"{{{{- {_literal(before)} -}}}}"
         "{%- if said.schema -%}"
-        f"{{{{- said.schema.rstrip() + {_literal(end + definition.frame.between)} }}}}"
+        f"{{{{- said.schema.rstrip() + {_literal(end + spaces[1] + definition.frame.between)} }}}}"
         f"{definition.template.files[QUESTION_FILE]}{{{{ '' }}}}"
         "{%- else -%}{{- said.text -}}{%- endif -%}"
         f"{{{{- {_literal(definition.frame.after)} -}}}}"
     )
+
+
+# Sentencepiece's tokenizers begin each text they are given with a space, the pieces of a prompt too; within a whole prompt it has to
+# be written.
+_SPACES = (("", ""), ("", " "), (" ", " "), (" ", ""))
 
 
 def _literal(text: str) -> str:

@@ -93,13 +93,30 @@ def test_a_begin_of_sequence_is_written_once(tmp_path: Path) -> None:
     assert ids[0] == served.bos_token_id
 
 
+@pytest.mark.parametrize("name", ["unigram", "llama2"])
+def test_spaces_that_pieces_begin_with_are_written_in_a_whole_prompt(tmp_path: Path, name: str) -> None:
+    model = saved(tmp_path / "model", FAMILIES[name](), "llama")
+    builder = PromptBuilder.of(IngestSettings(), load_tokenizer(model))
+    write_serving_files(builder, model, tmp_path / "beside")
+    served = AutoTokenizer.from_pretrained(student(model, tmp_path / "beside", tmp_path / "out"))
+    ids = served.apply_chat_template(ServedPrompt(SCHEMA, "how many?").messages(), add_generation_prompt=True, return_dict=False)
+    asked = builder.definition.template.question("how many?", "", "sqlite")
+    assert ids == builder.schema_ids(SCHEMA) + builder.question_ids(asked)
+
+
 def test_where_pieces_and_whole_differ_no_chat_template_is_saved_and_it_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = saved(tmp_path / "model", FAMILIES["unigram"](), "llama")
+    # A template that ends its schema within a word: tokens of the whole run across the seam.
+    folder = tmp_path / "template"
+    folder.mkdir()
+    (folder / "schema.jinja").write_text("database: {{ db_id }} sel", encoding="utf-8")
+    (folder / "question.jinja").write_text("ect {{ question }}\n", encoding="utf-8")
+    model = saved(tmp_path / "model", qwen(), "llama")
+    monkeypatch.setattr(logging.getLogger("kidcore"), "propagate", True)
     with caplog.at_level(logging.WARNING, logger="kidcore"):
-        logging.getLogger("kidcore").propagate = True
-        write_serving_files(PromptBuilder.of(IngestSettings(), load_tokenizer(model)), model, tmp_path / "beside")
+        builder = PromptBuilder.of(IngestSettings(template=str(folder)), load_tokenizer(model))
+        write_serving_files(builder, model, tmp_path / "beside", [ServedPrompt("database: d sel", "count(*)")])
     assert "no chat template is saved" in caplog.text
     assert not (tmp_path / "beside" / "chat_template.jinja").exists()
     assert (tmp_path / "beside" / PROMPT_FOLDER / "prompt.json").is_file()
