@@ -126,8 +126,8 @@ def chat_template(builder: PromptBuilder, spaces: tuple[str, str] = ("", "")) ->
     )
 
 
-# Sentencepiece's tokenizers begin each text they are given with a space, the pieces of a prompt too; within a whole prompt it has to
-# be written.
+# Sentencepiece's tokenizers begin each text they are given with a space, the pieces of a prompt too; within a whole prompt it
+# has to be written.
 _SPACES = (("", ""), ("", " "), (" ", " "), (" ", ""))
 
 
