@@ -101,6 +101,11 @@ def _show(session: Session, result: "Evaluation") -> None:
     source = summary.get("model") or summary["predictions"]
     for table in tables(summary, f"{source} on {len(result.verdicts)} questions"):
         session.console.print(table)
+    if cut := summary.get("cut_prompts"):
+        lost = cut["without_a_table_of_gold"]
+        session.console.print(
+            f"prompts     {cut['examples']} written with fewer tables, {lost} of them without one that gold names"
+        )
     if "exaccerr" in summary:
         session.console.print(f"ExAccErr    {show(summary)}")
     session.console.print(f"verdicts    {result.folder / VERDICTS_FILE}")
