@@ -59,6 +59,7 @@ EVERY = {"sft"} | STORED | ONLINE
 # A setting that gives the same bytes here makes no other run, but what a method does online follows its settings.
 RETRAINED: dict[str, set[str]] = {
     "ingest.template": EVERY,
+    "ingest.system": EVERY,
     "ingest.max_prompt_tokens": EVERY,
     "ingest.max_sql_tokens": EVERY,
     "ingest.shard_rows": EVERY,
