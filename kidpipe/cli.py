@@ -22,6 +22,7 @@ from kidpipe.cli_options import (
     TeacherOption,
     UntilOption,
     VerboseOption,
+    load_body,
     open_command,
 )
 
@@ -70,9 +71,7 @@ def demo(
 
     Example: kidpipe demo
     """
-    from kidpipe.commands.demo import demo as body
-
-    body(folder, quick=quick, backend=backend or "auto", verbose=verbose, as_json=json)
+    load_body("commands.demo.demo")(folder, quick=quick, backend=backend or "auto", verbose=verbose, as_json=json)
 
 
 @app.command("build-imperfect")
@@ -95,9 +94,7 @@ def build_imperfect(
     flags = {"teacher__model": teacher, "data__path": data, "data__layout": layout}
     flags |= {"predict__predictor": predictor, "engine__backend": backend}
     session = open_command(config, settings, verbose, **flags)
-    from kidpipe.commands.build import build_imperfect as body
-
-    body(session, until=until, as_json=json)
+    load_body("commands.build.build_imperfect")(session, until=until, as_json=json)
 
 
 @app.command()
@@ -125,9 +122,7 @@ def train(
     flags = {"train__student": student, "train__method": method, "teacher__model": teacher}
     flags |= {"data__path": data, "data__layout": layout}
     session = open_command(config, settings, verbose, **flags)
-    from kidpipe.commands.train import train as body
-
-    body(session, name=name, as_json=json, digest=manifest, is_teacher_asked=teacher is not None)
+    load_body("commands.train.train")(session, name=name, as_json=json, digest=manifest, is_teacher_asked=teacher is not None)
 
 
 cli_eval.register(app)
@@ -157,9 +152,7 @@ def plan(
     flags = {"teacher__model": teacher, "data__path": data, "data__layout": layout}
     flags |= {"predict__predictor": predictor, "engine__backend": backend}
     session = open_command(config, settings, verbose, **flags)
-    from kidpipe.commands.build import plan as body
-
-    body(session, why=why, as_json=json, check=check, until=until)
+    load_body("commands.build.plan")(session, why=why, as_json=json, check=check, until=until)
 
 
 @app.command()
@@ -169,9 +162,7 @@ def status(config: ConfigOption = None, settings: SetOption = None, json: JsonOp
     Example: kidpipe status
     """
     session = open_command(config, settings)
-    from kidpipe.commands.store import status as body
-
-    body(session, as_json=json)
+    load_body("commands.store.status")(session, as_json=json)
 
 
 @app.command()
@@ -186,9 +177,7 @@ def verify(
     Example: kidpipe verify --deep
     """
     session = open_command(config, settings)
-    from kidpipe.commands.store import verify as body
-
-    body(session, deep=deep, as_json=json)
+    load_body("commands.store.verify")(session, deep=deep, as_json=json)
 
 
 @app.command()
@@ -205,9 +194,7 @@ def gc(
     Example: kidpipe gc
     """
     session = open_command(config, settings)
-    from kidpipe.commands.gc import gc as body
-
-    body(session, delete=delete, as_json=json)
+    load_body("commands.gc.gc")(session, delete=delete, as_json=json)
 
 
 @app.command()
@@ -217,9 +204,7 @@ def pin(config: ConfigOption = None, settings: SetOption = None, json: JsonOptio
     Example: kidpipe pin
     """
     session = open_command(config, settings)
-    from kidpipe.commands.store import pin as body
-
-    body(session, as_json=json)
+    load_body("commands.store.pin")(session, as_json=json)
 
 
 @app.command()
@@ -235,9 +220,7 @@ def inspect(
     Example: kidpipe inspect train:17 --view 1
     """
     session = open_command(config, settings)
-    from kidpipe.commands.inspect import inspect as body
-
-    body(session, example_id, view, as_json=json)
+    load_body("commands.inspect.inspect")(session, example_id, view, as_json=json)
 
 
 @app.command()
@@ -252,9 +235,7 @@ def query(
     Example: kidpipe query "select strategy, avg(rewritten) from rewrite group by strategy"
     """
     session = open_command(config, settings)
-    from kidpipe.commands.inspect import query as body
-
-    body(session, sql, as_json=json)
+    load_body("commands.inspect.query")(session, sql, as_json=json)
 
 
 @app.command()
@@ -273,9 +254,7 @@ def report(
     Example: kidpipe report compare sft-1d02 kid-4f1c22aa --out flipped.html
     """
     session = open_command(config, settings)
-    from kidpipe.commands.report import report as body
-
-    body(session, kind, names or [], out, as_json=json)
+    load_body("commands.report.report")(session, kind, names or [], out, as_json=json)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from kidpipe.cli_options import BackendOption, ConfigOption, JsonOption, SetOption, VerboseOption, open_command
+from kidpipe.cli_options import BackendOption, ConfigOption, JsonOption, SetOption, VerboseOption, load_body, open_command
 
 _DatabaseOption = Annotated[Path, typer.Option("--db", help="A SQLite or DuckDB file.")]
 _ModelArgument = Annotated[
@@ -38,9 +38,7 @@ def ask(
     """
     # One question is not worth an engine's start unless it is asked for.
     session = open_command(config, settings, verbose, engine__backend=backend or "transformers")
-    from kidpipe.commands.ask import ask as body
-
-    body(session, question, db, model, evidence=evidence, run=run, as_json=json)
+    load_body("commands.ask.ask")(session, question, db, model, evidence=evidence, run=run, as_json=json)
 
 
 def prompt(
@@ -57,6 +55,4 @@ def prompt(
     Example: kidpipe prompt "How many singers are there?" --db concert.sqlite
     """
     session = open_command(config, settings)
-    from kidpipe.commands.ask import show_prompt
-
-    show_prompt(session, question, db, model, evidence=evidence, as_json=json)
+    load_body("commands.ask.show_prompt")(session, question, db, model, evidence=evidence, as_json=json)

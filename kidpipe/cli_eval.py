@@ -14,6 +14,7 @@ from kidpipe.cli_options import (
     LayoutOption,
     SetOption,
     VerboseOption,
+    load_body,
     open_command,
 )
 
@@ -88,9 +89,7 @@ def evaluate(
     if temperature is not None and session.config.eval.samples == 1:
         raise KidpipeError("--temperature has no effect on greedy decoding", fix="add --samples n, such as --samples 8")
     more: dict[str, Any] = {"predictions_file": predictions, "suite": suite, "with_exposure": exposure, "split": split}
-    from kidpipe.commands.evaluate import evaluate as body
-
-    body(session, model[0] if model else "", name=name, as_json=json, **more)
+    load_body("commands.evaluate.evaluate")(session, model[0] if model else "", name=name, as_json=json, **more)
 
 
 def _refuse_given(options: dict[str, Any], task: str) -> None:
@@ -119,9 +118,7 @@ def compare_evaluations(
     Example: kidpipe eval-compare sft-1d02 kid-4f1c22aa
     """
     session = open_command(config, settings)
-    from kidpipe.commands.compare_evaluations import compare_evaluations as body
-
-    body(session, first, second, rows=rows, as_json=json)
+    load_body("commands.compare_evaluations.compare_evaluations")(session, first, second, rows=rows, as_json=json)
 
 
 def fuzz_suite(
@@ -140,6 +137,4 @@ def fuzz_suite(
     Example: kidpipe fuzz-suite --out suite --data spider
     """
     session = open_command(config, settings, data__path=data, data__layout=layout, eval__limit=limit)
-    from kidpipe.commands.fuzz import fuzz_suite as body
-
-    body(session, out, variants=variants, seed=seed, as_json=json)
+    load_body("commands.fuzz.fuzz_suite")(session, out, variants=variants, seed=seed, as_json=json)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from kidcore.errors import KidpipeError
-from kidpipe.cli_options import DataOption, JsonOption, LayoutOption, StudentOption, TeacherOption
+from kidpipe.cli_options import DataOption, JsonOption, LayoutOption, StudentOption, TeacherOption, load_body
 
 
 def register(app: typer.Typer) -> None:
@@ -53,16 +53,11 @@ def init(
     if questions is not None and (data or layout):
         raise KidpipeError("--data and --layout name data that is there; --questions makes a folder", fix="leave one of them out")
     flags = {"teacher.model": teacher, "train.student": student, "data.path": data, "data.layout": layout}
-    from kidpipe.commands.session import open_session
-
     # Another project's kidpipe.toml, or a broken one that --force is to replace, has no say in a new one.
-    session = open_session(None, [], {}, use_file=False)
-    from kidpipe.commands.init import OwnData
-    from kidpipe.commands.init import init as body
-
+    session = load_body("commands.session.open_session")(None, [], {}, use_file=False)
     own = None
     if questions is not None and database is not None:
         columns = {"question": question_column, "sql": sql_column, "db": db_column, "evidence": evidence_column, "id": id_column}
-        own = OwnData(questions, database, columns, dev_share, out)
+        own = load_body("commands.init.OwnData")(questions, database, columns, dev_share, out)
     given = {name: value for name, value in flags.items() if value is not None}
-    body(session, path, given, force=force, preset=preset, own=own, as_json=json)
+    load_body("commands.init.init")(session, path, given, force=force, preset=preset, own=own, as_json=json)

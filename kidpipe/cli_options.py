@@ -1,5 +1,7 @@
 """The options that commands share, and how they become a session; imports nothing heavy."""
 
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +25,18 @@ UntilOption = Annotated[
 
 
 def open_command(config: Path | None, settings: list[str] | None, verbose: bool = False, **flags: Any) -> Any:
+    # The command line is quick because nothing of ours loads before a command is known.
     from kidpipe.commands.session import open_session
 
     return open_session(config, settings or [], {name.replace("__", "."): value for name, value in flags.items()}, verbose)
+
+
+def load_body(place: str) -> Callable[..., Any]:
+    """The body of a command, `module.function` below kidpipe.
+
+    Here alone: bodies load torch, Arrow and the like, only the one that is asked for, and once its session is open (which
+    quietens those libraries and names a mistake in a setting first).
+    """
+    module, _, name = place.rpartition(".")
+    body: Callable[..., Any] = getattr(import_module(f"kidpipe.{module}"), name)
+    return body

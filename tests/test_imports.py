@@ -56,3 +56,17 @@ def test_the_command_line_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules and m not in {allowed!r}])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_imports_inside_functions_stay_few() -> None:
+    """Each has its reason beside it: a heavy or optional library, or a body that loads when its command is called."""
+    found = [
+        (file.relative_to(ROOT), node.lineno)
+        for package in BELOW
+        for file in (ROOT / package).rglob("*.py")
+        for function in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    ]
+    assert len(set(found)) <= 60, sorted(set(found))

@@ -65,7 +65,7 @@ def init(
     """
     if path.exists() and not force:
         raise KidpipeError(f"{path} exists", fix="kidpipe init --force writes over it")
-    settings = dict(_preset(preset)) | dict(flags)
+    settings = dict(_preset(preset)) | {name: _from(path.parent, value) for name, value in flags.items()}
     if own is None:
         path.write_text(template(settings), encoding="utf-8")
         _say(session, {"settings": str(path), "next": "kidpipe build-imperfect"}, as_json, [_written(path, settings)])
@@ -90,6 +90,12 @@ def _preset(name: str) -> Mapping[str, Any]:
     if name and name not in PRESETS:
         raise KidpipeError(f"there is no preset {name}", where="--preset", fix=f"one of {', '.join(PRESETS)}")
     return PRESETS.get(name, {})
+
+
+def _from(base: Path, value: Any) -> Any:
+    """A folder that was named from here, as the settings file names it: paths in that file are relative to it."""
+    here = Path(str(value)).expanduser()
+    return _below(here, base) if here.exists() and not here.is_absolute() else value
 
 
 def _below(folder: Path, base: Path) -> str:

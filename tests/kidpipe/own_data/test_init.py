@@ -204,6 +204,19 @@ def test_a_split_keeps_sql_together_and_moves_nothing_when_rows_follow(pairs: li
     )
 
 
+def test_a_folder_named_from_here_is_named_from_the_settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("project/spider", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    session = open_session(None, [], {}, use_file=False)
+    flags = {"data.path": "project/spider", "teacher.model": "elsewhere", "train.student": "Qwen/Qwen2.5-Coder-0.5B"}
+    init(session, Path("project/kidpipe.toml"), flags, force=False)
+    config = load_config(tmp_path / "project" / "kidpipe.toml", {}, {}).config
+    assert Path(config.data.path).resolve() == tmp_path / "project" / "spider"
+    assert Path(config.teacher.model) == tmp_path / "elsewhere"
+    assert config.train.student == "Qwen/Qwen2.5-Coder-0.5B"
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_is_a_valid_configuration(preset: str, tmp_path: Path) -> None:
     init(open_session(None, [], {}, use_file=False), tmp_path / "kidpipe.toml", {}, force=False, preset=preset)
