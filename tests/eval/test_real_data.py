@@ -17,6 +17,7 @@ from tests.eval.worlds import real_data
 BEYOND_SPIDERS_GRAMMAR = {"bird_sample": 40}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "layout", "split", "count"),
     [

@@ -79,6 +79,7 @@ def test_every_public_name_is_there_and_documented() -> None:
         assert getattr(kidpipe, name).__doc__, name
 
 
+@pytest.mark.slow
 def test_a_type_checker_sees_the_types(tmp_path: Path) -> None:
     script = tmp_path / "notebook.py"
     script.write_text("import kidpipe\nreveal_type(kidpipe.Project({}).train().best)\nkidpipe.Project(settings=3)\n")
