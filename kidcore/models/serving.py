@@ -169,13 +169,14 @@ def _require_same_ids(tokenizer: Any, model: Path, trial: Path, folder: Path) ->
     config = trial / _CONFIG
     settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
     difference: str | None = ""
+    if _CODE.removesuffix(".py") in str(settings.get("auto_map")):
+        _write_code(trial, folder)  # a student that starts from a student
     for change in ({}, {"tokenizer_class": "PreTrainedTokenizerFast"}, _OWN_CODE):
         if change:
             config.write_text(json.dumps(settings | change, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             shutil.copyfile(config, folder / _CONFIG)
         if change is _OWN_CODE:
-            for place in (trial, folder):
-                (place / _CODE).write_text(_CODE_TEXT, encoding="utf-8")
+            _write_code(trial, folder)
         try:
             difference = first_difference(tokenizer, AutoTokenizer.from_pretrained(str(trial), local_files_only=True))
         except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
@@ -187,6 +188,11 @@ def _require_same_ids(tokenizer: Any, model: Path, trial: Path, folder: Path) ->
         where=str(model),
         fix="save the model with a tokenizer that AutoTokenizer loads unchanged: otherwise the student answers badly elsewhere",
     )
+
+
+def _write_code(*folders: Path) -> None:
+    for folder in folders:
+        (folder / _CODE).write_text(_CODE_TEXT, encoding="utf-8")
 
 
 _OWN_CODE: dict[str, Any] = {

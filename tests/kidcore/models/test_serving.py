@@ -50,6 +50,19 @@ def test_a_tokenizer_of_ones_own_survives_autotokenizer(tmp_path: Path, model_ty
     assert (served.eos_token, served.pad_token) == (ours.eos_token, ours.pad_token)
 
 
+def test_a_student_of_a_student_is_saved_as_well(tmp_path: Path) -> None:
+    model = saved(tmp_path / "model", train_tokenizer([*TEXTS, "T1.stu_id AS T2 2014"], 400), "qwen2")
+    ours = load_tokenizer(model)
+    write_serving_files(PromptBuilder.of(IngestSettings(), ours), model, tmp_path / "beside")
+    first = student(model, tmp_path / "beside", tmp_path / "first")
+    write_serving_files(PromptBuilder.of(IngestSettings(), load_tokenizer(first)), first, tmp_path / "again")
+    for trust in (False, True):
+        # Only what is a tokenizer's file goes from one to the other; the rest is written anew.
+        second = student(model, tmp_path / "again", tmp_path / f"second-{trust}")
+        served = AutoTokenizer.from_pretrained(second, trust_remote_code=trust)
+        assert first_difference(ours, served) is None
+
+
 def test_a_tokenizer_that_autotokenizer_loads_unchanged_is_left_alone(tmp_path: Path) -> None:
     model = saved(tmp_path / "model", qwen(), "llama")
     write_serving_files(PromptBuilder.of(IngestSettings(), load_tokenizer(model)), model, tmp_path / "beside")
