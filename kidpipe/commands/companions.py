@@ -1,6 +1,7 @@
 """A manifest and a student in; the folder of what is saved beside the student's weights out: prompt, tokenizer, chat template."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -44,9 +45,15 @@ def write_companions(session: Session, manifest: Manifest, student: Path, out: P
     builder = PromptBuilder(definition, load_tokenizer(student))
     fresh = out / f".{COMPANIONS}.new"
     shutil.rmtree(fresh, ignore_errors=True)
-    write_serving_files(builder, student, fresh, _asked(session, manifest, builder))
-    (fresh / "README.md").write_text(_card(session, manifest, builder), encoding="utf-8")
-    fresh.rename(folder)
+    try:
+        write_serving_files(builder, student, fresh, _asked(session, manifest, builder))
+        (fresh / "README.md").write_text(_card(session, manifest, builder), encoding="utf-8")
+        fresh.rename(folder)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        with suppress(OSError):
+            out.rmdir()  # a run that was refused leaves nothing that looks like one
+        raise
 
 
 def _card(session: Session, manifest: Manifest, builder: PromptBuilder) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from kidcore.models import serving
 from kidcore.sql.datasets import DataSet
 from tests.kidpipe.commands.running import Cli
 
@@ -42,6 +43,17 @@ def test_a_student_is_asked_as_it_was_trained(
     typed = json.loads(cli("ask", "--db", database, "--json", **SMALL).out)
     assert [answer["question"] for answer in typed] == [example.question, "another one?"]
     assert typed[0]["sql"] == run["sql"]
+
+
+def test_a_student_that_would_read_other_tokens_elsewhere_is_refused_before_it_trains(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "_OWN_CODE", {})
+    assert cli("build-imperfect", "--until", "ingest").code == 0
+    refused = cli("train", "--method", "sft", "--name", "first", **SMALL)
+    assert refused.code == 1
+    assert "AutoTokenizer gives other tokens than training used" in refused.err
+    assert not (tmp_path / "artifacts" / "runs" / "first").exists()
 
 
 def test_what_cannot_be_asked_is_said(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
