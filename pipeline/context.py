@@ -16,7 +16,9 @@ from kidcore.models.backends.base import Backend
 from kidcore.models.backends.facts import EngineFacts
 from kidcore.models.prompts import PromptBuilder, prompt_identity
 from kidcore.models.sources import UNBOUNDED, ModelSource, require_whole, resolve
-from kidcore.models.tokenizers import Tokens, load_tokenizer, require_same, tokenizer_digest, tokens_of
+from kidcore.models.templates.template import load_template
+from kidcore.models.tokenizer_files import TokenizerFiles
+from kidcore.models.tokenizers import Tokens, is_mask_of_old, require_same, tokenizer_digest, tokens_of
 from kidcore.sql.column_values import description_files
 from kidcore.sql.datasets import DataSet, Example, read
 from kidcore.sql.sandbox.job import Limits
@@ -40,8 +42,7 @@ class Context:
     """None for a build that stops before the teacher is needed, where none is named and none has worked here before."""
     predictor: ModelSource | None
     """None where it is not needed and cannot be found."""
-    tokenizer: Any
-    tokenizer_path: Path
+    tokenizer_files: TokenizerFiles
     max_length: int
     verbose: bool = False
 
@@ -57,6 +58,19 @@ class Context:
     @cached_property
     def _starts(self) -> list[int]:
         return list(accumulate((part.rows for part in self.parts), initial=0))
+
+    @property
+    def tokenizer(self) -> Any:
+        """Loaded when first asked for: a plan whose keys are known does without."""
+        return self.tokenizer_files.tokenizer
+
+    @cached_property
+    def auto_mask_id(self) -> int | None:
+        """What 'auto' takes as mask token, None where that is what kidpipe 0.1.0 took."""
+        found: int | None = self.tokenizer_files.remembered(
+            "auto mask", lambda tokenizer: None if is_mask_of_old(tokenizer) else tokens_of(tokenizer, "auto").mask_id
+        )
+        return found
 
     @cached_property
     def tokens(self) -> Tokens:
@@ -126,8 +140,9 @@ class Context:
     def identity(self) -> dict[str, Any]:
         """What goes into the keys of ingest beside its settings."""
         ingest = self.config.ingest
-        identity = {"tokenizer": tokenizer_digest(self.tokenizer), **prompt_identity(ingest, self.tokenizer)}
-        if self.prompts.definition.template.mentions(".description"):
+        identity = {"tokenizer": self.tokenizer_files.remembered("digest", tokenizer_digest)}
+        identity |= prompt_identity(ingest, self.tokenizer if ingest.chat else None)
+        if load_template(ingest.template).mentions(".description"):
             identity["descriptions"] = self._descriptions_digest
         # A model as long as the settings allow changes nothing; a shorter one sets rows aside.
         if self.max_length < ingest.max_prompt_tokens + ingest.max_sql_tokens + 1:
@@ -168,7 +183,8 @@ def open_context(config: Config, *, need_teacher: bool = True, verbose: bool = F
         raise KidpipeError(
             "no model whose tokenizer could be used", where="teacher.model", fix="set teacher.model or train.student"
         )
-    tokenizer = load_tokenizer(named.path)
+    tokenizer = TokenizerFiles(named.path, digests)
+    tokenizer.remembered("readable", bool)
     predictor = known
     if config.predict.predictor == "teacher" and config.predict.dtype != "auto":
         raise KidpipeError(
@@ -179,18 +195,27 @@ def open_context(config: Config, *, need_teacher: bool = True, verbose: bool = F
     if config.predict.predictor == "student":
         predictor = _predictor(config, need_teacher, digests)
         if need_teacher and predictor is not None:
-            require_same(tokenizer, load_tokenizer(predictor.path))
+            _require_same(tokenizer, TokenizerFiles(predictor.path, digests))
     return Context(
         config=config,
         dataset=dataset,
         parts=split_parts(dataset, config.ingest.shard_rows, digests),
         teacher=known,
         predictor=predictor,
-        tokenizer=tokenizer,
-        tokenizer_path=named.path,
+        tokenizer_files=tokenizer,
         max_length=min(model.max_length for model in (named, predictor) if model is not None),
         verbose=verbose,
     )
+
+
+def _require_same(ours: TokenizerFiles, theirs: TokenizerFiles) -> None:
+    """As `require_same`, once for each pair."""
+
+    def is_same(tokenizer: Any) -> bool:
+        require_same(tokenizer, theirs.tokenizer)
+        return True
+
+    ours.remembered(f"likeness to {theirs.state}", is_same)
 
 
 def _teacher(config: Config, is_needed: bool, digests: FileDigests) -> ModelSource | None:

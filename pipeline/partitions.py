@@ -17,10 +17,11 @@ def split_parts(dataset: DataSet, shard_rows: int, digests: FileDigests) -> list
     reruns what reads databases, and nothing else unless the results differ.
     """
     parts = []
+    databases = {db_id: dataset.database(db_id).digest(digests) for db_id in {e.db_id for e in dataset.examples}}
     ends = [0, *cuts([example.example_id for example in dataset.examples], shard_rows), len(dataset.examples)]
     for index, (start, end) in enumerate(pairwise(ends)):
         examples = dataset.examples[start:end]
-        content = {"source": _source_digest(examples), "databases": _database_digest(dataset, examples, digests)}
+        content = {"source": _source_digest(examples), "databases": fingerprint({e.db_id: databases[e.db_id] for e in examples})}
         parts.append(Partition(index, len(examples), content))
     digests.save()
     return parts
@@ -50,7 +51,3 @@ def cuts(example_ids: Sequence[str], shard_rows: int) -> list[int]:
 
 def _source_digest(examples: Sequence[Example]) -> str:
     return fingerprint([[e.example_id, e.db_id, e.question, e.evidence, e.gold_sql] for e in examples])
-
-
-def _database_digest(dataset: DataSet, examples: Sequence[Example], digests: FileDigests) -> str:
-    return fingerprint({db_id: dataset.database(db_id).digest(digests) for db_id in {e.db_id for e in examples}})

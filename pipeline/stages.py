@@ -10,7 +10,6 @@ from typing import Any, Protocol
 from kidcore.config.config import Config
 from kidcore.errors import KidpipeError
 from kidcore.models.sources import ModelSource
-from kidcore.models.tokenizers import is_mask_of_old
 from kidcore.store.graph import Output, Stage, Task, settings_of
 from kidcore.store.stages import STAGE_TABLE, StageTraits, built_by
 from pipeline.context import Context
@@ -47,8 +46,8 @@ def _stage(context: Context, row: StageTraits) -> Stage:
         sections["prompt"] = context.identity()
     if model := _model_of(context, row):
         sections[row.model] = _model_identity(config, row.model, model)
-    if row.name == "predict" and config.predict.mask_token == "auto" and not is_mask_of_old(context.tokenizer):
-        sections["mask_token"] = {"id": context.tokens.mask_id}
+    if row.name == "predict" and config.predict.mask_token == "auto" and context.auto_mask_id is not None:
+        sections["mask_token"] = {"id": context.auto_mask_id}
     reads_sql = row.name == "rewrite" or (row.name == "mask" and config.mask.strategy == "schema")
     if reads_sql and context.dialects != ["sqlite"]:
         sections["dialects"] = {"of": context.dialects}

@@ -111,6 +111,8 @@ class Grid:
 
     def look(self, stage: Stage, part: Partition, view: int) -> Cell:
         """The state of one shard, from what is finished by now."""
+        if known := self._done.get((stage.name, part.index, view)):
+            return Cell(stage.name, part.index, view, "done", known.key, known)
         inputs = self.inputs(stage, part, view)
         if None in inputs:
             return Cell(stage.name, part.index, view, "follows")
@@ -136,7 +138,8 @@ class Grid:
     def drop(self, shard: Shard) -> None:
         """Forget a shard that turned out damaged."""
         self._finished.get(shard.stage, {}).pop(shard.key, None)
-        self._done = {cell: known for cell, known in self._done.items() if known != shard}
+        # What was made from it is looked at anew: it may come out with other bytes.
+        self._done = {}
 
     def is_finished(self, stage: Stage) -> bool:
         """Whether every shard of a stage is done."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
+from kidcore.store.footers import FooterCounts
 from kidcore.store.graph import Grid, Partition, Stage
 from kidcore.store.store import Store
 
@@ -170,10 +171,13 @@ def _part_as_json(part: PartRecord, stages: Mapping[str, StageRecord]) -> dict[s
 
 def make_manifest(grid: Grid, store: Store, facts: Facts) -> Manifest:
     """Describe every shard of the grid, all of them finished."""
+    footers = FooterCounts(store)
+    counts = {stage.name: _total(grid, stage, footers) for stage in grid.stages}
+    footers.save()
     return Manifest.of(
         facts,
         {stage.name: StageRecord(stage.version, dict(stage.resolved), stage.views) for stage in grid.stages},
-        {stage.name: _total(grid, stage, store) for stage in grid.stages},
+        counts,
         tuple(_part(grid, part) for part in grid.parts),
     )
 
@@ -187,13 +191,13 @@ def _part(grid: Grid, part: Partition) -> PartRecord:
     return PartRecord(part.index, part.rows, dict(part.content), files)
 
 
-def _total(grid: Grid, stage: Stage, store: Store) -> dict[str, Any]:
+def _total(grid: Grid, stage: Stage, footers: FooterCounts) -> dict[str, Any]:
     """The counts of all shards of a stage, summed."""
     total: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     for cell in grid.cells(stage):
         assert cell.shard is not None
-        counts = store.counts(cell.shard)
+        counts = footers.of(cell.shard)
         reasons.update(counts.pop("set_aside", {}))
         total.update(counts)
     return dict(total) | ({"set_aside": dict(reasons)} if reasons else {})

@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +99,13 @@ class Store:
             raise DamagedShard(shard, f"{table.num_rows} rows instead of {shard.rows}")
         return table
 
+    def size(self, shard: Shard) -> int:
+        """Bytes of the shard's file. Raises DamagedShard where it is gone."""
+        try:
+            return self.path(shard).stat().st_size
+        except OSError as error:
+            raise DamagedShard(shard, str(error)) from None
+
     def counts(self, shard: Shard) -> dict[str, Any]:
         """The counts that the stage stored with the shard. Raises DamagedShard."""
         import pyarrow as pa
@@ -127,9 +134,12 @@ class Store:
         return hash_file(self.path(shard))[:_DIGEST_LENGTH] == shard.digest
 
     def set_aside(self, shard: Shard) -> Path:
-        """Rename a damaged shard, so that the next build makes it anew."""
+        """Rename a damaged shard, so that the next build makes it anew; one that is gone needs nothing."""
         path = self.path(shard)
-        return path.rename(path.with_name(path.name + BROKEN))
+        broken = path.with_name(path.name + BROKEN)
+        with suppress(FileNotFoundError):
+            path.rename(broken)
+        return broken
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write `value` under the root, whole or not at all."""
