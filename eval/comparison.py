@@ -23,6 +23,10 @@ class Difference:
     """second - first, paired by example, interval clustered on gold SQL."""
     only_first: int
     only_second: int
+    num_rows: int
+    """Rows that both have a score for."""
+    of: int
+    """All rows."""
     p_value: float
     """McNemar's, exact; NaN for metrics that aren't 0 or 1. It takes rows as independent, the interval doesn't."""
 
@@ -62,12 +66,13 @@ def compare_runs(first: Sequence[Verdict], second: Sequence[Verdict]) -> Compare
 
 def difference_table(runs: ComparedRuns, first: str, second: str) -> Table:
     """The differences to read."""
-    table = Table("metric", first, second, "gain", "95% interval", f"only {first}", f"only {second}", "McNemar's p")
+    table = Table("metric", first, second, "gain", "95% interval", "rows", f"only {first}", f"only {second}", "McNemar's p")
     for item in runs.differences:
         p_value = "" if math.isnan(item.p_value) else f"{item.p_value:.3g}"
         interval = f"{100 * item.gain.low:+.1f} to {100 * item.gain.high:+.1f}"
         scores = (f"{100 * item.first:.1f}", f"{100 * item.second:.1f}", f"{100 * item.gain.value:+.1f}")
-        table.add_row(item.metric, *scores, interval, str(item.only_first), str(item.only_second), p_value)
+        rows = f"{item.num_rows} of {item.of}"
+        table.add_row(item.metric, *scores, interval, rows, str(item.only_first), str(item.only_second), p_value)
     return table
 
 
@@ -104,5 +109,7 @@ def _difference(metric: str, pairs: Sequence[tuple[Verdict, Verdict]]) -> Differ
         gain=estimate([other - one for one, other, _gold in scored], [gold for _one, _other, gold in scored]),
         only_first=only_first,
         only_second=only_second,
+        num_rows=len(scored),
+        of=len(pairs),
         p_value=mcnemar(only_first, only_second) if is_binary else math.nan,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from eval.names import read_names
 from eval.spider.exact_match import ExactMatcher
+from eval.spider.official import OfficialMatcher
 from kidcore.errors import KidpipeError
 from kidcore.sql.database import Database, database_in, database_of
 
@@ -24,7 +25,7 @@ class Databases:
     suite: Path | None = None
     links: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     _found: dict[str, Database] = field(default_factory=dict)
-    _matchers: dict[str, ExactMatcher | None] = field(default_factory=dict)
+    _matchers: dict[tuple[str, bool], ExactMatcher | OfficialMatcher | None] = field(default_factory=dict)
 
     def of(self, db_id: str) -> Database:
         """The database of `db_id`."""
@@ -39,14 +40,17 @@ class Databases:
         paths = sorted(path for path in (self.suite / db_id).glob("*") if path.suffix in (".sqlite", ".duckdb"))
         return [database_of(path, db_id) for path in paths]
 
-    def matcher(self, db_id: str) -> ExactMatcher | None:
-        """Exact set match on the names of `db_id`; None where its database can't be read."""
-        if db_id not in self._matchers:
+    def matcher(self, db_id: str, official: bool = False) -> ExactMatcher | OfficialMatcher | None:
+        """Exact set match on the names of `db_id`, ours or as the official evaluator reads SQL; None where its database can't be
+        read."""
+        key = db_id, official
+        if key not in self._matchers:
             try:
-                self._matchers[db_id] = ExactMatcher(read_names(self.of(db_id), self.links.get(db_id)))
+                names = read_names(self.of(db_id), self.links.get(db_id))
+                self._matchers[key] = OfficialMatcher(names) if official else ExactMatcher(names)
             except KidpipeError:
-                self._matchers[db_id] = None  # its golds fail too, which is what gets reported
-        return self._matchers[db_id]
+                self._matchers[key] = None  # its golds fail too, which is what gets reported
+        return self._matchers[key]
 
     def require_suite(self, db_ids: Collection[str] = ()) -> None:
         """Refuse a suite folder that isn't there, or that has databases for none of `db_ids`."""

@@ -53,7 +53,7 @@ def judge_predictions(
         sandbox: what executes the SQL, and with which limits; None = the defaults.
 
     Raises:
-        KidpipeError: a prediction belongs to no example, or there is nothing to judge.
+        KidpipeError: a prediction belongs to no example, there is nothing to judge, or (after writing) no row could be judged.
     """
     examples = list(examples)
     require_known(predictions, examples)
@@ -61,10 +61,23 @@ def judge_predictions(
     if not chosen:
         raise KidpipeError("there are no examples to judge", fix="check data.path and data.dev")
     databases.require_suite()
-    verdicts = judge(chosen, predictions, databases, GoldCache(settings, sandbox), reasons, progress, said)
-    summary: dict[str, Any] = finite({**(notes or {}), "settings": settings.identity(), **summarize(verdicts)})
+    golds = GoldCache(settings, sandbox)
+    verdicts = judge(chosen, predictions, databases, golds, reasons, progress, said)
+    how = {
+        "limit": settings.limit or None,
+        "settings": settings.model_dump(mode="json", exclude={"limit"}),
+        "sandbox": golds.sandbox.model_dump(mode="json", exclude={"workers"}),
+    }
+    summary: dict[str, Any] = finite({**(notes or {}), **how, **summarize(verdicts)})
     write_verdicts(verdicts, folder / VERDICTS_FILE)
     write_summary(summary, folder / SUMMARY_FILE)
+    if not summary["judged"]:
+        reason, count = next(iter(summary["unjudged"]["reasons"].items()))
+        raise KidpipeError(
+            f"none of {len(verdicts)} rows could be judged; {count}: {reason}",
+            where=str(folder / VERDICTS_FILE),
+            fix="check data.databases, and that the golds run",
+        )
     return Evaluation(verdicts, summary, folder)
 
 

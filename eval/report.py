@@ -23,6 +23,8 @@ METRICS = ("ex_bag", "ex_set", "ts_bag", "exact_set_match", "soft_f1", "r_ves")
 TIMED = {"r_ves": "a timing, above 100 where predictions are faster than gold; never quite the same twice"}
 """Scores that rest on the clock, and what to say about them."""
 CLASSES = (*HARDNESS, "simple", "moderate", "challenging")
+_SHOWN = 20
+"""Reasons and rows that a summary names."""
 _FLAGS = ("ex_bag", "ex_set", "ts_bag", "exact_set_match", "vacuous", "ties")
 _NUMBERS = ("soft_f1", "seconds", "ves_reward")
 VERDICT_SCHEMA = pa.schema(
@@ -59,17 +61,19 @@ def write_summary(summary: dict[str, Any], path: Path) -> None:
 def summarize(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Counts and scores: overall with intervals, with and without flagged rows, by class and by database.
 
-    Rows whose gold failed are in `kinds` and in nothing else.
+    Rows whose gold failed are in no rate; `unjudged` says how many and why, and every rate has its rows beside `of`, all rows.
     """
     kinds = Counter(verdict.kind.value for verdict in verdicts)
     judged = [verdict for verdict in verdicts if verdict.kind is not VerdictKind.GOLD_ERROR]
     unflagged = [verdict for verdict in judged if not (verdict.vacuous or verdict.ties)]
     executed = sum(verdict.kind in (VerdictKind.CORRECT, VerdictKind.WRONG) for verdict in judged)
-    classes = [name for name in CLASSES if any(verdict.hardness == name for verdict in judged)]
-    classes += sorted({verdict.hardness for verdict in judged} - set(classes))
+    classes = [name for name in CLASSES if any(verdict.hardness == name for verdict in verdicts)]
+    classes += sorted({verdict.hardness for verdict in verdicts} - set(classes))
+    db_ids = sorted({verdict.db_id for verdict in verdicts})
     return {
         "examples": len(verdicts),
         "judged": len(judged),
+        "unjudged": _unjudged(verdicts),
         "kinds": {kind.value: kinds[kind.value] for kind in VerdictKind},
         "flagged": {
             "vacuous": sum(verdict.vacuous for verdict in judged),
@@ -77,11 +81,9 @@ def summarize(verdicts: Sequence[Verdict]) -> dict[str, Any]:
             "either": len(judged) - len(unflagged),
         },
         "valid_sql": executed / len(judged) if judged else math.nan,
-        "metrics": {name: _metric(name, judged, unflagged) for name in METRICS if _values(name, judged)},
-        "by_hardness": _by([(name, [verdict for verdict in judged if verdict.hardness == name]) for name in classes]),
-        "by_database": _by(
-            [(name, [verdict for verdict in judged if verdict.db_id == name]) for name in sorted({v.db_id for v in judged})]
-        ),
+        "metrics": {name: _metric(name, judged, unflagged, len(verdicts)) for name in METRICS if _values(name, judged)},
+        "by_hardness": _by([(name, [verdict for verdict in verdicts if verdict.hardness == name]) for name in classes]),
+        "by_database": _by([(name, [verdict for verdict in verdicts if verdict.db_id == name]) for name in db_ids]),
     }
 
 
@@ -91,21 +93,41 @@ def tables(summary: dict[str, Any], title: str = "") -> list[Table]:
     for name, metric in summary["metrics"].items():
         every, clean = metric["all"], metric["unflagged"]
         interval = f"{_percent(every['low'])} to {_percent(every['high'])}"
-        scores.add_row(
-            name, _percent(every["value"]), interval, str(every["num_rows"]), _percent(clean["value"]), str(clean["num_rows"])
-        )
+        rows, clear = (f"{part['num_rows']} of {part['of']}" for part in (every, clean))
+        scores.add_row(name, _percent(every["value"]), interval, rows, _percent(clean["value"]), clear)
     kinds = ", ".join(f"{count} {kind}" for kind, count in summary["kinds"].items() if count)
-    scores.caption = f"{kinds}; valid SQL {_percent(summary['valid_sql'])}; flagged: " + ", ".join(
+    scores.caption = f"{kinds}; valid SQL {_percent(summary['valid_sql'])} of {summary['judged']}; flagged: " + ", ".join(
         f"{summary['flagged'][name]} {name}" for name in ("vacuous", "ties")
     )
+    if unjudged := summary["unjudged"]["rows"]:
+        scores.caption += f"\n{unjudged} of {summary['examples']} rows could not be judged and are in no rate"
+    if summary.get("settings", {}).get("exact_match") == "official":
+        scores.caption += "\nexact_set_match: as the official evaluator reads SQL, its misreadings included"
     for name, note in TIMED.items():
         scores.caption += f"\n{name}: {note}" if name in summary["metrics"] else ""
     return [scores, _breakdown(summary, "by_hardness", "hardness"), _breakdown(summary, "by_database", "database")]
 
 
-def _metric(name: str, judged: Sequence[Verdict], unflagged: Sequence[Verdict]) -> dict[str, Any]:
+def unjudged_lines(summary: dict[str, Any]) -> list[str]:
+    """Why rows could not be judged, to read: a line a reason."""
+    rows = summary["unjudged"]
+    return [f"{count} of {summary['examples']} rows not judged: {reason}" for reason, count in rows["reasons"].items()]
+
+
+def _unjudged(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """How many rows say nothing about the model, why, and which; reasons and rows beyond the first are counted only."""
+    rows = [verdict for verdict in verdicts if verdict.kind is VerdictKind.GOLD_ERROR]
+    reasons = Counter(visible(verdict.message) for verdict in rows).most_common()
+    shown = dict(reasons[:_SHOWN])
+    if rest := sum(count for _reason, count in reasons[_SHOWN:]):
+        shown["other reasons"] = rest
+    return {"rows": len(rows), "reasons": shown, "examples": [verdict.example_id for verdict in rows[:_SHOWN]]}
+
+
+def _metric(name: str, judged: Sequence[Verdict], unflagged: Sequence[Verdict], total: int) -> dict[str, Any]:
     scores: dict[str, Any] = {
-        part: asdict(estimate(_values(name, rows), [row.gold_sql for row in rows if getattr(row, name) is not None]))
+        part: {"of": total}
+        | asdict(estimate(_values(name, rows), [row.gold_sql for row in rows if getattr(row, name) is not None]))
         for part, rows in (("all", judged), ("unflagged", unflagged))
     }
     return scores | ({"note": TIMED[name]} if name in TIMED else {})
@@ -118,8 +140,11 @@ def _values(name: str, rows: Iterable[Verdict]) -> list[float]:
 def _by(groups: Sequence[tuple[str, Sequence[Verdict]]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for group, rows in groups:
-        scores = {name: _values(name, rows) for name in METRICS}
-        result[group] = {"rows": len(rows)} | {name: sum(values) / len(values) for name, values in scores.items() if values}
+        judged = [row for row in rows if row.kind is not VerdictKind.GOLD_ERROR]
+        scores = {name: _values(name, judged) for name in METRICS}
+        result[group] = {"rows": len(judged), "of": len(rows)} | {
+            name: sum(values) / len(values) for name, values in scores.items() if values
+        }
     return result
 
 
@@ -128,7 +153,7 @@ def _breakdown(summary: dict[str, Any], key: str, heading: str) -> Table:
     table = Table(heading, "rows", *metrics)
     for name, group in summary[key].items():
         cells = [_percent(group[metric]) if metric in group else "" for metric in metrics]
-        table.add_row(name or "(none)", str(group["rows"]), *cells)
+        table.add_row(name or "(none)", f"{group['rows']} of {group['of']}", *cells)
     return table
 
 

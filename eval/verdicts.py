@@ -28,7 +28,8 @@ class VerdictKind(StrEnum):
     REFUSED = "refused"
     """Not a single reading statement, or beyond a limit."""
     GOLD_ERROR = "gold_error"
-    """The gold could not be executed: the row says nothing about the model and is left out of every rate."""
+    """The gold could not be executed (its database may be missing): the row says nothing about the model. It is in no rate, and
+    every rate says of how many rows it is."""
     MISSING = "missing"
     """No prediction, or an empty one."""
 
@@ -89,7 +90,8 @@ def judge(
         progress: called with (done, total), on the main databases only.
         said: what each prediction was read from, by example id; the prediction itself where it isn't there.
     """
-    answered = [example for example in examples if predictions.get(example.example_id, "").strip() and not example.fault]
+    faults = _faults(examples, databases)
+    answered = [e for e in examples if predictions.get(e.example_id, "").strip() and e.example_id not in faults]
     pairs = [Pair(example.gold_sql, predictions[example.example_id], databases.of(example.db_id)) for example in answered]
     comparisons = dict(zip((example.example_id for example in answered), compare_results(pairs, golds, progress), strict=True))
     survivors = [example for example in answered if comparisons[example.example_id].ex_bag]
@@ -99,8 +101,9 @@ def judge(
         prediction = predictions.get(example.example_id, "")
         verdict = _verdict(example, prediction, comparisons.get(example.example_id))
         verdict = replace(verdict, answer=(said or {}).get(example.example_id, prediction))
-        if example.fault:
-            verdict = replace(verdict, kind=VerdictKind.GOLD_ERROR, message=example.fault, ex_bag=None, ex_set=None)
+        if example.example_id in faults:
+            message = faults[example.example_id]
+            verdict = replace(verdict, kind=VerdictKind.GOLD_ERROR, message=message, ex_bag=None, ex_set=None)
         elif verdict.kind is VerdictKind.MISSING:
             verdict = replace(verdict, message=(reasons or {}).get(example.example_id, "no prediction"))
         verdicts.append(_with_text_metrics(verdict, databases, golds, passed))
@@ -118,6 +121,14 @@ def judge_one(
     example = Example("0", database_of(database).db_id, "", gold_sql)
     golds = GoldCache(settings or EvalSettings(), (sandbox or SandboxSettings()).model_copy(update={"workers": 1}))
     return judge([example], {"0": predicted_sql}, Databases(lambda _db_id: database), golds)[0]
+
+
+def _faults(examples: Sequence[Example], databases: Databases) -> dict[str, str]:
+    """Why a row can't be judged whatever was predicted, by example id."""
+    found_faults = {db_id: databases.of(db_id).fault for db_id in {example.db_id for example in examples if not example.fault}}
+    lacking = {db_id: f"{fault.what}: {fault.where}" for db_id, fault in found_faults.items() if fault}
+    found = {example.example_id: example.fault or lacking.get(example.db_id, "") for example in examples}
+    return {example_id: fault for example_id, fault in found.items() if fault}
 
 
 def _suite(
@@ -164,10 +175,13 @@ def _with_text_metrics(verdict: Verdict, databases: Databases, golds: GoldCache,
     if verdict.kind is VerdictKind.GOLD_ERROR:
         return verdict
     settings = golds.settings
-    matcher = databases.matcher(verdict.db_id) if settings.exact_match else None
+    official = settings.exact_match == "official"
+    matcher = databases.matcher(verdict.db_id, official) if settings.exact_match else None
     matches = None
     if matcher is not None and verdict.kind in (VerdictKind.REFUSED, VerdictKind.MISSING):
         matches = None if matcher(verdict.gold_sql, "") is None else False  # not worth reading, perhaps megabytes
+        if official and verdict.message == "more than one statement":
+            matches = matcher(verdict.gold_sql, verdict.prediction)  # the official evaluator reads the first
     elif matcher is not None:
         dialect = databases.of(verdict.db_id).dialect
         prediction = mend_operators(verdict.prediction, dialect) if settings.mend_operators else verdict.prediction

@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     model: Annotated[
-        list[str] | None, typer.Argument(help="A run, a local folder or a Hugging Face name; default the newest finished run.")
+        list[str] | None, typer.Argument(help="A run or its method, a folder or a Hugging Face name; default the newest run.")
     ] = None,
     name: Annotated[str, typer.Option("--name", help="Name of the result; default the model's or the file's.")] = "",
     predictions: Annotated[Path | None, typer.Option("--predictions", help="Judge this file's SQL instead of a model's.")] = None,
@@ -42,10 +42,13 @@ def evaluate(
     strip_distinct: Annotated[bool, typer.Option("--strip-distinct", help="As most published numbers are.")] = False,
     soft_f1: Annotated[bool, typer.Option("--soft-f1", help="BIRD's Soft-F1 too.")] = False,
     r_ves: Annotated[bool, typer.Option("--r-ves", help="BIRD's R-VES too: times each correct prediction 100 times.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where any row can't be judged; for CI.")] = False,
     data: DataOption = None,
     layout: LayoutOption = None,
     backend: BackendOption = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="Use only the first n held-out examples.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="Use only the first n held-out examples; the result has a name of its own.")
+    ] = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     verbose: VerboseOption = False,
@@ -73,7 +76,12 @@ def evaluate(
         "--layout": layout,
         "--split": split if split != "dev" else None,
     }
-    judging |= {"--limit": limit, "--strip-distinct": strip_distinct or None, "--soft-f1": soft_f1 or None}
+    judging |= {
+        "--strict": strict or None,
+        "--limit": limit,
+        "--strip-distinct": strip_distinct or None,
+        "--soft-f1": soft_f1 or None,
+    }
     judging |= {"--r-ves": r_ves or None, "--verbose": verbose or None}
     if model and len(model) > 1:
         _refuse_given(generating | judging, "comparing two evaluations")
@@ -89,6 +97,7 @@ def evaluate(
     if temperature is not None and session.config.eval.samples == 1:
         raise KidpipeError("--temperature has no effect on greedy decoding", fix="add --samples n, such as --samples 8")
     more: dict[str, Any] = {"predictions_file": predictions, "suite": suite, "with_exposure": exposure, "split": split}
+    more["strict"] = strict
     load_body("commands.evaluate.evaluate")(session, model[0] if model else "", name=name, as_json=json, **more)
 
 

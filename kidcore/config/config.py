@@ -231,7 +231,9 @@ class EvalSettings(Section):
         True, description="leave DISTINCT in; false strips it for ex_bag, as published numbers do"
     )
     mend_operators: Identity[bool] = Field(False, description="read `> =` as `>=`, as the test suite's evaluator does")
-    exact_match: Identity[bool] = Field(True, description="compute Spider's exact set match too")
+    exact_match: Identity[bool | Literal["official"]] = Field(
+        True, description="compute Spider's exact set match too; official = with the official evaluator's misreadings"
+    )
     soft_f1: Identity[bool] = Field(False, description="compute BIRD's Soft-F1 too")
     r_ves: Identity[bool] = Field(
         False, description="compute BIRD's R-VES too: it times every correct prediction against its gold"

@@ -14,7 +14,7 @@ from kidcore.config.config import EvalSettings
 from kidcore.errors import KidpipeError
 from kidpipe.commands.session import Session
 
-_JUDGING = ("keep_distinct", "mend_operators", "max_steps")
+_JUDGING = ("keep_distinct", "mend_operators", "max_steps", "exact_match")
 
 
 def compare_evaluations(session: Session, first: str, second: str, *, rows: int, as_json: bool) -> dict[str, Any]:

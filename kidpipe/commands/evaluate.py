@@ -1,7 +1,9 @@
 """`kidpipe eval`: a model or predictions made elsewhere in, execution accuracy on the held-out questions out."""
 
+import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,13 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from eval.databases import Databases
-from eval.evaluate import VERDICTS_FILE, Evaluation
+from eval.evaluate import SUMMARY_FILE, VERDICTS_FILE, Evaluation
 from eval.evaluate import judge_predictions as judge
 from eval.generate import Predictions, generate_predictions
 from eval.metrics.vote import vote
 from eval.names import read_tables_json
 from eval.prediction_files import read_predictions
-from eval.report import tables
+from eval.report import tables, unjudged_lines
 from kidcore.config.config import EvalSettings
 from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
@@ -49,8 +51,14 @@ def evaluate(
     suite: Path | None = None,
     with_exposure: bool = False,
     split: str = "dev",
+    strict: bool = False,
 ) -> dict[str, Any]:
-    """Generate or read, execute, compare; verdicts and summary go to eval/<name> in the store."""
+    """Generate or read, execute, compare; verdicts and summary go to eval/<name> in the store.
+
+    Raises:
+        KidpipeError: before anything expensive, for what can't be judged at all; with `strict`, after all is written and shown,
+            where any row could not be judged.
+    """
     config = session.config
     # How SQL would be generated is no part of how a file of it is judged.
     settings = config.eval.model_copy(update=_NOT_GENERATED) if predictions_file else config.eval
@@ -58,7 +66,9 @@ def evaluate(
     teacher = find_teacher(session) if with_exposure else None
     databases = _databases(dataset, Path(config.data.path).expanduser(), suite)
     origin, default_name = _origin(session, model, predictions_file)
-    out = session.store.root / "eval" / (name or (default_name if split == "dev" else f"{default_name}-{split}"))
+    out = session.store.root / "eval" / (name or _default_name(default_name, split, settings.limit))
+    _keep_whole(out, settings.limit)
+    _require_databases(dataset, settings.limit)
     with progress_lines(session) as bar:
         predictions = _read(predictions_file, dataset) if predictions_file else _generate(session, origin["model"], dataset, bar)
         notes = origin | {"data": config.data.path, "split": split, "suite": str(suite) if suite else None}
@@ -83,7 +93,51 @@ def evaluate(
         session.print_json(result.summary | {"folder": str(out)})
     elif not quiet:
         _show(session, result)
+    if strict and (unjudged := result.summary["unjudged"]["rows"]):
+        raise KidpipeError(
+            f"{unjudged} of {len(result.verdicts)} rows could not be judged, and --strict is given",
+            where=", ".join(result.summary["unjudged"]["examples"]),
+            fix="mend them, or leave --strict out: the rates say of how many rows they are",
+        )
     return result.summary | {"folder": str(out)}
+
+
+def _default_name(name: str, split: str, limit: int) -> str:
+    """A part of the data has a name of its own, so that it never takes the place of the whole."""
+    return name + ("" if split == "dev" else f"-{split}") + (f"-first-{limit}" if limit else "")
+
+
+def _keep_whole(out: Path, limit: int) -> None:
+    """Refuse to put an evaluation of the first few examples in the place of one of all."""
+    if limit and (out / SUMMARY_FILE).is_file():
+        summary = json.loads((out / SUMMARY_FILE).read_text(encoding="utf-8"))
+        if not summary.get("limit") and summary["examples"] > limit:
+            raise KidpipeError(
+                f"there is an evaluation of all {summary['examples']} examples by this name",
+                where=str(out),
+                fix="give another --name",
+            )
+
+
+def _require_databases(dataset: DataSet, limit: int) -> None:
+    """Say before the first expensive second which databases are not there; all of them missing is an error."""
+    examples = dataset.examples[:limit] if limit else dataset.examples
+    asked = Counter(example.db_id for example in examples if not example.fault)
+    faults = {db_id: fault for db_id in sorted(asked) if (fault := dataset.database(db_id).fault)}
+    lacking = {db_id: asked[db_id] for db_id in faults}
+    if not lacking:
+        return
+    shown = ", ".join(list(lacking)[:5]) + (", ..." if len(lacking) > 5 else "")
+    if len(lacking) == len(asked):
+        raise KidpipeError(
+            f"none of the {len(asked)} databases can be read: {shown}: {faults[next(iter(faults))].what}",
+            where=faults[next(iter(faults))].where,
+            fix="set data.databases to the folder that holds <db_id>/<db_id>.sqlite",
+        )
+    total, lost = len(examples), sum(lacking.values())
+    _LOG.warning(
+        "%d of %d databases can't be read (%s): %d of %d rows can't be judged", len(lacking), len(asked), shown, lost, total
+    )
 
 
 _SPLITS: dict[str, Split] = {"dev": "dev", "train": "train"}
@@ -106,6 +160,8 @@ def _show(session: Session, result: "Evaluation") -> None:
         session.console.print(
             f"prompts     {cut['examples']} written with fewer tables, {lost} of them without one that gold names"
         )
+    for line in unjudged_lines(summary):
+        session.console.print(line, soft_wrap=True, markup=False)
     if "exaccerr" in summary:
         session.console.print(f"ExAccErr    {show(summary)}")
     session.console.print(f"verdicts    {result.folder / VERDICTS_FILE}")
@@ -177,14 +233,29 @@ def _generate(session: Session, folder: str, dataset: DataSet, bar: Progress) ->
 
 
 def find_model(session: Session, model: str) -> str:
-    """The folder or Hub name that `model` means: a run of this store, a folder, a Hub name, or the newest finished run."""
+    """The folder or Hub name that `model` means: a run of this store, the newest whose name begins so (a method's), a folder, a
+    Hub name with its owner, or, where nothing is named, the newest finished run."""
     runs = session.store.root / "runs"
-    if model:
-        return str(runs / model / "best") if (runs / model / "best").is_dir() else model
     finished = sorted(runs.glob("*/best"), key=lambda path: path.stat().st_mtime_ns)
-    if not finished:
-        raise KidpipeError("no model is named, and no run here is finished", fix="kidpipe eval MODEL")
-    return str(finished[-1])
+    if not model:
+        if not finished:
+            raise KidpipeError("no model is named, and no run here is finished", fix="kidpipe eval MODEL")
+        return str(finished[-1])
+    if (runs / model / "best").is_dir():
+        return str(runs / model / "best")
+    if "/" in model or Path(model).exists():
+        return model
+    # A plain word is a run or the beginning of one (kid, sft); models on the Hub have an owner before their name.
+    alike = [path for path in finished if path.parent.name.startswith(f"{model}-")]
+    if alike:
+        return str(alike[-1])
+    known = ", ".join(path.parent.name for path in reversed(finished[-8:])) or "none"
+    begun = (runs / model).is_dir()
+    raise KidpipeError(
+        f"run {model} is not finished" if begun else f"there is no run or folder {model}",
+        where=str(runs),
+        fix=f"finished runs, the newest first: {known}; a model on the Hub is named with its owner, owner/{model}",
+    )
 
 
 def _name_of(session: Session, folder: str) -> str:

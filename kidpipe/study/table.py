@@ -1,5 +1,6 @@
 """Finished and failed runs in; one row a run for Parquet, and one row a group with intervals over seeds out."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -40,8 +41,13 @@ def rows_of(runs: Sequence[Run], store: Store) -> list[dict[str, Any]]:
         names = {name: run.request.get(name) for name in ("run", "manifest", "evaluation", "checkpoint")}
         online = {"online_seconds": sum(run.result.get(name, 0.0) for name in _ONLINE)} if run.result else {}
         rows.append({**axes, "error": run.error or None, **names, **seconds, **run.result, **online})
-    columns = dict.fromkeys(name for row in rows for name in row)
-    return [{name: row.get(name) for name in columns} for row in rows]
+    # Every row has every figure, None where a run has none: a holdout without questions has no NLL (nan).
+    columns = dict.fromkeys([*(name for row in rows for name in row), *FIGURES])
+    return [{name: _figure(row.get(name)) for name in columns} for row in rows]
+
+
+def _figure(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _build_seconds(runs: Sequence[Run], store: Store) -> list[dict[str, float | None]]:

@@ -1,6 +1,7 @@
 """Verdicts on a real small database: kinds, flags, metrics, and that they don't depend on workers or order."""
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from eval.databases import Databases
 from eval.evaluate import SUMMARY_FILE, VERDICTS_FILE, judge_predictions
 from eval.execution import GoldCache
 from eval.metrics.ties import opposite_ties
-from eval.report import read_verdicts, summarize
+from eval.report import read_verdicts, summarize, tables, unjudged_lines
 from eval.verdicts import Verdict, VerdictKind, judge, judge_one
 from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.errors import KidpipeError
@@ -224,3 +225,43 @@ def test_the_documented_example_runs(world: Path, monkeypatch: pytest.MonkeyPatc
     assert "judge_one" in example
     monkeypatch.chdir(world.parent)
     exec(compile(example, "docs/evaluation.md", "exec"), {})
+
+
+def test_rates_say_of_how_many(world: Path, tmp_path: Path) -> None:
+    """A missing database, a folder in its place, a pipe and half a character: counted, named, in no rate."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    paths = {"world": world, "gone": tmp_path / "gone.sqlite", "folder": folder, "pipe": tmp_path / "pipe"}
+    examples = [Example(name, name, "", FRANCE) for name in paths] + [Example("half", "world", "", "x", fault="a lone surrogate")]
+    predictions = {example.example_id: FRANCE for example in examples if example.db_id != "gone"}
+    databases = Databases(paths.__getitem__)
+    result = judge_predictions(examples, predictions, databases, EvalSettings(workers=1), tmp_path / "out")
+    summary = result.summary
+    assert (summary["examples"], summary["judged"], summary["unjudged"]["rows"]) == (5, 1, 4)
+    assert summary["unjudged"]["examples"] == ["gone", "folder", "pipe", "half"]
+    said = list(summary["unjudged"]["reasons"])
+    assert all(part in reason for part, reason in zip(("missing", "folder", "database", "lone surrogate"), said, strict=True))
+    assert {key: summary["metrics"]["ex_bag"]["all"][key] for key in ("value", "num_rows", "of")} == {
+        "value": 1.0,
+        "num_rows": 1,
+        "of": 5,
+    }
+    assert summary["by_database"]["gone"] == {"rows": 0, "of": 1}
+    assert "4 of 5 rows could not be judged" in str(tables(summary)[0].caption)
+    assert len(unjudged_lines(summary)) == 4
+    with pytest.raises(KidpipeError, match="none of 1 rows could be judged"):
+        judge_predictions(examples[1:2], {}, databases, EvalSettings(workers=1), tmp_path / "none")
+    assert (tmp_path / "none" / SUMMARY_FILE).is_file()
+
+
+def test_odd_text_is_kept_in_verdicts_and_summary(world: Path, tmp_path: Path) -> None:
+    odd = ["SELECT '\u202ea\u202c'", "SELECT 'e\u0301 \u00e9'", "SELECT 'a\ud800b'", "SELECT 'a\x00b'", "SELECT '\u2028\u0085'"]
+    examples = [Example(f"q{n}", "world", "q\u202e", FRANCE) for n in range(len(odd))]
+    predictions = {example.example_id: sql for example, sql in zip(examples, odd, strict=True)}
+    result = judge_predictions(examples, predictions, Databases(lambda _db_id: world), EvalSettings(workers=1), tmp_path)
+    read = read_verdicts(tmp_path / VERDICTS_FILE)
+    assert [verdict.prediction for verdict in read] == [sql.replace("\ud800", "\\ud800") for sql in odd]
+    assert [verdict.answer for verdict in read] == [verdict.prediction for verdict in read]
+    assert all(verdict.kind in ("wrong", "error", "refused") for verdict in read)
+    assert result.summary["judged"] == len(odd)

@@ -236,3 +236,18 @@ def test_intervals_are_students() -> None:
     assert alone is not None
     assert alone.low is None
     assert mean_interval([]) is None
+
+
+def test_a_missing_figure_is_a_blank_and_the_table_is_whole(tmp_path: Path) -> None:
+    """A holdout without questions has no NLL, and an evaluation without judged rows no ex_bag."""
+    runs = []
+    for method, result in (("sft", {"ex_bag": 0.5, "final_nll": math.nan}), ("kid", {"final_nll": math.nan, "valid_sql": math.nan})):
+        for seed in (0, 1):
+            config = Config(train=TrainSettings(method=method, seed=seed))
+            runs.append(Run(Trial(config, {"train.method": method, "train.seed": seed}, "ingest"), tmp_path, {}, "", dict(result)))
+    rows = rows_of(runs, Store(tmp_path))
+    groups = groups_of(runs, rows)
+    assert [group["figures"]["final_nll"] for group in groups] == [None, None]
+    assert [group["figures"]["ex_bag"] and group["figures"]["ex_bag"]["mean"] for group in groups] == [0.5, None]
+    assert groups[1]["ex_bag_minus_first"] is None
+    assert table_of(groups).row_count == 2
