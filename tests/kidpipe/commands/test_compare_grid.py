@@ -1,6 +1,7 @@
 """`kidpipe compare`: what runs and what need not, interruptions, failing runs, and what people type wrong."""
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from kidcore.config.config import Config
+from kidcore.config.config import Config, TrainSettings
 from kidcore.method.methods import METHODS
 from kidcore.store.store import Store
-from kidpipe.study.grid import make_cells
+from kidpipe.study.grid import Trial, make_cells
 from kidpipe.study.intervals import mean_interval, t_quantile
+from kidpipe.study.runs import Run
+from kidpipe.study.table import groups_of, rows_of, table_of
 from tests.conftest import configure
 from tests.forks import command as run_command
 from tests.forks import start
@@ -241,10 +244,15 @@ def test_intervals_are_students() -> None:
 def test_a_missing_figure_is_a_blank_and_the_table_is_whole(tmp_path: Path) -> None:
     """A holdout without questions has no NLL, and an evaluation without judged rows no ex_bag."""
     runs = []
-    for method, result in (("sft", {"ex_bag": 0.5, "final_nll": math.nan}), ("kid", {"final_nll": math.nan, "valid_sql": math.nan})):
+    for method, result in (
+        ("sft", {"ex_bag": 0.5, "final_nll": math.nan}),
+        ("kid", {"final_nll": math.nan, "valid_sql": math.nan}),
+    ):
         for seed in (0, 1):
             config = Config(train=TrainSettings(method=method, seed=seed))
-            runs.append(Run(Trial(config, {"train.method": method, "train.seed": seed}, "ingest"), tmp_path, {}, "", dict(result)))
+            runs.append(
+                Run(Trial(config, {"train.method": method, "train.seed": seed}, "ingest"), tmp_path, {}, "", dict(result))
+            )
     rows = rows_of(runs, Store(tmp_path))
     groups = groups_of(runs, rows)
     assert [group["figures"]["final_nll"] for group in groups] == [None, None]
