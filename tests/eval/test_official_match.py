@@ -13,7 +13,7 @@ from eval.spider.exact_match import ExactMatcher
 from eval.spider.official import OfficialMatcher
 from eval.spider.official_reader import official_tokens
 from eval.verdicts import judge
-from kidcore.config.config import EvalSettings
+from kidcore.config.config import EvalSettings, SandboxSettings
 from tests.eval.worlds import make_examples, make_world, real_data
 
 NAMES = Names({"t": ["id", "a", "b"], "u": ["id", "a", "c"]}, {})
@@ -85,8 +85,8 @@ def test_it_is_a_setting_and_says_so(tmp_path: Path) -> None:
     predictions = {example.example_id: example.gold_sql.replace("name", "name AS n") for example in examples}
     found = {}
     for value in (True, False, "official"):
-        settings = EvalSettings(workers=1, check_ties=False, exact_match=value)
-        verdicts = judge(examples, predictions, Databases(lambda _db_id: world), GoldCache(settings))
+        settings = EvalSettings(check_ties=False, exact_match=value)
+        verdicts = judge(examples, predictions, Databases(lambda _db_id: world), GoldCache(settings, SandboxSettings(workers=1)))
         found[value] = verdicts[0].exact_set_match
         summary = summarize(verdicts) | {"settings": settings.model_dump()}
         assert ("misreadings" in str(tables(summary)[0].caption)) is (value == "official")

@@ -236,7 +236,7 @@ def test_rates_say_of_how_many(world: Path, tmp_path: Path) -> None:
     examples = [Example(name, name, "", FRANCE) for name in paths] + [Example("half", "world", "", "x", fault="a lone surrogate")]
     predictions = {example.example_id: FRANCE for example in examples if example.db_id != "gone"}
     databases = Databases(paths.__getitem__)
-    result = judge_predictions(examples, predictions, databases, EvalSettings(workers=1), tmp_path / "out")
+    result = judge_predictions(examples, predictions, databases, EvalSettings(), tmp_path / "out")
     summary = result.summary
     assert (summary["examples"], summary["judged"], summary["unjudged"]["rows"]) == (5, 1, 4)
     assert summary["unjudged"]["examples"] == ["gone", "folder", "pipe", "half"]
@@ -251,7 +251,7 @@ def test_rates_say_of_how_many(world: Path, tmp_path: Path) -> None:
     assert "4 of 5 rows could not be judged" in str(tables(summary)[0].caption)
     assert len(unjudged_lines(summary)) == 4
     with pytest.raises(KidpipeError, match="none of 1 rows could be judged"):
-        judge_predictions(examples[1:2], {}, databases, EvalSettings(workers=1), tmp_path / "none")
+        judge_predictions(examples[1:2], {}, databases, EvalSettings(), tmp_path / "none")
     assert (tmp_path / "none" / SUMMARY_FILE).is_file()
 
 
@@ -259,7 +259,7 @@ def test_odd_text_is_kept_in_verdicts_and_summary(world: Path, tmp_path: Path) -
     odd = ["SELECT '\u202ea\u202c'", "SELECT 'e\u0301 \u00e9'", "SELECT 'a\ud800b'", "SELECT 'a\x00b'", "SELECT '\u2028\u0085'"]
     examples = [Example(f"q{n}", "world", "q\u202e", FRANCE) for n in range(len(odd))]
     predictions = {example.example_id: sql for example, sql in zip(examples, odd, strict=True)}
-    result = judge_predictions(examples, predictions, Databases(lambda _db_id: world), EvalSettings(workers=1), tmp_path)
+    result = judge_predictions(examples, predictions, Databases(lambda _db_id: world), EvalSettings(), tmp_path)
     read = read_verdicts(tmp_path / VERDICTS_FILE)
     assert [verdict.prediction for verdict in read] == [sql.replace("\ud800", "\\ud800") for sql in odd]
     assert [verdict.answer for verdict in read] == [verdict.prediction for verdict in read]

@@ -268,12 +268,12 @@ def test_training_questions_can_be_judged_too(cli: Cli, tiny_model: Path, tmp_pa
 
 def test_a_part_never_takes_the_place_of_the_whole(cli: Cli, lines: Callable[..., Path], tmp_path: Path) -> None:
     lines("gold.sql")
-    few = {"eval__workers": 1}
+    few = {"sandbox__workers": 1}
     assert cli("eval", "--predictions", "gold.sql", **few).code == 0
     part = json.loads(cli("eval", "--predictions", "gold.sql", "--limit", "5", "--json", **few).out)
     assert (Path(part["folder"]).name, part["limit"], part["examples"]) == ("gold-first-5", 5, 5)
     whole = json.loads((tmp_path / "artifacts" / "eval" / "gold" / "summary.json").read_text())
-    assert (whole["limit"], whole["examples"], whole["settings"]["timeout_s"]) == (None, 24, 10.0)
+    assert (whole["limit"], whole["examples"], whole["sandbox"]["timeout_s"]) == (None, 24, 10.0)
     named = cli("eval", "--predictions", "gold.sql", "--limit", "5", "--name", "gold", **few)
     assert named.code == 1
     assert "evaluation of all 24 examples by this name" in " ".join(named.err.split())
@@ -284,7 +284,7 @@ def test_a_missing_database_can_not_flatter(cli: Cli, dev: DataSet, world: Path,
     shutil.copytree(world, copy)
     lost = dev.examples[0].db_id
     shutil.rmtree(copy / "database" / lost)
-    here = {"data__path": copy, "eval__workers": 1}
+    here = {"data__path": copy, "sandbox__workers": 1}
     (tmp_path / "p.sql").write_text("\n".join(example.gold_sql for example in dev.examples) + "\n")
     rows = sum(example.db_id == lost for example in dev.examples)
     shown = cli("eval", "--predictions", "p.sql", **here)
@@ -307,14 +307,14 @@ def test_what_is_read_out_of_answers_is_kept_beside_them(cli: Cli, dev: DataSet,
     fenced = [f"<think>hm</think>\n```sql\n{example.gold_sql};\n```\nDone." for example in dev.examples]
     rows = [{"id": example.example_id, "prediction": text} for example, text in zip(dev.examples, fenced, strict=True)]
     (tmp_path / "said.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    done = cli("eval", "--predictions", "said.jsonl", "--json", eval__workers=1)
+    done = cli("eval", "--predictions", "said.jsonl", "--json", sandbox__workers=1)
     assert json.loads(done.out)["kinds"]["correct"] == 24, done.err
     verdicts = read_verdicts(tmp_path / "artifacts" / "eval" / "said" / "verdicts.parquet")
     assert [verdict.answer for verdict in verdicts] == fenced
     assert verdicts[0].prediction == dev.examples[0].gold_sql + ";"
     golds = [{"id": example.example_id, "prediction": example.gold_sql} for example in dev.examples]
     (tmp_path / "golds.jsonl").write_text("\n".join(map(json.dumps, golds)))
-    assert "is it a file of golds?" in " ".join(cli("eval", "--predictions", "golds.jsonl", eval__workers=1).err.split())
+    assert "is it a file of golds?" in " ".join(cli("eval", "--predictions", "golds.jsonl", sandbox__workers=1).err.split())
 
 
 def test_a_plain_word_is_a_run_and_never_a_name_on_the_hub(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
@@ -325,7 +325,7 @@ def test_a_plain_word_is_a_run_and_never_a_name_on_the_hub(cli: Cli, tiny_model:
     for number, name in enumerate(("kid-1", "kid-2", "sft-1")):
         shutil.copytree(tiny_model, runs / name / "best")
         os.utime(runs / name / "best", ns=(number + 1, number + 1))
-    small = {"eval__max_new_tokens": 2, "eval__workers": 1}
+    small = {"eval__max_new_tokens": 2, "sandbox__workers": 1}
     newest = cli("eval", "kid", "--limit", "1", "--json", **small)
     assert newest.code == 0, newest.err
     assert json.loads(newest.out)["model"].endswith("kid-2/best")
