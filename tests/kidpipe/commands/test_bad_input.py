@@ -123,3 +123,29 @@ def test_a_query_reads_and_is_one(cli: Cli, tmp_path: Path) -> None:
     assert_said(cli("query", f"copy (select 1) to '{tmp_path}/out.csv'"), "reads only")
     assert_said(cli("query", "select 1; select 2"), "one statement")
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_odd_text_is_kept_or_set_aside_in_every_stage(cli: Cli, data: Path, tmp_path: Path) -> None:
+    """Right-to-left marks, both normal forms and NULs are text; half a character is none: it says so, and stops nothing."""
+    odd = ["\u202eleft\u202c", "e\u0301 and \u00e9", "a\x00b", "a\u2028b\u0085c", "half \ud83d of one"]
+    for name in ("train_spider.json", "dev.json"):
+        rows = json.loads((data / name).read_text())
+        for row, question in zip(rows, odd, strict=False):
+            row["question"] = question
+        (data / name).write_text(json.dumps(rows))
+    built = cli("build-imperfect", "--until", "ingest", "--json")
+    assert built.code == 0, built.err
+    found = json.loads(cli("query", "select question, reason from ingest", "--json").out)
+    reasons = (
+        {row[0]: row[1] for row in found["rows"]} if isinstance(found, dict) else {r["question"]: r["reason"] for r in found}
+    )
+    assert {question: reasons[question] for question in odd[:4]} == dict.fromkeys(odd[:4])
+    assert "lone surrogate in question" in reasons["half \\ud83d of one"]
+    rows = json.loads((data / "dev.json").read_text())
+    (tmp_path / "p.sql").write_text("\n".join(row["query"] for row in rows) + "\n")
+    judged = cli("eval", "--predictions", "p.sql", "--json", sandbox__workers=1)
+    assert judged.code == 0, judged.err
+    assert json.loads(judged.out)["unjudged"]["reasons"] == {"not Unicode text: a lone surrogate in question": 1}
+    said = cli("eval", str(cli.settings["train.student"]), "--limit", "5", "--json", eval__max_new_tokens=2, sandbox__workers=1)
+    assert said.code == 0, said.err
+    assert json.loads(said.out)["kinds"]["gold_error"] == 1
