@@ -32,8 +32,7 @@ _CONTROL = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</s>|<end_of_turn>|<eos>(?=\s*\Z)|<pad>(?=\s*(?:<pad>|\Z))|\[/INST\]"
 )
 _LEADING = re.compile(
-    r"\s*(?:<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|<s>|<bos>|<\|begin_of_text\|>|<｜Assistant｜>)\s*"
-    r"(?:(?:assistant|model)\b\s*)?(?:<\|end_header_id\|>\s*)?",
+    r"\s*(?:<\|(?!im_end|eot|end)[^|<>\s]{1,40}\|>|<｜(?!end)[^｜<>]{1,40}｜>|<start_of_turn>|<s>|<bos>)\s*(?:(?:assistant|model)\b\s*)?",
     re.IGNORECASE,
 )
 _WRAPPERS = re.compile(
@@ -69,7 +68,7 @@ _OPENER = r"(?=[\s(]*(?:select|with|values|from)\b)"
 _LEAD = re.compile(rf"(?::[\s*_]*|[.!?]\s*\n\s*|\A\s*(?:sql|sqlite)\s+){_OPENER}", re.IGNORECASE)
 """Ends what stands before the statement: a label, a sentence, or the language of a fence that the prompt opened."""
 _NEXT_LABEL = re.compile(
-    r"(?:sql\s?result|answer|explanation|notes?|result|output|question|reasoning|thought)\s*:(?!:)", re.IGNORECASE
+    r"#{2,6} |(?:sql\s?result|answer|explanation|notes?|result|output|question|reasoning|thought)\s*:(?!:)", re.IGNORECASE
 )
 _GOES_ON = re.compile(
     r"""select|distinct|all|from|where|and|or|not|on|by|join|inner|left|right|full|outer|cross|natural|as|group|order|having|limit
@@ -82,6 +81,7 @@ _CLOSES = re.compile(r"asc|desc|nulls|first|last|end|null|true|false|rows|range|
 """Further keywords that may stand after a blank line inside a statement."""
 _ENGLISH = re.compile(r"the|this|that|these|we|you|our|your")
 _AFTER = re.compile(r"(?:[\s;]|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*", re.DOTALL)
+_MOST_LEADS = 50
 _LONGEST = 200_000
 """Characters; what is longer is left as it is, to be refused by the sandbox."""
 
@@ -244,12 +244,14 @@ def _after_lead(text: str) -> str:
     fence = _FENCE.search(text)
     prose = text[: fence.start()] if fence else text
     at = 0
-    while not begins_statement(text[at:]):
+    for _ in range(_MOST_LEADS):
+        if begins_statement(text[at:]):
+            return text[at:].strip()
         lead = _unquoted(_LEAD, prose, at)
         if lead is None or ";" in text[: lead.start()]:
             return text
         at = lead.end()
-    return text[at:].strip()
+    return text
 
 
 def _statement(text: str) -> str:
