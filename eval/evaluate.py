@@ -15,6 +15,7 @@ from kidcore.sql.datasets import Example
 
 VERDICTS_FILE = "verdicts.parquet"
 SUMMARY_FILE = "summary.json"
+_GENERATING = ("max_new_tokens", "dtype", "samples", "sample_temperature", "sample_seed")
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,11 @@ def judge_predictions(
     databases.require_suite()
     golds = GoldCache(settings, sandbox)
     verdicts = judge(chosen, predictions, databases, golds, reasons, progress, said)
+    # How SQL is generated is no part of how what others made is judged.
+    unused = {"limit"} if (notes or {}).get("model") else {"limit", *_GENERATING}
     how = {
         "limit": settings.limit or None,
-        "settings": settings.model_dump(mode="json", exclude={"limit"}),
+        "settings": settings.model_dump(mode="json", exclude=unused),
         "sandbox": golds.sandbox.model_dump(mode="json", exclude={"workers"}),
     }
     summary: dict[str, Any] = finite({**(notes or {}), **how, **summarize(verdicts)})
