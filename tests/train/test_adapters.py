@@ -14,10 +14,11 @@ from kidcore.errors import KidpipeError
 from kidcore.models.trees.attention import has_tree_attention
 from tests.train.small import make_examples, make_student, save_small_student, write_build
 from tests.train.test_tree_gradients import assert_same, gradients
+from train.runlog import RunLog
 from train.student.adapters import add_adapters
-from train.student.layout import choose_layout
+from train.student.layout import check_head, choose_layout
 from train.student.student import save_student, student_state
-from train.trainer import run
+from train.trainer import _Session, run
 
 
 def lora(**changes: object) -> TrainSettings:
@@ -58,13 +59,55 @@ def test_merged_export_computes_what_the_adapted_model_computes(tmp_path: Path) 
     assert load_file(tmp_path / "out" / "model.safetensors").keys() == load_file(origin / "model.safetensors").keys()
 
 
+_TARGETS = (
+    "all-linear",
+    "q_proj",
+    "k_proj,v_proj",
+    "down_proj",
+    "embed_tokens",
+    "embed_tokens,q_proj",
+    "lm_head",
+    "lm_head,o_proj",
+)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("targets", _TARGETS)
+def test_what_is_saved_is_what_was_trained_or_the_targets_are_refused(tmp_path: Path, targets: str, tied: bool) -> None:
+    origin = save_small_student(tmp_path / "origin", tied=tied)
+    shares = {"embed_tokens", "lm_head"} & set(targets.split(","))
+    if tied and shares:
+        with pytest.raises(KidpipeError, match=f"adapter on {shares.pop()} cannot be saved"):
+            add_adapters(make_student(tied=tied), lora(lora_targets=targets))
+        return
+    model = add_adapters(make_student(tied=tied), lora(lora_targets=targets))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.2)
+    if "lm_head" in shares:
+        with pytest.raises(KidpipeError, match="LM head"):
+            check_head(model)
+        return
+    save_student(model, student_state(model, origin), origin, tmp_path / "out")
+    plain, ids = AutoModelForCausalLM.from_pretrained(tmp_path / "out"), torch.tensor([[3, 4, 5, 6, 7]])
+    with torch.no_grad():
+        assert torch.allclose(plain(ids).logits, model(input_ids=ids).logits, atol=1e-4)
+        assert not torch.allclose(plain(ids).logits, make_student(tied=tied)(ids).logits, atol=1e-2)
+
+
 def test_a_run_with_adapters_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, student = write_build(tmp_path / "build", learnable=True), save_small_student(tmp_path / "student")
     settings = lora(epochs=6, holdout=0.1, save_every=2, eval_every=6)
     whole = run(settings, source, student, tmp_path / "whole")
 
-    def stop(*_: object) -> float:
-        raise KeyboardInterrupt
+    look = _Session._evaluate
+
+    def stop(session: _Session, step: int, log: RunLog) -> float:
+        if step:
+            raise KeyboardInterrupt
+        return look(session, step, log)
 
     with monkeypatch.context() as patch:
         patch.setattr("train.trainer._Session._evaluate", stop)

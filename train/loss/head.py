@@ -158,7 +158,7 @@ def _run(
         kd_sum += kd
         # The gradient stands where the logits stood.
         if grad_hidden is not None:
-            grad_hidden.index_add_(0, row_C, (logits_CV @ weight).float())
+            _add_rows(grad_hidden, row_C, (logits_CV @ weight).float())
         if grad_weight is not None:
             _add_product(grad_weight, logits_CV, hidden_CD)
         if grad_bias is not None:
@@ -168,6 +168,15 @@ def _run(
         for grad, like in ((grad_hidden, hidden_RD), (grad_weight, weight_VD), (grad_bias, weight_VD))
     ]
     return (mle_sum, kd_sum), grads
+
+
+def _add_rows(total_RD: Tensor, row_C: Tensor, grad_CD: Tensor) -> None:
+    """Add each slot's gradient to its row, those of one row in the same order each time, so that a run resumes exactly."""
+    if total_RD.device.type == "cuda":
+        # `index_add_` adds atomically there, in any order; this one sorts first. On a CPU it is the other way round.
+        total_RD.index_put_((row_C,), grad_CD, accumulate=True)
+    else:
+        total_RD.index_add_(0, row_C, grad_CD)
 
 
 def _add_product(total_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor) -> None:

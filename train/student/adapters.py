@@ -1,5 +1,6 @@
 """A causal language model in, the same with LoRA adapters beside its linear layers out; and merged weights for export."""
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,7 +30,10 @@ def add_adapters(model: nn.Module, settings: TrainSettings) -> nn.Module:
         task_type="CAUSAL_LM",
     )
     try:
-        adapted: nn.Module = get_peft_model(model, config)
+        with warnings.catch_warnings():
+            # peft warns of tied layers, which are refused below.
+            warnings.simplefilter("ignore", UserWarning)
+            adapted: nn.Module = get_peft_model(model, config)
     except ValueError as error:
         linear = sorted({name.rpartition(".")[2] for name, x in model.named_modules() if isinstance(x, nn.Linear)})
         raise KidpipeError(
@@ -37,7 +41,25 @@ def add_adapters(model: nn.Module, settings: TrainSettings) -> nn.Module:
             where="train.lora_targets",
             fix=f"choose all-linear, or among {', '.join(linear)}",
         ) from error
+    _refuse_shared(adapted, settings)
     return adapted
+
+
+def _refuse_shared(adapted: nn.Module, settings: TrainSettings) -> None:
+    """An adapter on one of several layers that share a weight cannot be merged: it would be added to all of them."""
+    owners: dict[int, set[str]] = {}
+    for name, parameter in adapted.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), set()).add(name.removeprefix("base_model.model.").replace(".base_layer.", "."))
+    for name, layer in adapted.named_modules():
+        base: nn.Module | None = getattr(layer, "base_layer", None) if hasattr(layer, "get_delta_weight") else None
+        shared = next((x for p in base.parameters() if len(x := owners[id(p)]) > 1), None) if base is not None else None
+        if shared is not None:
+            short = name.rpartition(".")[2]
+            raise KidpipeError(
+                f"an adapter on {short} cannot be saved: its weight is another layer's too ({', '.join(sorted(shared))})",
+                where=f"train.lora_targets = {settings.lora_targets}",
+                fix=f"leave {short} out of train.lora_targets (all-linear, the default, does), or train all weights",
+            )
 
 
 def merged_state(causal: nn.Module) -> Iterator[tuple[str, Tensor]]:
