@@ -5,6 +5,7 @@ whose name begins with a dot, which the next start removes.
 """
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,8 +18,9 @@ from torch import nn
 
 from kidcore.atomic import sync, sync_entry, write_text
 from kidcore.errors import KidpipeError
+from train.student.divided_state import needs_division, read_divided, was_divided, write_divided
 from train.student.ranks import Ranks
-from train.student.sharding import divided, gather
+from train.student.sharding import divided
 
 _KEPT = 2
 """Checkpoints kept: the newest, and one before it in case its disk blocks go bad."""
@@ -34,6 +36,8 @@ class RunProgress:
     log_bytes: int
     seconds: float
     """Training time so far, without evaluation and start-up."""
+    start_nll: float = math.nan
+    """Of the student as it was given; nan in checkpoints of an older kidpipe, and without a holdout."""
 
 
 def commit_folder(target: Path, write: Callable[[Path], None]) -> None:
@@ -41,7 +45,7 @@ def commit_folder(target: Path, write: Callable[[Path], None]) -> None:
 
     A folder that stands there is moved aside first, and `recover_folder` moves it back if the run is killed in between.
     """
-    fresh, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+    fresh, old = fresh_of(target), target.with_name(f".{target.name}.old")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         fresh.mkdir(parents=True)
@@ -57,6 +61,11 @@ def commit_folder(target: Path, write: Callable[[Path], None]) -> None:
     fresh.rename(target)
     sync_entry(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def fresh_of(target: Path) -> Path:
+    """Where `commit_folder` has the folder filled."""
+    return target.with_name(f".{target.name}.new")
 
 
 def not_written(path: Path, error: Exception) -> KidpipeError:
@@ -100,18 +109,27 @@ class Checkpoints:
         self._folder = folder
 
     def save(self, progress: RunProgress, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
-        """Write a checkpoint, then drop the oldest. All processes take part, and the first writes."""
-        trained = gather(_trained_state(model), keep=ranks.is_first)
-        moments = gather(optimizer.state_dict(), keep=ranks.is_first)
-        if not ranks.is_first:
-            return
+        """Write a checkpoint, then drop the oldest. All processes take part; of a divided student each writes its part."""
+        trained = _trained_state(model)
+        target = self._folder / f"step-{progress.step:08d}"
+        is_divided = needs_division(trained)
 
         def write(folder: Path) -> None:
-            torch.save(trained, folder / "model.pt")
-            torch.save(moments, folder / "optimizer.pt")
+            if is_divided:
+                ranks.wait()
+                write_divided(folder, trained, optimizer)
+            else:
+                torch.save(trained, folder / "model.pt")
+                torch.save(optimizer.state_dict(), folder / "optimizer.pt")
             (folder / "progress.json").write_text(json.dumps(asdict(progress), indent=2) + "\n", encoding="utf-8")
 
-        commit_folder(self._folder / f"step-{progress.step:08d}", write)
+        if not ranks.is_first:
+            if is_divided:
+                # The first process has made the folder by then, and renames it once everybody has written.
+                ranks.wait()
+                write_divided(fresh_of(target), trained, optimizer)
+            return
+        commit_folder(target, write)
         for path in self._all()[:-_KEPT]:
             # Renamed first: a kill must not leave a folder that looks whole.
             doomed = path.with_name(f".{path.name}.old")
@@ -126,8 +144,14 @@ class Checkpoints:
         folder = found[-1]
         try:
             progress = RunProgress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
-            _load_trained(model, torch.load(folder / "model.pt", map_location=device, weights_only=True))
-            _load_moments(optimizer, torch.load(folder / "optimizer.pt", map_location=device, weights_only=True))
+            if was_divided(folder):
+                read_divided(folder, _trained_state(model), optimizer)
+            else:
+                # Of whole files a divided student takes parts: mapped, they need not be in memory whole.
+                is_divided = needs_division(_trained_state(model))
+                how: dict[str, Any] = {"map_location": "cpu" if is_divided else device, "mmap": is_divided, "weights_only": True}
+                _load_trained(model, torch.load(folder / "model.pt", **how))
+                _load_moments(optimizer, torch.load(folder / "optimizer.pt", **how))
         except Exception as error:  # the unpickler raises nearly anything on damaged bytes
             raise KidpipeError(
                 f"a checkpoint cannot be read: {error}",
@@ -135,6 +159,11 @@ class Checkpoints:
                 fix=f"rm -r {folder}, then run the same command again: it continues from the checkpoint before",
             ) from error
         return progress
+
+    def newest_step(self) -> int:
+        """The step of the newest checkpoint; 0 when there is none."""
+        found = self._all()
+        return int(found[-1].name.removeprefix("step-")) if found else 0
 
     def clear(self) -> None:
         """Drop them all: a finished run needs none."""
@@ -162,5 +191,5 @@ def _load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> No
     for number, values in state["state"].items():
         like = parameters[number]
         # AdamW keeps a plain count of steps beside the moments.
-        state["state"][number] = {name: divided(x, like) if x.shape == like.shape else x for name, x in values.items()}
+        state["state"][number] = {name: divided(x, like).clone() if x.shape == like.shape else x for name, x in values.items()}
     optimizer.load_state_dict(state)

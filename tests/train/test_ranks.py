@@ -154,3 +154,23 @@ def test_dropout_is_decided_by_the_pack_and_not_by_who_runs_it(build: tuple[Sour
     assert_same_run(lines(tmp_path / "two"), lines(tmp_path / "one"))
     run(config(**options), source, build[1] / "student", tmp_path / "without")
     assert lines(tmp_path / "without")[0]["loss"] != pytest.approx(lines(tmp_path / "one")[0]["loss"], rel=1e-3)
+
+
+@pytest.mark.engine
+def test_divided_checkpoints_hold_parts_and_continue_under_any_division(build: tuple[Source, Path], tmp_path: Path) -> None:
+    """Two processes with divided models write parts, which one with a whole model reads; and the other way round."""
+    source, folder = build
+    fixed: dict[str, object] = {"save_every": 2, "eval_every": 50, "pack_tokens": 64, "epochs": 3}
+    run(config(**fixed), source, folder / "student", tmp_path / "whole")
+    whole, out = lines(tmp_path / "whole"), tmp_path / "killed"
+    interrupted(2, folder, out, 7, **fixed, parallel="fsdp")
+    newest = sorted((out / "checkpoints").iterdir())[-1]
+    parts = sorted(newest.glob("*.distcp"))
+    assert len(parts) == 2
+    assert not (newest / "optimizer.pt").exists()
+    total = sum(path.stat().st_size for path in parts)
+    assert all(path.stat().st_size < 0.7 * total for path in parts)
+    interrupted(1, folder, out, 12, **fixed)
+    assert (sorted((out / "checkpoints").iterdir())[-1] / "optimizer.pt").exists()
+    finish(2, "train", folder, out, **fixed, parallel="fsdp")
+    assert_same_run(lines(out), whole)

@@ -90,6 +90,11 @@ def divided(tensor: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
+def is_divided(tensor: Tensor) -> bool:
+    """Whether processes hold parts of it."""
+    return isinstance(tensor, DTensor)
+
+
 def gather(state: Any, *, keep: bool) -> Any:
     """Dictionaries and lists of tensors with the divided ones made whole, one at a time, on the CPU; `keep` them or not."""
     if isinstance(state, dict):
