@@ -58,7 +58,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     found = []
     old, new = before.get("settings", {}), now["settings"]
     for name in sorted(old.keys() | new.keys()):
-        default = TrainSettings.model_fields[name].default if name in TrainSettings.model_fields else "unknown"
+        default = TrainSettings.left_out(name) if name in TrainSettings.model_fields else "unknown"
         left, right = old.get(name, default), new.get(name, default)
         if left != right:
             found.append(f"train.{name} {left} -> {right}")

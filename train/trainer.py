@@ -3,13 +3,11 @@
 A run that was interrupted, however rudely, continues from its newest checkpoint and computes what it would have computed.
 """
 
-import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,47 +15,33 @@ import torch
 from kidcore.config import processes
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
-from kidcore.locks import hold
 from kidcore.method.methods import METHODS
 from kidcore.models.backends.vllm_student import VllmStudent
-from kidcore.models.sources import resolve
-from train.checkpoint import Checkpoints, RunProgress, clean_checkpoints, commit_folder, recover_folder, write_json
+from train.allocator import keep_memory_flat, release_free_memory
+from train.checkpoint import Checkpoints, RunProgress, commit_folder
+from train.claim import claimed
 from train.data.dataset import Dataset, Source
 from train.data.distribute import MicroBatches
 from train.data.examples import TrainingExample
 from train.data.loader import Loader, choose_workers
 from train.data.sampler import hashed
 from train.display import Display
-from train.identity import claim_folder, run_identity
+from train.interrupt import StopRequest
+from train.memory import fitted
 from train.online.online import Online, prepare_together
 from train.online.rollouts import open_engine
 from train.online.setup import OnlineSetup
+from train.results import TrainResult, read_result, write_result
 from train.runlog import RunLog
-from train.schedule import learning_rate, make_optimizer
+from train.schedule import learning_rate, make_optimizer, settled
 from train.step import Runner, RunObjective, StepMetrics
 from train.student.placement import place
 from train.student.ranks import Ranks
 from train.student.sharding import whole
-from train.student.student import load_student, save_student, student_state
+from train.student.student import copy_student, load_student, save_student, student_state
 
 _Make = Callable[[list[TrainingExample]], MicroBatches | list[TrainingExample]]
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a run came to. `best_nll` is the gold NLL per token on the holdout, nan without a holdout."""
-
-    steps: int
-    best_step: int
-    best_nll: float
-    final_nll: float
-    seconds: float
-    """Training time over all interruptions, without start-up and evaluation."""
-    best: Path
-    last: Path
-    was_finished: bool
-    """Nothing was done: the run had been finished before."""
 
 
 def run(
@@ -89,16 +73,29 @@ def run(
     """
     assert METHODS[settings.method].is_online == (online is not None), "online methods, and no others, need an OnlineSetup"
     ranks = ranks or Ranks(device=torch.device(device))
+    settings = settled(settings, student_path)
     heard = logging.DEBUG if verbose else logging.INFO
     logging.getLogger("train").setLevel(heard if ranks.is_first else logging.CRITICAL)
+    keep_memory_flat()
     workers = choose_workers(settings.loader_workers, processes.local_world_size())
-    with _claimed(out, settings, source, student_path, ranks, online):
+    with claimed(out, settings, source, student_path, ranks, online):
         checkpoints = Checkpoints(out / "checkpoints")
-        finished = _read_result(out)
+        finished = read_result(out)
         if finished is None:
-            with Loader(workers) as loader, open_engine(settings, online, student_path, ranks.device) as engine:
-                session = _Session(settings, source, student_path, out, ranks, checkpoints, loader, online, engine, companions)
-                finished = session.train(show=progress)
+            settings = fitted(settings, student_path, ranks)
+            with (
+                StopRequest() as stop,
+                Loader(workers) as loader,
+                open_engine(settings, online, student_path, ranks.device) as engine,
+            ):
+                try:
+                    session = _Session(
+                        settings, source, student_path, out, ranks, checkpoints, loader, online, engine, companions
+                    )
+                    finished = session.train(stop, show=progress)
+                except KeyboardInterrupt:
+                    _LOG.warning("stopped; %s", _outlook(checkpoints))
+                    raise
         else:
             _LOG.info("this run is finished; nothing to do: %s", out)
         if ranks.is_first:
@@ -106,40 +103,11 @@ def run(
         return finished
 
 
-@contextmanager
-def _claimed(
-    out: Path, settings: TrainSettings, source: Source, student_path: Path, ranks: Ranks, online: OnlineSetup | None
-) -> Iterator[None]:
-    """Make the folder this run's, and mend what a kill left half-done; the first process does it for all."""
-    if not ranks.is_first:
-        ranks.wait()
-        yield
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    with _locked(out):
-        asked = online.identity(settings) if online else None
-        claim_folder(out, run_identity(settings, source.digest, resolve(str(student_path)).identity, asked))
-        for name in ("best", "last"):
-            recover_folder(out / name)
-        clean_checkpoints(out / "checkpoints")
-        ranks.wait()
-        yield
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Keep a second trainer out of the folder; the lock goes with the process, however it ends."""
-    with hold(out / ".lock", busy="another process is training in this folder"):
-        yield
-
-
-def _read_result(out: Path) -> TrainResult | None:
-    path = out / "result.json"
-    if not path.exists():
-        return None
-    figures = json.loads(path.read_text(encoding="utf-8"))
-    figures = {name: math.nan if value is None else value for name, value in figures.items()}
-    return TrainResult(**figures, best=out / "best", last=out / "last", was_finished=True)
+def _outlook(checkpoints: Checkpoints) -> str:
+    """What a run that was stopped can go on from."""
+    step = checkpoints.newest_step()
+    saved = f"step {step} is saved: the same command continues from there"
+    return saved if step else "nothing was saved yet: the same command begins anew"
 
 
 def _as_they_are(examples: list[TrainingExample]) -> list[TrainingExample]:
@@ -190,24 +158,25 @@ class _Session:
         fresh = RunProgress(step=0, best_step=0, best_nll=math.inf, log_bytes=0, seconds=0.0)
         self._progress = checkpoints.load(self._model, self._optimizer, ranks.device) or fresh
 
-    def train(self, *, show: bool) -> TrainResult:
+    def train(self, stop: StopRequest, *, show: bool) -> TrainResult:
         """Run all steps that are left, and write the result."""
-        done = self._progress
-        if done.step:
-            _LOG.info("continuing from step %d of %d", done.step, self._num_steps)
-        seconds, nll = done.seconds, math.nan
-        best_step, best_nll = done.best_step, done.best_nll
-        is_first = self._ranks.is_first
-        display = Display(self._num_steps, done.step, show=show and is_first)
-        with RunLog(self._out / "log.jsonl" if is_first else None, done.log_bytes) as log, display:
+        self._say_where()
+        first, nll, is_first = self._progress.step, math.nan, self._ranks.is_first
+        display = Display(self._num_steps, first, show=show and is_first)
+        with RunLog(self._out / "log.jsonl" if is_first else None, self._progress.log_bytes) as log, display:
+            if not first:
+                self._look_at_start(log)
+            display.evaluated(0, self._progress.start_nll)
             make: _Make = self._runner.batcher.cut if self._online is None else _as_they_are
-            stream = self._loader.steps(self._data, done.step, self._num_steps, make)
-            began = time.perf_counter()
-            for step, item in enumerate(stream, start=done.step + 1):
+            stream = self._loader.steps(self._data, first, self._num_steps, make)
+            saved_at = began = time.perf_counter()
+            stop.is_patient = True
+            for step, item in enumerate(stream, start=first + 1):
                 loaded = time.perf_counter()
                 line = self._step(step, item)
                 ended = time.perf_counter()
-                spent, seconds = ended - began, seconds + ended - began
+                spent = ended - began
+                self._progress = replace(self._progress, step=step, seconds=self._progress.seconds + spent)
                 line |= {
                     "loader_seconds": loaded - began,
                     "seconds": spent,
@@ -218,16 +187,44 @@ class _Session:
                 if step % self._eval_every == 0 or step == self._num_steps:
                     nll = self._evaluate(step, log)
                     display.evaluated(step, nll)
-                    if nll < best_nll or not self._data.num_held_out:
-                        best_step, best_nll = step, nll
-                        self._save("best")
-                if step % self._save_every == 0 and step < self._num_steps:
-                    self._progress = RunProgress(step, best_step, best_nll, log.commit(), seconds)
-                    self._checkpoints.save(self._progress, self._model, self._optimizer, self._ranks)
+                    self._keep_best(nll)
+                if step < self._num_steps and self._save_if_due(stop, saved_at, log):
+                    saved_at = time.perf_counter()
                 began = time.perf_counter()
             log.commit()
         self._save("last")
-        return self._finish(best_step, best_nll, nll, seconds)
+        return self._finish(nll)
+
+    def _say_where(self) -> None:
+        step = self._progress.step
+        if step:
+            _LOG.info("continuing from step %d of %d", step, self._num_steps)
+        elif self._ranks.is_first and (self._out / "log.jsonl").exists():
+            _LOG.info("nothing was saved of this run yet: beginning at its start")
+
+    def _look_at_start(self, log: RunLog) -> None:
+        """Evaluate the student as it was given: what training has to be better than."""
+        nll = self._evaluate(0, log)
+        self._progress = replace(self._progress, start_nll=nll, best_nll=nll if math.isfinite(nll) else math.inf)
+
+    def _keep_best(self, nll: float) -> None:
+        if nll < self._progress.best_nll or not self._data.num_held_out:
+            self._progress = replace(self._progress, best_step=self._progress.step, best_nll=nll)
+            self._save("best")
+
+    def _save_if_due(self, stop: StopRequest, saved_at: float, log: RunLog) -> bool:
+        """Write a checkpoint by steps, by time or because the run shall stop; raises KeyboardInterrupt after the last."""
+        minutes = (time.perf_counter() - saved_at) / 60
+        is_late = self._ranks.is_first and 0 < self._settings.save_minutes <= minutes
+        # Clocks and signals differ between processes, and all of them have to save together.
+        stopping, late = self._ranks.sum(torch.tensor([float(stop.is_made), float(is_late)])).tolist()
+        if not (stopping or late or self._progress.step % self._save_every == 0):
+            return False
+        self._progress = replace(self._progress, log_bytes=log.commit())
+        self._checkpoints.save(self._progress, self._model, self._optimizer, self._ranks)
+        if stopping:
+            raise KeyboardInterrupt
+        return True
 
     def _step(self, step: int, item: MicroBatches | list[TrainingExample]) -> dict[str, float | int | str]:
         """One optimiser step; `step` counts from 1."""
@@ -245,6 +242,7 @@ class _Session:
                 fix="lower train.learning_rate, lengthen train.warmup, or set train.dtype = float32",
             )
         self._optimizer.step()
+        release_free_memory()
         epoch = step * self._settings.batch_size / self._data.num_examples
         named: dict[str, float | int | str] = {"kind": "step", "step": step, "epoch": epoch, "examples": share.digest}
         return {**named, **self._figures(figures), **extra, "lr": rate, "grad_norm": norm}
@@ -286,13 +284,28 @@ class _Session:
                 self._out / name, lambda folder: save_student(self._model, state, self._origin, folder, self._companions)
             )
 
-    def _finish(self, best_step: int, best_nll: float, final_nll: float, seconds: float) -> TrainResult:
-        figures = {"steps": self._num_steps, "best_step": best_step, "best_nll": best_nll, "final_nll": final_nll}
-        best, last = self._out / "best", self._out / "last"
-        result = TrainResult(self._num_steps, best_step, best_nll, final_nll, seconds, best, last, was_finished=False)
-        stored = {name: asdict(result)[name] for name in (*figures, "seconds")}
-        if self._ranks.is_first:
-            # JSON has no nan; null stands for it.
-            plain = {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in stored.items()}
-            write_json(self._out / "result.json", plain)
+    def _finish(self, final_nll: float) -> TrainResult:
+        done, best, last = self._progress, self._out / "best", self._out / "last"
+        if not self._ranks.is_first:
+            return self._result(final_nll, best, last)
+        if not done.best_step and self._data.num_held_out:
+            commit_folder(best, lambda folder: copy_student(self._origin, folder, self._companions))
+        if final_nll > done.start_nll:
+            _LOG.warning(
+                "the student ends worse than it began: holdout NLL a token %.4f, and %.4f at the start; best is %s. "
+                "A lower train.learning_rate (now %g) or fewer epochs may help",
+                *(
+                    final_nll,
+                    done.start_nll,
+                    f"step {done.best_step}" if done.best_step else "the start",
+                    self._settings.learning_rate,
+                ),
+            )
+        result = self._result(final_nll, best, last)
+        write_result(self._out, result)
         return result
+
+    def _result(self, final_nll: float, best: Path, last: Path) -> TrainResult:
+        done = self._progress
+        nlls = (done.best_nll, final_nll, done.start_nll)
+        return TrainResult(self._num_steps, done.best_step, *nlls, done.seconds, best, last, was_finished=False)

@@ -158,8 +158,17 @@ class TrainSettings(Section):
     buffer_shards: Identity[int] = Field(4, ge=1, description="shards shuffled together; bounds memory")
     pack_tokens: Runtime[int] = Field(4096, ge=64, description="tokens per forward pass; bounds peak memory")
     packing: Runtime[Literal["auto", "tree", "plain", "none"]] = Field("auto", description="auto = tree where the model can")
-    learning_rate: Identity[float] = Field(2e-4, gt=0, description="peak learning rate")
+    learning_rate: Identity[Literal["auto"] | Annotated[float, Field(gt=0)]] = Field(
+        "auto",
+        description="peak learning rate; auto = 2e-4 with LoRA, else by the student's size: 1e-5 at 0.5 billion weights",
+        json_schema_extra={"left_out": 2e-4},
+    )
     warmup: Identity[float] = Field(0.03, ge=0, le=1, description="share of the steps that warm up")
+    warmup_steps: Identity[Literal["auto"] | Annotated[int, Field(ge=0)]] = Field(
+        "auto",
+        description="steps that warm up at least, yet no more than half of them; auto = 10 where learning_rate is auto, else 0",
+        json_schema_extra={"left_out": 0},
+    )
     min_lr: Identity[float] = Field(0.1, ge=0, le=1, description="end of the cosine, as a share of the peak")
     weight_decay: Identity[float] = Field(0.0, ge=0, description="AdamW weight decay, matrices only")
     beta2: Identity[float] = Field(0.99, gt=0, lt=1, description="AdamW second-moment decay")
@@ -200,6 +209,9 @@ class TrainSettings(Section):
     holdout: Identity[float] = Field(0.02, ge=0, lt=0.5, description="share of the examples kept for evaluation during training")
     eval_every: Identity[int] = Field(0, ge=0, description="steps between evaluations; 0 = once an epoch")
     save_every: Runtime[int] = Field(0, ge=0, description="steps between checkpoints; 0 = with each evaluation")
+    save_minutes: Runtime[float] = Field(
+        15.0, ge=0, description="minutes between checkpoints, beside save_every; 0 = no such ones"
+    )
     dtype: Identity[Dtype] = Field("auto", description="precision of forward and backward; auto = bfloat16 on GPUs that have it")
     lora_rank: Identity[int] = Field(0, ge=0, description="rank of LoRA adapters on the linear layers; 0 = train all weights")
     lora_alpha: Identity[float] = Field(32.0, gt=0, description="LoRA scale; adapters are multiplied by alpha / rank")

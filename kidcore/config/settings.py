@@ -55,6 +55,13 @@ class Section(BaseModel):
         assert len(kinds) == 1, f"{cls.__name__}.{name} must be exactly one of Identity, Runtime, Input"
         return kinds[0]
 
+    @classmethod
+    def left_out(cls, name: str) -> Any:
+        """The value of field `name` that identities leave out: its default, or what that was before it became `auto`."""
+        field = cls.model_fields[name]
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        return extra.get("left_out", field.default)
+
     def identity(self) -> dict[str, Any]:
         """The identity settings that differ from their default.
 
@@ -62,8 +69,8 @@ class Section(BaseModel):
         """
         return {
             name: getattr(self, name)
-            for name, field in type(self).model_fields.items()
-            if self.kind_of(name) is SettingKind.IDENTITY and getattr(self, name) != field.default
+            for name in type(self).model_fields
+            if self.kind_of(name) is SettingKind.IDENTITY and getattr(self, name) != self.left_out(name)
         }
 
     def all_identity(self) -> dict[str, Any]:

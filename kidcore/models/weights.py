@@ -52,6 +52,14 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor] | None:
     return {name: tensor for tensors in places.values() for name, tensor in tensors.items()}
 
 
+def count_weights(folder: Path) -> int:
+    """How many numbers the weights of a model are; a pickle is taken to hold two bytes for each."""
+    tensors = stored_tensors(folder)
+    if tensors is None:
+        return sum(path.stat().st_size for path in weight_files(folder)) // 2
+    return sum(math.prod(tensor.shape) for tensor in tensors.values())
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The files that transformers reads: one file, or those that an index names; else whatever looks like weights.
 

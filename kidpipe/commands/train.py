@@ -1,6 +1,7 @@
 """`kidpipe train`: the manifest's shards and a student in, a better student out."""
 
 import logging
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from train.data.dataset import Source
 from train.data.shards import PartFiles
 from train.identity import run_identity
 from train.online.setup import OnlineSetup
+from train.schedule import settled
 from train.student.ranks import open_ranks
 from train.trainer import run
 
@@ -61,6 +63,7 @@ def prepare_run(session: Session, digest: str = "", *, quiet: bool = False) -> P
     if not settings.student:
         raise KidpipeError("no student is named", where="train.student", fix="kidpipe train --student MODEL")
     student = resolve(settings.student, digests=FileDigests(session.store.root / "digests.json"))
+    settings = settled(settings, student.path)
     traits = METHODS[settings.method]
     manifest = restricted(_manifest(session, traits.stage, digest, quiet), settings)
     tokenizer = load_tokenizer(session.store.root / "tokenizers" / manifest.facts.tokenizer)
@@ -112,6 +115,7 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "", is_te
         "steps": result.steps,
         "best_step": result.best_step,
         "best_nll": result.best_nll,
+        "start_nll": result.start_nll,
         "final_nll": result.final_nll,
         "seconds": round(result.seconds, 2),
         "was_finished": result.was_finished,
@@ -138,9 +142,9 @@ def _show(session: Session, summary: dict[str, Any], *, as_json: bool) -> None:
         return
     done = f"{summary['steps']} steps in {show_seconds(summary['seconds'])}"
     state = "finished before, nothing to do" if summary["was_finished"] else done
-    session.console.print(
-        f"{summary['method']:<11} {state}; holdout NLL a token {summary['best_nll']:.4f} (best, step {summary['best_step']})"
-    )
+    best = f"best, step {summary['best_step']}" if summary["best_step"] else "best: the start, which is what best holds"
+    start = "" if math.isnan(summary["start_nll"]) else f"; {summary['start_nll']:.4f} at the start"
+    session.console.print(f"{summary['method']:<11} {state}; holdout NLL a token {summary['best_nll']:.4f} ({best}{start})")
     session.console.print(f"student     {Path(summary['run']) / 'best'}")
 
 

@@ -25,9 +25,10 @@ from train.data.examples import TrainingExample
 from train.data.shards import PartFiles
 from train.online.online import Online
 from train.online.setup import OnlineSetup
+from train.runlog import RunLog
 from train.step import Runner, RunObjective
 from train.student.layout import choose_layout
-from train.trainer import run
+from train.trainer import _Session, run
 
 CPU = torch.device("cpu")
 
@@ -161,8 +162,12 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     source, student = build
     setup = online_setup(student)
 
-    def stop(*_: object) -> float:
-        raise KeyboardInterrupt
+    look = _Session._evaluate
+
+    def stop(session: _Session, step: int, log: RunLog) -> float:
+        if step:
+            raise KeyboardInterrupt
+        return look(session, step, log)
 
     with monkeypatch.context() as patch:
         patch.setattr("train.trainer._Session._evaluate", stop)

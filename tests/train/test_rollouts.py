@@ -19,8 +19,9 @@ from tests.train.test_methods import online_setup, weights
 from train.data.dataset import Source
 from train.online.rollouts import hand_over, open_engine, require_same_answers
 from train.online.setup import OnlineSetup
+from train.runlog import RunLog
 from train.student.student import load_student
-from train.trainer import TrainResult, run
+from train.trainer import TrainResult, _Session, run
 
 CPU = torch.device("cpu")
 # As a share of the way that training went. Measured: 0, for the same answers teach the same; an engine whose weights stay as
@@ -86,9 +87,13 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 ) -> None:
     settings = config(rollout_backend="vllm", learning_rate=1e-2, **changes)
 
-    def stop(*_: object) -> float:
+    look = _Session._evaluate
+
+    def stop(session: _Session, step: int, log: RunLog) -> float:
         assert vllm_engine._running
-        raise KeyboardInterrupt
+        if step:
+            raise KeyboardInterrupt
+        return look(session, step, log)
 
     with monkeypatch.context() as patch:
         patch.setattr("train.trainer._Session._evaluate", stop)

@@ -1,6 +1,7 @@
 """Whole runs of a small student: learning, resuming after kill -9, refusing another run's folder."""
 
 import json
+import logging
 import random
 import resource
 import subprocess
@@ -20,8 +21,9 @@ from tests.forks import start
 from tests.train.small import make_examples, make_student, save_small_student, write_build
 from tests.train.together import source_of
 from train.data.dataset import Source
+from train.runlog import RunLog
 from train.step import Runner, RunObjective
-from train.trainer import run
+from train.trainer import _Session, run
 
 TIMES = ("seconds", "loader_seconds", "examples_per_second")
 
@@ -111,8 +113,12 @@ def test_killed_at_random_moments_equals_uninterrupted(build: tuple[Source, Path
 def interrupted(build: tuple[Source, Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave a run in `out` that stopped after its first checkpoint."""
 
-    def stop(*_: object) -> float:
-        raise KeyboardInterrupt
+    look = _Session._evaluate
+
+    def stop(session: _Session, step: int, log: RunLog) -> float:
+        if step:
+            raise KeyboardInterrupt
+        return look(session, step, log)
 
     source, student = build
     with monkeypatch.context() as patch:
@@ -262,3 +268,36 @@ def test_a_full_disk_is_said_and_the_run_goes_on_afterwards(build: tuple[Source,
     run(settings, source, student, tmp_path / "run")
     run(settings, source, student, tmp_path / "whole")
     assert lines(tmp_path / "run") == lines(tmp_path / "whole")
+
+
+def test_the_start_is_step_0_and_a_run_that_ruins_it_says_so(
+    build: tuple[Source, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, student = build
+    ruinous = config(method="sft", learning_rate=1.0, max_steps=4)
+    monkeypatch.setattr(logging.getLogger("train"), "propagate", True)
+    with caplog.at_level(logging.INFO):
+        result = run(ruinous, source, student, tmp_path / "run")
+    first = lines(tmp_path / "run")[0]
+    assert (first["kind"], first["step"], first["gold_nll"]) == ("eval", 0, result.start_nll)
+    assert (result.best_step, result.best_nll) == (0, result.start_nll)
+    assert result.final_nll > result.start_nll
+    assert "ends worse than it began" in caplog.text
+    # best is the student as it was given, to the byte.
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (result.best / name).read_bytes() == (student / name).read_bytes()
+    again = run(ruinous, source, student, tmp_path / "run")
+    assert (again.start_nll, again.best_step) == (result.start_nll, 0)
+
+
+def test_a_run_that_helps_keeps_its_start_in_mind(
+    build: tuple[Source, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, student = build
+    monkeypatch.setattr(logging.getLogger("train"), "propagate", True)
+    interrupted(build, tmp_path / "run", monkeypatch)
+    with caplog.at_level(logging.INFO):
+        result = run(config(save_every=1, eval_every=3), source, student, tmp_path / "run")
+    assert result.final_nll < result.start_nll == lines(tmp_path / "run")[0]["gold_nll"]
+    assert f"({result.start_nll:.3f} at the start)" in caplog.text
+    assert "steps/s" in caplog.text or "s a step" in caplog.text

@@ -13,6 +13,7 @@ from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.serving import tokenizer_files
 from kidcore.models.trees.trunk import causal_of
+from kidcore.models.weights import weight_files
 from train.student.adapters import add_adapters, merged_state
 from train.student.sharding import gather
 
@@ -68,6 +69,15 @@ def save_student(model: nn.Module, state: dict[str, Tensor], origin: Path, folde
     finally:
         config.dtype = trained
     for path in tokenizer_files(origin):
+        shutil.copyfile(path, folder / path.name)
+    if companions is not None:
+        shutil.copytree(companions, folder, dirs_exist_ok=True)
+
+
+def copy_student(origin: Path, folder: Path, companions: Path | None = None) -> None:
+    """Write what `save_student` does, of the student as it was given: its files, byte for byte."""
+    named = [*tokenizer_files(origin), *weight_files(origin), *origin.glob("*config.json"), *origin.glob("*.index.json")]
+    for path in sorted(set(named)):
         shutil.copyfile(path, folder / path.name)
     if companions is not None:
         shutil.copytree(companions, folder, dirs_exist_ok=True)

@@ -1,0 +1,112 @@
+"""Shapes and free memory in; estimates that match what was counted by hand, and settings that fit, out."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from kidcore.config.config import TrainSettings
+from kidcore.errors import KidpipeError
+from tests.train.small import save_small_student
+from train.memory import StudentShape, _group_room, fitted, free_bytes, step_bytes
+from train.student.ranks import Ranks
+
+CPU = torch.device("cpu")
+HALF_BILLION = StudentShape(494_000_000, 24, 896, 4864, 14, 896, 128, 151_936)
+ONE_AND_A_HALF = StudentShape(1_543_700_000, 28, 1536, 8960, 12, 1536, 256, 151_936)
+
+
+def settings(**changes: object) -> TrainSettings:
+    return TrainSettings.model_validate({"dtype": "bfloat16"} | changes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "changes", "gigabytes"),
+    [
+        (HALF_BILLION, {}, 16.8),
+        (ONE_AND_A_HALF, {"lora_rank": 16, "pack_tokens": 1024}, 13.5),
+        (ONE_AND_A_HALF, {"lora_rank": 16}, 23.0),
+    ],
+)
+def test_estimates_are_those_counted_by_hand(shape: StudentShape, changes: dict[str, object], gigabytes: float) -> None:
+    assert step_bytes(shape, settings(**changes), CPU) / 1e9 == pytest.approx(gigabytes, rel=0.06)
+
+
+@pytest.mark.parametrize("lora_rank", [0, 16])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_smaller_packs_and_checkpointing_take_less(lora_rank: int, dtype: str) -> None:
+    def needed(**changes: object) -> int:
+        return step_bytes(ONE_AND_A_HALF, settings(lora_rank=lora_rank, dtype=dtype, **changes), CPU)
+
+    assert needed(pack_tokens=1024) < needed(pack_tokens=4096)
+    assert needed(gradient_checkpointing=True) < needed()
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_small_student(tmp_path_factory.mktemp("student"))
+
+
+def _large(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
+    monkeypatch.setattr(StudentShape, "of", lambda _: ONE_AND_A_HALF)
+    monkeypatch.setattr("train.memory.free_bytes", lambda _: int(free))
+
+
+def test_what_would_be_killed_is_made_to_fit_and_said(
+    student: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _large(monkeypatch, 22e9)
+    monkeypatch.setattr(logging.getLogger("train"), "propagate", True)
+    with caplog.at_level(logging.WARNING):
+        chosen = fitted(settings(lora_rank=16), student, Ranks())
+    assert (chosen.pack_tokens, chosen.gradient_checkpointing) == (2048, False)
+    assert "packs of 2048 tokens" in caplog.text
+    _large(monkeypatch, 11e9)
+    tight = fitted(settings(lora_rank=16), student, Ranks())
+    assert tight.gradient_checkpointing
+    _large(monkeypatch, 60e9)
+    roomy = settings(lora_rank=16)
+    assert fitted(roomy, student, Ranks()) is roomy
+
+
+def test_what_cannot_fit_is_refused_with_the_settings_to_change(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _large(monkeypatch, 8e9)
+    with pytest.raises(KidpipeError, match=r"would take about .* GB, and 8\.0 GB are free") as caught:
+        fitted(settings(), student, Ranks())
+    assert "train.lora_rank" in caught.value.fix
+
+
+def test_a_small_student_is_read_from_its_folder_and_fits(student: Path) -> None:
+    shape = StudentShape.of(student)
+    assert shape is not None
+    assert (shape.layers, shape.hidden, shape.query_width, shape.key_width) == (2, 32, 32, 16)
+    assert free_bytes(CPU) > 0
+    mine = settings()
+    assert fitted(mine, student, Ranks()) is mine
+
+
+def test_a_configuration_with_other_names_is_not_judged(student: Path, tmp_path: Path) -> None:
+    config = json.loads((student / "config.json").read_text())
+    del config["intermediate_size"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").symlink_to(student / "model.safetensors")
+    assert StudentShape.of(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "base", "names"),
+    [
+        ("0::/a/b", "", ("memory.max", "memory.current")),
+        ("4:memory:/a/b", "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")),
+    ],
+)
+def test_the_tightest_control_group_counts(tmp_path: Path, entry: str, base: str, names: tuple[str, str]) -> None:
+    own, root = tmp_path / "own", tmp_path / "root"
+    own.write_text(entry + "\n")
+    for folder, limit in ((root / base / "a" / "b", "1000" if base else "max"), (root / base / "a", "500")):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, value in zip((*names, "memory.stat"), (limit, "100", "inactive_file 30\n"), strict=True):
+            (folder / name).write_text(value)
+    assert list(_group_room(root, own)) == ([930, 430] if base else [430])

@@ -1,0 +1,199 @@
+"""A student's configuration and the run's settings in; what a step takes at most, what is free, and settings that fit, out.
+
+D hidden size, I width of the MLP, HE and GE width of all query and of all key heads, V vocabulary. All sizes in bytes.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kidcore.config import processes
+from kidcore.config.config import TrainSettings
+from kidcore.errors import KidpipeError
+from kidcore.models.weights import count_weights
+from train.loss.head import chunk_slots
+from train.step import autocast_dtype
+from train.student.ranks import Ranks
+
+_RUNTIME = 600_000_000
+"""Libraries, the loader's examples and the like, in a process on a CPU; on a GPU, CUDA's context."""
+_CHUNKS_ON_GPU = 512 << 20
+_SHARE = 0.9
+"""Of what is free that a step may be planned to take: the estimate has been within a tenth of what was found."""
+_SMALLEST_PACK = 512
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StudentShape:
+    """What decides the memory of a step."""
+
+    num_weights: int
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    query_width: int
+    key_width: int
+    vocab_size: int
+
+    @classmethod
+    def of(cls, student: Path) -> "StudentShape | None":
+        """Of a model folder; None where its configuration has other names for these sizes."""
+        config: dict[str, Any] = json.loads((student / "config.json").read_text(encoding="utf-8"))
+        config |= config.get("text_config") or {}
+        try:
+            heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
+            size = int(config.get("head_dim") or hidden // heads)
+            return cls(
+                num_weights=count_weights(student),
+                layers=int(config["num_hidden_layers"]),
+                hidden=hidden,
+                intermediate=int(config["intermediate_size"]),
+                heads=heads,
+                query_width=heads * size,
+                key_width=int(config.get("num_key_value_heads") or heads) * size,
+                vocab_size=int(config["vocab_size"]),
+            )
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    @property
+    def linear_weights(self) -> int:
+        """Numbers in the linear layers of the trunk."""
+        attention = 2 * self.hidden * (self.query_width + self.key_width)
+        return self.layers * (attention + 3 * self.hidden * self.intermediate)
+
+    @property
+    def adapter_weights(self) -> int:
+        """Numbers that adapters of rank 1 on all linear layers hold."""
+        attention = 2 * (self.hidden + self.query_width) + 2 * (self.hidden + self.key_width)
+        return self.layers * (attention + 3 * (self.hidden + self.intermediate))
+
+
+def step_bytes(shape: StudentShape, settings: TrainSettings, device: torch.device) -> int:
+    """The most that a process with a whole student holds at a time, for packs of `pack_tokens`."""
+    is_cast = autocast_dtype(settings, device) is not None
+    trained = settings.lora_rank * shape.adapter_weights if settings.lora_rank else shape.num_weights
+    frozen = shape.num_weights if settings.lora_rank else 0
+    # Weights, two moments of AdamW, and the gradients that the packs before have left.
+    state = 16 * trained + 4 * frozen
+    checkpointed = settings.gradient_checkpointing
+    casts = 2 * shape.linear_weights // (shape.layers if checkpointed else 1) if is_cast else 0
+    row = _row_bytes(shape, settings.lora_rank, is_cast=is_cast)
+    kept = 4 * shape.hidden * shape.layers + row if checkpointed else row * shape.layers
+    return _RUNTIME + state + casts + settings.pack_tokens * kept + _head_bytes(shape, settings, device, is_cast=is_cast)
+
+
+def _row_bytes(shape: StudentShape, lora_rank: int, *, is_cast: bool) -> int:
+    """What one layer keeps of one row for its backward pass; counted by hooks on saved tensors under autocast."""
+    hidden, wide, query, key = shape.hidden, shape.intermediate, shape.query_width, shape.key_width
+    if not is_cast:
+        # Two norms' residuals and results; queries, keys, values, the attention's result; gate, silu, up and product.
+        return 16 * hidden + 8 * query + 8 * key + 4 * shape.heads + 16 * wide + 28 * lora_rank
+    if lora_rank:
+        return 18 * hidden + 6 * query + 4 * key + 4 * shape.heads + 8 * wide + 14 * lora_rank
+    return 26 * hidden + 4 * query + 4 * key + 4 * shape.heads + 8 * wide
+
+
+def _head_bytes(shape: StudentShape, settings: TrainSettings, device: torch.device, *, is_cast: bool) -> int:
+    table, is_gpu = shape.vocab_size * shape.hidden, device.type == "cuda"
+    chunk = chunk_slots(settings.pack_tokens, shape.vocab_size, torch.float32, device)
+    chunks = _CHUNKS_ON_GPU if is_gpu else chunk * shape.vocab_size * (6 if is_cast else 8)
+    trained = 0 if settings.lora_rank else 4 * table + (0 if is_gpu or not is_cast else 2 * table)
+    return chunks + trained + (2 * table if is_cast else 0)
+
+
+def free_bytes(device: torch.device) -> int:
+    """What this process may still take: of the GPU, or its share of the machine or of its control group."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    machine = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    return min([machine, *_group_room(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))]) // processes.local_world_size()
+
+
+def _group_room(root: Path, own: Path) -> Iterator[int]:
+    """What each control group that this process is in leaves free (version 2, and the first one's memory controller)."""
+    names = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    try:
+        entries = [line.split(":", 2) for line in own.read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return
+    for _, controllers, path in entries:
+        if controllers not in ("", "memory"):
+            continue
+        base = root / controllers
+        inside = base / path.lstrip("/")
+        for folder in [inside, *inside.parents]:
+            if not folder.is_relative_to(base):
+                break
+            for limit, usage in names:
+                try:
+                    most, taken = (folder / limit).read_text().strip(), int((folder / usage).read_text())
+                    cache = [
+                        x.split()[1] for x in (folder / "memory.stat").read_text().splitlines() if x.startswith("inactive_file")
+                    ]
+                except (OSError, ValueError):
+                    continue
+                if most != "max":
+                    # Pages of files that nobody uses are given back before anybody is killed.
+                    yield max(0, int(most) - taken + sum(map(int, cache)))
+
+
+def fitted(settings: TrainSettings, student: Path, ranks: Ranks) -> TrainSettings:
+    """The settings, or those with smaller packs or with checkpointing where the given ones would not fit; losses stay.
+
+    Raises:
+        KidpipeError: nothing that may be changed makes a step fit.
+    """
+    shape = StudentShape.of(student)
+    if shape is None or settings.parallel == "fsdp" or (settings.parallel == "auto" and ranks.world_size > 1):
+        return settings
+    free = free_bytes(ranks.device)
+    chosen = _choose(shape, settings, ranks.device, free)
+    asked, needed = (step_bytes(shape, x, ranks.device) for x in (settings, chosen))
+    if chosen is not settings:
+        checkpointing = " and gradient checkpointing" if chosen.gradient_checkpointing > settings.gradient_checkpointing else ""
+        _LOG.warning(
+            "a step with train.pack_tokens = %d would take about %s, and %s are free: packs of %d tokens%s instead (about %s)",
+            *(settings.pack_tokens, _gigabytes(asked), _gigabytes(free)),
+            *(chosen.pack_tokens, checkpointing, _gigabytes(needed)),
+        )
+    if needed > free:
+        lora = "" if settings.lora_rank else " or set train.lora_rank = 16 (adapters need few moments);"
+        raise KidpipeError(
+            f"a training step would take about {_gigabytes(needed)}, and {_gigabytes(free)} are free",
+            where=f"{student}, with packs of {chosen.pack_tokens} tokens and gradient checkpointing",
+            fix=f"free memory, or use a smaller student or a larger GPU;{lora} or share it between GPUs (train.parallel = fsdp)",
+        )
+    _LOG.debug("a step is expected to take %s of %s", _gigabytes(needed), _gigabytes(free))
+    return chosen
+
+
+def _choose(shape: StudentShape, settings: TrainSettings, device: torch.device, free: int) -> TrainSettings:
+    """The first that fits: smaller packs cost little, checkpointing a third of the trunk's time."""
+    tried = settings
+    for checkpointing in (False, True):
+        if settings.gradient_checkpointing and not checkpointing:
+            continue
+        pack = settings.pack_tokens
+        while True:
+            change = {"pack_tokens": pack, "gradient_checkpointing": checkpointing}
+            is_same = (pack, checkpointing) == (settings.pack_tokens, settings.gradient_checkpointing)
+            tried = settings if is_same else settings.model_copy(update=change)
+            if step_bytes(shape, tried, device) <= _SHARE * free:
+                return tried
+            if pack // 2 < _SMALLEST_PACK:
+                break
+            pack //= 2
+    return tried
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
