@@ -38,6 +38,8 @@ OTHER: dict[str, Any] = {
     "lora_rank": 4,
     "divergence_parameter": 0.25,
     "holdout": 0.1,
+    "learning_rate": 1e-3,
+    "warmup_steps": 5,
 }
 
 
