@@ -53,7 +53,8 @@ def _identity_now(store: Store, name: str) -> dict[str, Any] | None:
             return before
         # Version 2 named the manifest, which is kept for the run: what the run reads of it can be looked up.
         manifest = kept_manifest(store, before["manifest"])
-        settings = TrainSettings.model_validate(before["settings"])
+        left_out = {name: TrainSettings.left_out(name) for name in TrainSettings.model_fields}
+        settings = TrainSettings.model_validate(left_out | before["settings"])
     except (KidpipeError, KeyError, AttributeError, ValidationError):
         return None
     if manifest is None:
