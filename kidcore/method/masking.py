@@ -91,6 +91,8 @@ def _spans(sql: str, dialect: str) -> list[tuple[int, int]]:
     except SqlglotError:
         return []
     literal = {TokenType.STRING, TokenType.NUMBER}
+    if dialect == "duckdb":
+        literal |= {TokenType.HEREDOC_STRING, TokenType.BYTE_STRING}  # $$a$$ and E'a'
     spans = [(token.start, token.end) for token in tokens if token.token_type in literal]
     return spans + (_parsed_identifiers(sql, dialect) or _guessed_identifiers(tokens))
 

@@ -11,6 +11,7 @@ from kidcore.method.masking import evenly_spaced, num_masked, schema_positions
 from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.schemas import GOLD_SCORE, INGEST
 from pipeline.mask import mask
+from pipeline.rewrite import parses
 
 SQL = "SELECT count(*), T1.name FROM stadium AS T1 WHERE T1.year = 2014 AND city LIKE '%x y%'"
 
@@ -117,6 +118,25 @@ def test_schema_masking_takes_identifiers_and_literals_only() -> None:
     starts = np.arange(len(SQL), dtype=np.int32)  # one token a character
     text = "".join(SQL[i] if i in set(schema_positions(SQL, starts).tolist()) else " " for i in range(len(SQL)))
     assert text.split() == ["T1", "name", "stadium", "T1", "T1", "year", "2014", "city", "'%x", "y%'"]
+
+
+@pytest.mark.parametrize(
+    ("sql", "masked"),
+    [
+        ("SELECT a // b FROM t", ["a", "b", "t"]),
+        ("SELECT list_transform([a], lambda b: b + 1) FROM t", ["a", "b", "b", "1", "t"]),
+        ("SELECT [a for a in b if a > 2] FROM t", ["a", "a", "b", "a", "2", "t"]),
+        ("FROM s.t SELECT a QUALIFY row_number() OVER (ORDER BY b) = 1", ["s", "t", "a", "b", "1"]),
+        ("SELECT a::INT, $$text$$, E'text' FROM t GROUP BY ALL", ["a", "$$text$$", "E'text'", "t"]),
+        ("SELECT {'k': a}.k, MAP {'m': 2}['m'] FROM t", ["'k'", "a", "k", "'m'", "2", "'m'", "t"]),
+        ("SELECT DISTINCT ON (a) * EXCLUDE (b) FROM t", ["a", "b", "t"]),
+    ],
+)
+def test_schema_masking_reads_duckdbs_dialect(sql: str, masked: list[str]) -> None:
+    chosen = set(schema_positions(sql, np.arange(len(sql), dtype=np.int32), "duckdb").tolist())
+    text = "".join(sql[i] if i in chosen else " " for i in range(len(sql)))
+    assert text.split() == masked
+    assert parses(sql, "duckdb")
 
 
 def test_schema_masking_reads_what_does_not_parse_and_falls_back_to_all() -> None:

@@ -90,7 +90,7 @@ def test_a_suite_is_stricter(cli: Cli, lines: Callable[..., Path], dev: DataSet,
 
 def test_distinct_is_stripped_as_in_published_numbers(cli: Cli, lines: Callable[..., Path], dev: DataSet) -> None:
     def rows_of(sql: str, db_id: str) -> list[tuple[object, ...]]:
-        with closing(sqlite3.connect(dev.database(db_id))) as connection:
+        with closing(sqlite3.connect(dev.database(db_id).path)) as connection:
             return connection.execute(sql).fetchall()
 
     results = [rows_of(example.gold_sql, example.db_id) for example in dev.examples]
