@@ -185,9 +185,11 @@ def test_the_holdout_is_gold_with_the_teachers_distributions(build: tuple[Source
     source, student = build
     settings = config("gkd", max_steps=3, imperfect_share=0.0, divergence="reverse_kl")
     run(settings, source, student, tmp_path / "run", online=online_setup(student))
-    (line,) = [x for x in map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines()) if x["kind"] == "eval"]
-    assert line["teacher_tokens"] == line["gold_tokens"] > 0
-    assert line["loss"] == line["divergence"] > 0
+    found = [x for x in map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines()) if x["kind"] == "eval"]
+    assert [line["step"] for line in found] == [0, 3]
+    for line in found:
+        assert line["teacher_tokens"] == line["gold_tokens"] > 0
+        assert line["loss"] == line["divergence"] > 0
 
 
 def _losses(out: Path) -> list[tuple[float, ...]]:
