@@ -101,7 +101,7 @@ def build_imperfect(
 def train(
     student: StudentOption = None,
     method: Annotated[
-        str | None, typer.Option("--method", help="sft, seqkd, fkd, rkd, f-distill, imitkd, gkd, kid or kid-online.")
+        str | None, typer.Option("--method", help="sft, seqkd, fkd, rkd, f-distill, opd, imitkd, gkd, kid or kid-online.")
     ] = None,
     name: Annotated[str, typer.Option("--name", help="Name of the run; default made from its settings.")] = "",
     manifest: Annotated[str, typer.Option("--manifest", help="Digest of the build to train on; default the latest.")] = "",

@@ -20,7 +20,7 @@ StudentOption = Annotated[str | None, typer.Option("--student", help="Hugging Fa
 BackendOption = Annotated[str | None, typer.Option("--backend", help="auto, vllm or transformers.")]
 PredictorOption = Annotated[str | None, typer.Option("--predictor", help="Who fills the holes: teacher or student.")]
 UntilOption = Annotated[
-    str, typer.Option("--until", help="Last stage to run: score, one before it, or generate (for method seqkd).")
+    str, typer.Option("--until", help="Last stage to run: score, one before it, generate (for seqkd) or rollout_score (for opd).")
 ]
 
 

@@ -44,6 +44,8 @@ class Context:
     """None where it is not needed and cannot be found."""
     tokenizer_files: TokenizerFiles
     max_length: int
+    start: ModelSource | None = None
+    """The student whose answers are stored; None where no stage asks for it and it is no folder on this machine."""
     verbose: bool = False
 
     def __post_init__(self) -> None:
@@ -123,6 +125,11 @@ class Context:
         assert self.predictor is not None
         return self.engines.open(self.predictor, self.config.predict.dtype)
 
+    def open_start(self) -> Backend:
+        """The engine that holds the student whose answers are stored."""
+        assert self.start is not None
+        return self.engines.open(self.start, self.config.rollout.dtype)
+
     def take_engine(self) -> EngineFacts | None:
         """The engine that was asked for since this was called last, or None."""
         engines: EnginePool | None = self.__dict__.get("engines")  # asking for the property would make one
@@ -161,11 +168,12 @@ class Context:
         self._stack.close()
 
 
-def open_context(config: Config, *, need_teacher: bool = True, verbose: bool = False) -> Context:
+def open_context(config: Config, *, need_teacher: bool = True, need_start: bool = False, verbose: bool = False) -> Context:
     """Resolve data, teacher, predictor and tokenizer.
 
     Args:
         need_teacher: False for a build that ends with ingest; the student's tokenizer serves when no teacher is named.
+        need_start: True for a build with a student's own answers.
 
     Raises:
         KidpipeError: anything named in the configuration is missing or does not fit together.
@@ -196,6 +204,9 @@ def open_context(config: Config, *, need_teacher: bool = True, verbose: bool = F
         predictor = _predictor(config, need_teacher, digests)
         if need_teacher and predictor is not None:
             _require_same(tokenizer, TokenizerFiles(predictor.path, digests))
+    start = _start(config, need_start, digests)
+    if need_start and start is not None:
+        _require_same(tokenizer, TokenizerFiles(start.path, digests))
     return Context(
         config=config,
         dataset=dataset,
@@ -204,6 +215,7 @@ def open_context(config: Config, *, need_teacher: bool = True, verbose: bool = F
         predictor=predictor,
         tokenizer_files=tokenizer,
         max_length=min(model.max_length for model in (named, predictor) if model is not None),
+        start=start,
         verbose=verbose,
     )
 
@@ -252,6 +264,26 @@ def _predictor(config: Config, is_needed: bool, digests: FileDigests) -> ModelSo
     if predictor is None and is_needed:
         raise KidpipeError("predict.predictor is 'student' but no checkpoint is named", fix="set predict.student")
     return predictor
+
+
+def _start(config: Config, is_needed: bool, digests: FileDigests) -> ModelSource | None:
+    """The student that answers. Where no stage asks for it, only a folder is looked at: nothing is downloaded to be listed."""
+    name, setting = (config.rollout.model, "rollout.model") if config.rollout.model else (config.train.student, "train.student")
+    if not is_needed and not Path(name or " ").expanduser().is_dir():
+        return None
+    try:
+        start = _resolve(name, setting, digests)
+    except KidpipeError:
+        if is_needed:
+            raise
+        return None
+    if start is None and is_needed:
+        raise KidpipeError(
+            "no student is named whose answers could be stored",
+            where="rollout.model",
+            fix="set train.student (the start of the run), or rollout.model",
+        )
+    return start
 
 
 def _resolve(model: str, setting: str, digests: FileDigests) -> ModelSource | None:

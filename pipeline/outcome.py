@@ -28,9 +28,11 @@ class OutcomeStage:
 
     database: Callable[[str], Database]
     pool: SandboxPool
+    queries: str = "rewrite"
+    """The stage whose SQL is executed."""
 
     def __call__(self, task: Task) -> Output:
-        rewrites = task.tables["rewrite"]
+        rewrites = task.tables[self.queries]
         db_ids = rewrites.column("db_id").to_pylist()
         gold = usable(task.tables["ingest"]).column("gold_sql").to_pylist()
         imperfect = rewrites.column("imperfect_sql").to_pylist()

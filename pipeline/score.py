@@ -41,9 +41,15 @@ def gold_score(settings: ScoreSettings, tokens: Tokens, backend: Backend, task: 
     return Output(arrow_table(GOLD_SCORE, columns), _counts(stored))
 
 
-def score(settings: ScoreSettings, tokens: Tokens, backend: Callable[[], Backend], task: Task) -> Output:
-    """Score the imperfect sequence of each row; where nothing was rewritten the gold scores are the answer already."""
-    gold_rows, rewrites = task.tables["gold_score"], task.tables["rewrite"]
+def score(
+    settings: ScoreSettings, tokens: Tokens, backend: Callable[[], Backend], task: Task, queries: str = "rewrite"
+) -> Output:
+    """Score the imperfect sequence of each row; where it is gold the gold scores are the answer already.
+
+    Args:
+        queries: the stage that made the sequences.
+    """
+    gold_rows, rewrites = task.tables["gold_score"], task.tables[queries]
     prompts, gold = lists(gold_rows, "prompt_ids"), lists(gold_rows, "gold_ids")
     imperfect = lists(rewrites, "imperfect_ids")
     assert gold_rows.column("example_id").equals(rewrites.column("example_id"))
@@ -52,7 +58,9 @@ def score(settings: ScoreSettings, tokens: Tokens, backend: Callable[[], Backend
     task.advance(len(gold) - len(changed))
     if changed:
         pick: Callable[[Sequence[Any]], list[Any]] = lambda rows: [rows[row] for row in changed]  # noqa: E731
-        anew = _score(settings, tokens, backend(), pick(prompts), pick(imperfect), pick(gold), task.advance)
+        # Position by position gold can be looked up only where the sequence is as long.
+        wanted = [gold[row] if len(gold[row]) == len(imperfect[row]) else imperfect[row] for row in changed]
+        anew = _score(settings, tokens, backend(), pick(prompts), pick(imperfect), wanted, task.advance)
         for row, value in zip(changed, anew, strict=True):
             stored[row] = value
     columns = {

@@ -7,7 +7,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any, Protocol
 
-from kidcore.config.config import Config
+from kidcore.config.config import Config, GenerateSettings, RolloutSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.sources import ModelSource
 from kidcore.store.graph import Output, Stage, Task, settings_of
@@ -23,8 +23,8 @@ class Body(Protocol):
 
 def stages(context: Context, until: str = "score") -> list[Stage]:
     """The stages that a build up to `until` runs, in their order."""
-    if until == "generate":
-        _require_different_answers(context.config)
+    for answers in {"generate", "rollout"} & set(built_by(until)):
+        _require_different_answers(answers, getattr(context.config, answers))
     asked = built_by(until)
     return [stage for stage in every_stage(context) if stage.name in asked]
 
@@ -72,22 +72,22 @@ def _stage(context: Context, row: StageTraits) -> Stage:
 
 
 def _model_of(context: Context, row: StageTraits) -> ModelSource | None:
-    return {"": None, "teacher": context.teacher, "predictor": context.predictor}[row.model]
+    return {"": None, "teacher": context.teacher, "predictor": context.predictor, "start": context.start}[row.model]
 
 
-def _require_different_answers(config: Config) -> None:
-    if config.generate.samples > 1 and config.generate.temperature == 0:
+def _require_different_answers(section: str, settings: GenerateSettings | RolloutSettings) -> None:
+    if settings.samples > 1 and settings.temperature == 0:
         raise KidpipeError(
-            f"{config.generate.samples} greedy answers a prompt would all be the same",
-            where="generate.samples",
-            fix="set generate.temperature, such as 0.8",
+            f"{settings.samples} greedy answers per prompt would all be the same",
+            where=f"{section}.samples",
+            fix=f"set {section}.temperature, such as 0.8",
         )
 
 
 def _model_identity(config: Config, role: str, model: ModelSource) -> dict[str, Any]:
     """A model's identity: its weights, and the precision they run in; that of a student is in the settings of its stage."""
     identity = {"weights": model.identity}
-    is_student = role == "predictor" and config.predict.predictor == "student"
+    is_student = role == "start" or (role == "predictor" and config.predict.predictor == "student")
     if config.teacher.dtype != "auto" and not is_student:
         identity["dtype"] = config.teacher.dtype
     return identity

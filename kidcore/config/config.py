@@ -9,7 +9,7 @@ from kidcore.config.settings import Identity, Input, Later, Place, Runtime, Sect
 DataLayout = Literal["spider", "spider-syn", "bird", "jsonl"]
 Strategy = Literal["random", "uniform", "hard", "easy", "schema"]
 Fill = Literal["auto", "argmax", "sample", "argmax_wrong"]
-Method = Literal["sft", "seqkd", "fkd", "rkd", "f-distill", "imitkd", "gkd", "kid", "kid-online"]
+Method = Literal["sft", "seqkd", "fkd", "rkd", "f-distill", "imitkd", "gkd", "kid", "kid-online", "opd"]
 DivergenceName = Literal[
     "auto", "forward_kl", "reverse_kl", "jensen_shannon", "total_variation", "skew_forward_kl", "skew_reverse_kl"
 ]
@@ -146,6 +146,19 @@ class GenerateSettings(Section):
     seed: Identity[int] = Field(0, ge=0, description="seed of sampling")
 
 
+class RolloutSettings(Section):
+    """A student's own answers, scored by the teacher once: method opd learns from them, and kid may mix them in."""
+
+    model: Input[Annotated[str, Place.MODEL]] = Field(
+        "", description="the model that answers, folder or Hugging Face name; empty = train.student, the start of the run"
+    )
+    dtype: Identity[Dtype] = Field("auto", description="precision of its weights; auto = as stored")
+    max_new_tokens: Identity[int] = Field(256, ge=1, description="longest answer, tokens; longer ones are cut there")
+    temperature: Identity[float] = Field(1.0, ge=0, le=10, description="temperature of sampling; 0 = greedy")
+    samples: Input[int] = Field(1, ge=1, le=64, description="answers per prompt, each its own shards; epochs take turns")
+    seed: Identity[int] = Field(0, ge=0, description="seed of sampling")
+
+
 class TrainSettings(Section):
     """A student run. No data stage depends on it."""
 
@@ -176,7 +189,7 @@ class TrainSettings(Section):
     mle_weight: Identity[float] = Field(
         1.0, ge=0, description="weight of maximum likelihood on gold (fkd, rkd, f-distill, kid, kid-online)"
     )
-    on_policy_mle: Identity[float] = Field(0.0, ge=0, description="weight of maximum likelihood on gold (imitkd, gkd)")
+    on_policy_mle: Identity[float] = Field(0.0, ge=0, description="weight of maximum likelihood on gold (imitkd, gkd, opd)")
     kd_weight: Identity[float] = Field(1.0, ge=0, description="weight of the divergence (all but sft and seqkd)")
     divergence: Identity[DivergenceName] = Field("auto", description="from teacher to student; auto = the method's own")
     divergence_parameter: Identity[float] = Field(
@@ -192,6 +205,12 @@ class TrainSettings(Section):
     gold_share: Identity[Literal["auto"] | Annotated[float, Field(ge=0, le=1)]] = Field(
         "auto",
         description="share of those examples whose gold SQL carries the divergence too, 0 to 1; auto = 1 for kid, else 0",
+    )
+    rollout_share: Identity[float] = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of examples whose imperfect SQL is a stored answer of the start, not filled (kid)",
     )
     oracle_end: Identity[float] = Field(
         0.05, gt=0, le=1, description="share of examples taught on gold at the end of a run (imitkd), decaying from 1"
@@ -292,6 +311,7 @@ class Config(Section):
     outcome: Runtime[OutcomeSettings] = Field(OutcomeSettings(), description="executing imperfect SQL, for the statistics")
     score: Runtime[ScoreSettings] = Field(ScoreSettings(), description="what is stored of the teacher")
     generate: Runtime[GenerateSettings] = Field(GenerateSettings(), description="the teacher's own answers, for seqkd")
+    rollout: Runtime[RolloutSettings] = Field(RolloutSettings(), description="a student's own answers, scored once, for opd")
     train: Runtime[TrainSettings] = Field(TrainSettings(), description="a student run")
     eval: Runtime[EvalSettings] = Field(EvalSettings(), description="generating and judging SQL")
     sandbox: Runtime[SandboxSettings] = Field(SandboxSettings(), description="the processes that execute SQL")

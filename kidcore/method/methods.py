@@ -21,7 +21,10 @@ kid         w * -log q(y | x) + v * KL(q || p) on y and on y', y' = y with holes
 kid-online  w * -log q(y | x) + v * KL(q || p) on y', as in the paper: the student of the moment fills fresh holes in one forward
             pass, the teacher scores
 
-The papers of imitkd and gkd have no maximum-likelihood term; `train.on_policy_mle` adds one.
+opd         v * KL(q || p) on s, s an answer of the start of the run, made and scored once by the build (Lightning OPD 2026, arXiv
+            2604.13010: on-policy distillation with the teacher out of the loop; there start and scores come from one teacher)
+
+The papers of imitkd, gkd and opd have no maximum-likelihood term; `train.on_policy_mle` adds one.
 """
 
 from dataclasses import dataclass
@@ -46,6 +49,8 @@ class MethodTraits:
     """The stage whose sequences are taught in the place of gold; epochs take turns through its samples."""
     gold_share: float = 0.0
     """What `train.gold_share = auto` means."""
+    mle: str = "mle_weight"
+    """The setting that weighs maximum likelihood on gold."""
     is_online: bool = False
     """Whether the student makes sequences and the teacher scores them during training."""
     is_on_policy: bool = False
@@ -71,8 +76,12 @@ class MethodTraits:
 
 _DIVERGENCE = frozenset({"kd_weight", "divergence", "divergence_parameter"})
 _STORED = _DIVERGENCE | {"mle_weight"}
-_MIXED = _STORED | {"views_per_step", "imperfect_share", "gold_share"}
+_VIEWS = frozenset({"views_per_step", "imperfect_share", "gold_share"})
+_MIXED = _STORED | _VIEWS
 _ROLLOUTS = _DIVERGENCE | {"on_policy_mle", "gold_share", "rollout_tokens", "rollout_temperature", "rollout_backend"}
+
+ROLLOUTS = "rollout_score"
+"""The stage whose views are a student's own answers."""
 
 METHODS: dict[Method, MethodTraits] = {
     "sft": MethodTraits(None, frozenset()),
@@ -80,10 +89,15 @@ METHODS: dict[Method, MethodTraits] = {
     "fkd": MethodTraits("forward_kl", _STORED, gold="gold_score"),
     "rkd": MethodTraits("reverse_kl", _STORED, gold="gold_score"),
     "f-distill": MethodTraits("total_variation", _STORED, gold="gold_score"),
-    "imitkd": MethodTraits("forward_kl", _ROLLOUTS | {"oracle_end"}, is_online=True, is_on_policy=True),
-    "gkd": MethodTraits("jensen_shannon", _ROLLOUTS | {"imperfect_share"}, is_online=True, is_on_policy=True),
-    "kid": MethodTraits("reverse_kl", _MIXED, gold="gold_score", imperfect="score", gold_share=1.0),
+    "imitkd": MethodTraits("forward_kl", _ROLLOUTS | {"oracle_end"}, mle="on_policy_mle", is_online=True, is_on_policy=True),
+    "gkd": MethodTraits(
+        "jensen_shannon", _ROLLOUTS | {"imperfect_share"}, mle="on_policy_mle", is_online=True, is_on_policy=True
+    ),
+    "kid": MethodTraits("reverse_kl", _MIXED | {"rollout_share"}, gold="gold_score", imperfect="score", gold_share=1.0),
     "kid-online": MethodTraits("reverse_kl", _MIXED, is_online=True),
+    "opd": MethodTraits(
+        "reverse_kl", _DIVERGENCE | _VIEWS | {"on_policy_mle"}, gold="gold_score", imperfect="rollout_score", mle="on_policy_mle"
+    ),
 }
 _OWN = frozenset[str]().union(*(traits.settings for traits in METHODS.values()))
 
@@ -102,7 +116,13 @@ def stages_read(settings: TrainSettings) -> tuple[str, ...]:
     """The stages whose shards a run of these settings opens."""
     traits = METHODS[settings.method]
     gold = () if traits.imperfect and not is_mixture(settings) else (traits.gold,)
-    return tuple(dict.fromkeys(name for name in ("ingest", *gold, traits.imperfect, traits.answers) if name))
+    answers = (ROLLOUTS,) if mixes_rollouts(settings) else ()
+    return tuple(dict.fromkeys(name for name in ("ingest", *gold, traits.imperfect, *answers, traits.answers) if name))
+
+
+def mixes_rollouts(settings: TrainSettings) -> bool:
+    """Whether stored answers of a student take the place of filled queries in a share of the examples."""
+    return settings.rollout_share > 0 and "rollout_share" in METHODS[settings.method].settings
 
 
 def gold_weight(settings: TrainSettings) -> float:
@@ -110,7 +130,7 @@ def gold_weight(settings: TrainSettings) -> float:
     traits = METHODS[settings.method]
     if traits.divergence is None:
         return 1.0
-    return settings.on_policy_mle if traits.is_on_policy else settings.mle_weight
+    return float(getattr(settings, traits.mle))
 
 
 def gold_share(settings: TrainSettings) -> float:

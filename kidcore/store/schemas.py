@@ -82,6 +82,19 @@ GENERATE = pa.schema(
         pa.field("reason", pa.string()),
     ]
 )
+# An answer of a student, without EOS, under the names of an imperfect query: it is scored and taught as one. `masked` is empty.
+ROLLOUT = pa.schema(
+    [
+        *_KEY,
+        _VIEW,
+        pa.field("masked", _IDS, nullable=False),
+        pa.field("imperfect_ids", _IDS, nullable=False),
+        pa.field("imperfect_sql", pa.string(), nullable=False),
+        pa.field("parses", pa.bool_(), nullable=False),
+        # Whether the answer ended by itself; one that was cut is taught up to there.
+        pa.field("ends", pa.bool_(), nullable=False),
+    ]
+)
 SCORE = pa.schema(
     [
         *_KEY,
@@ -94,3 +107,6 @@ SCORE = pa.schema(
         pa.field("gold_logprob", pa.list_(pa.float32()), nullable=False),
     ]
 )
+# As of other imperfect queries; an answer is of another length than gold, and its gold_logprob is that of its own tokens.
+ROLLOUT_SCORE = SCORE
+ROLLOUT_OUTCOME = OUTCOME

@@ -5,6 +5,7 @@ source --> ingest --+--> gold_score ------------------------------+
                     +--> mask --> predict --> rewrite ------------+--> score
                     |                            +--> outcome (statistics)
                     +--> generate (for method seqkd only)
+                    +--> rollout (a student's answers) --> rollout_score (for method opd), rollout_outcome (statistics)
 
 A stage is added here, with a section of the configuration where it has settings of its own, a schema in
 kidcore/store/schemas.py (its name in capitals) and a file pipeline/<name>.py whose `bind` gives the function that runs it.
@@ -34,7 +35,7 @@ class StageTraits:
     """What it reads of the data set itself: `source` (the examples), `databases` (their files)."""
     sections: tuple[str, ...] = ()
     """Sections of the configuration whose identity settings go into its keys."""
-    model: Literal["", "teacher", "predictor"] = ""
+    model: Literal["", "teacher", "predictor", "start"] = ""
     """The model that runs in it, whose weights and precision go into its keys."""
     views: str = ""
     """The setting that says how many shards it has for each part; empty = one."""
@@ -93,6 +94,26 @@ _ROWS = (
         views="generate.samples",
         is_on_request=True,
     ),
+    StageTraits("rollout", 1, ("ingest",), sections=("rollout",), model="start", views="rollout.samples", is_on_request=True),
+    StageTraits(
+        "rollout_outcome",
+        1,
+        ("ingest", "rollout"),
+        reads=("databases",),
+        sections=("outcome",),
+        views="rollout.samples",
+        switch="outcome.execute",
+        is_on_request=True,
+    ),
+    StageTraits(
+        "rollout_score",
+        1,
+        ("gold_score", "rollout"),
+        sections=("score",),
+        model="teacher",
+        views="rollout.samples",
+        is_on_request=True,
+    ),
 )
 STAGE_TABLE = {row.name: row for row in _ROWS}
 STAGES = tuple(STAGE_TABLE)
@@ -114,10 +135,20 @@ def made_from(stages: Iterable[str]) -> frozenset[str]:
 
 
 def built_by(until: str) -> tuple[str, ...]:
-    """The stages that a build up to `until` runs: all before it in the order, or its own inputs where it runs on request."""
+    """The stages that a build up to `until` runs: all before it in the order, or its own inputs where it runs on request.
+
+    What costs no model and follows from those inputs comes along: the statistics of answers are worth having.
+    """
     if STAGE_TABLE[until].is_on_request:
-        return tuple(name for name in STAGES if name in made_from([until]))
+        chain = made_from([until])
+        free = {row.name for row in _ROWS if row.is_on_request and not row.model and chain >= set(row.inputs)}
+        return tuple(name for name in STAGES if name in chain | free)
     return tuple(name for name in STAGES[: STAGES.index(until) + 1] if not STAGE_TABLE[name].is_on_request)
+
+
+def needs_start(until: str) -> bool:
+    """Whether a build up to `until` asks the student whose answers are stored."""
+    return any(STAGE_TABLE[name].model == "start" for name in built_by(until))
 
 
 def sections_of(stages: Iterable[str]) -> frozenset[str]:

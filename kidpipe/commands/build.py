@@ -8,7 +8,7 @@ from kidcore.errors import KidpipeError, nearest
 from kidcore.store.graph import Grid
 from kidcore.store.manifest import rates, read_manifest
 from kidcore.store.plan import StagePlan, make_plan
-from kidcore.store.stages import STAGES
+from kidcore.store.stages import STAGES, needs_start
 from kidpipe.commands.session import Session, show_seconds, text_table
 from pipeline.build import build
 from pipeline.context import open_context
@@ -19,7 +19,8 @@ def build_imperfect(session: Session, *, until: str, as_json: bool, quiet: bool 
     """Run what is stale and, unless `quiet`, say what came of it."""
     _require_stage(until)
     read_manifest(session.store)  # a manifest of a newer kidpipe is refused before any work
-    context = open_context(session.config, need_teacher=until != "ingest", verbose=session.verbose)
+    needs = {"need_teacher": until != "ingest", "need_start": needs_start(until)}
+    context = open_context(session.config, **needs, verbose=session.verbose)
     try:
         result = build(context, session.store, until=until, progress=not (as_json or quiet or session.is_silent))
     finally:
@@ -63,14 +64,29 @@ def _print_result(session: Session, summary: Mapping[str, Any]) -> None:
         say(f"answers     {answers['out']:,} of the teacher's own, {answers['gold']:,} of them gold to the token")
         for reason, number in sorted(answers.get("set_aside", {}).items(), key=lambda item: -item[1]):
             say(f"              {number:,} set aside: {reason}")
+    if "rollout" in summary["counts"]:
+        _print_rollouts(session, summary["counts"])
     ran, reused = sum(summary["ran"].values()), sum(summary["reused"].values())
     say(f"shards      {ran} made, {reused} reused; manifest {summary['manifest']}")
+
+
+def _print_rollouts(session: Session, counts: Mapping[str, Any]) -> None:
+    answers, outcome = counts["rollout"], counts.get("rollout_outcome", {})
+    done = {
+        "gold to the token": answers["gold"],
+        "parse": answers["parse"],
+        "execute": outcome.get("execute"),
+        "give the gold result": outcome.get("same_result"),
+    }
+    shares = [f"{count / max(answers['out'], 1):.1%} {what}" for what, count in done.items() if count is not None]
+    session.console.print(f"rollouts    {answers['out']:,} answers of the student: {', '.join(shares)}")
 
 
 def plan(session: Session, *, why: bool, as_json: bool, check: bool, until: str) -> None:
     """Say what a build would run; with `check`, exit with 1 when that is anything."""
     _require_stage(until)
-    context = open_context(session.config, need_teacher=until != "ingest", verbose=session.verbose)
+    needs = {"need_teacher": until != "ingest", "need_start": needs_start(until)}
+    context = open_context(session.config, **needs, verbose=session.verbose)
     grid = Grid(stages(context, until), context.parts, session.store)
     plans = make_plan(grid, session.store, read_manifest(session.store))
     if as_json:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from kidcore.config.config import Config
 from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
 from kidcore.models.sources import resolve
@@ -40,10 +41,8 @@ def check_teacher(session: Session, manifest: Manifest, stages: Collection[str])
         row, recorded = STAGE_TABLE[name], manifest.stages[name].settings
         if not row.model:
             continue
-        is_student = row.model == "predictor" and config.predict.predictor == "student"
-        setting = "predict.student" if is_student else "teacher.model"
-        named = config.predict.student if is_student else config.teacher.model
-        revision = "" if is_student else config.teacher.revision
+        setting, named = _named(config, row.model)
+        revision = config.teacher.revision if setting == "teacher.model" else ""
         if named:
             _check_model(session, manifest, row.model, setting, named, revision, str(recorded[f"{row.model}.weights"]))
         _check_precision(session, manifest, row.model, recorded)
@@ -51,10 +50,21 @@ def check_teacher(session: Session, manifest: Manifest, stages: Collection[str])
         _check_tokenizer(session, manifest)
 
 
+def _named(config: Config, role: str) -> tuple[str, str]:
+    """The setting that names the model of a role, and what it says."""
+    if role == "start":
+        return ("rollout.model", config.rollout.model) if config.rollout.model else ("train.student", config.train.student)
+    if role == "predictor" and config.predict.predictor == "student":
+        return "predict.student", config.predict.student
+    return "teacher.model", config.teacher.model
+
+
 def _check_precision(session: Session, manifest: Manifest, role: str, recorded: Mapping[str, Any]) -> None:
     """A student that fills has a precision of its own, among the settings of its stage."""
     config = session.config
-    if role == "predictor" and config.predict.predictor == "student":
+    if role == "start":
+        setting, now, before = "rollout.dtype", config.rollout.dtype, recorded.get("rollout.dtype", "auto")
+    elif role == "predictor" and config.predict.predictor == "student":
         setting, now, before = "predict.dtype", config.predict.dtype, recorded.get("predict.dtype", "auto")
     else:
         setting, now, before = "teacher.dtype", config.teacher.dtype, recorded.get(f"{role}.dtype", "auto")

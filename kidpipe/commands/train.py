@@ -17,7 +17,7 @@ from kidcore.method.methods import METHODS, stages_read
 from kidcore.models.sources import ModelSource, resolve
 from kidcore.models.tokenizers import load_tokenizer, require_same
 from kidcore.store.manifest import Manifest, find_manifest, read_manifest
-from kidcore.store.stages import MODEL_STAGES, made_from
+from kidcore.store.stages import MODEL_STAGES, STAGE_TABLE, made_from
 from kidpipe.commands.build import build_imperfect
 from kidpipe.commands.companions import COMPANIONS, write_companions
 from kidpipe.commands.online import check_rollouts, online_setup
@@ -159,16 +159,17 @@ def _manifest(session: Session, stage: str, digest: str, quiet: bool) -> Manifes
     """The manifest `digest`, or the latest, once it has `stage`.
 
     What only one method reads is made here when it is missing: ingest where nothing was built, the teacher's answers for
-    seqkd. Scores, which many runs share, are not.
+    seqkd, those of the start for opd. Scores, which many runs share, are not.
     """
     manifest = find_manifest(session.store, digest) if digest else read_manifest(session.store)
     is_missing = manifest is None or stage not in manifest.stages
-    if not digest and ((manifest is None and stage == "ingest") or (is_missing and stage == "generate")):
-        if stage == "generate" and processes.world_size() > 1:
+    is_on_request = STAGE_TABLE[stage].is_on_request
+    if not digest and ((manifest is None and stage == "ingest") or (is_missing and is_on_request)):
+        if is_on_request and processes.world_size() > 1:
             raise KidpipeError(
-                "the teacher answers in one process, before several train",
-                where="no answers are stored for method seqkd",
-                fix="kidpipe build-imperfect --until generate, then the same torchrun command again",
+                "models answer in one process, before several train",
+                where=f"no answers are stored for method {session.config.train.method}",
+                fix=f"kidpipe build-imperfect --until {stage}, then the same torchrun command again",
             )
         build_imperfect(session, until=stage, as_json=False, quiet=quiet)
         manifest = session.manifest()

@@ -18,7 +18,7 @@ METHOD, SEED = "train.method", "train.seed"
 
 # Sections that decide the shards of some stages only.
 _OPTIONAL = sections_of(STAGES) - sections_of(["ingest"])
-_DATA_SEEDS = ("mask.seed", "predict.seed", "generate.seed")
+_DATA_SEEDS = ("mask.seed", "predict.seed", "generate.seed", "rollout.seed")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from kidcore.models.sources import resolve
 from kidcore.sql.datasets import read
 from kidcore.store.graph import Grid
 from kidcore.store.manifest import Manifest
+from kidcore.store.stages import needs_start
 from kidcore.store.store import Store
 from kidpipe.commands.gc import STUDY_MANIFESTS
 from kidpipe.commands.session import Session
@@ -82,7 +83,7 @@ def _check(store: Store, cells: Sequence[Trial]) -> None:
     for student in {cell.config.train.student for cell in cells}:
         resolve(student)
     for cell in {cell.build: cell for cell in cells}.values():
-        open_context(cell.config, need_teacher=cell.until != "ingest").close()
+        open_context(cell.config, need_teacher=cell.until != "ingest", need_start=needs_start(cell.until)).close()
     read(cells[0].config.data, "dev")
     with store.lock():  # another build would fail every run of this comparison
         pass
@@ -102,7 +103,8 @@ def _build_all(session: Session, files: Store, cells: Sequence[Trial], only_fini
     builds = {cell.build: cell for cell in cells}
     found: dict[str, tuple[str, str]] = {}
     for number, (key, cell) in enumerate(builds.items(), start=1):
-        context = open_context(cell.config, need_teacher=cell.until != "ingest", verbose=session.verbose)
+        needs = {"need_teacher": cell.until != "ingest", "need_start": needs_start(cell.until)}
+        context = open_context(cell.config, **needs, verbose=session.verbose)
         try:
             grid = Grid(stages(context, cell.until), context.parts, session.store)
             if only_finished and not all(map(grid.is_finished, grid.stages)):

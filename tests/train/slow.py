@@ -32,6 +32,7 @@ DIVERGENCES = {
     "rkd": "reverse_kl",
     "kid": "reverse_kl",
     "kid-online": "reverse_kl",
+    "opd": "reverse_kl",
     "f-distill": "total_variation",
     "gkd": "jensen_shannon",
 }
@@ -94,7 +95,7 @@ class SlowTrainer:
     def gold_weight(self) -> float:
         if self.settings.method in ("sft", "seqkd"):
             return 1.0
-        return self.settings.on_policy_mle if self.settings.method in ("gkd", "imitkd") else self.settings.mle_weight
+        return self.settings.on_policy_mle if self.settings.method in ("gkd", "imitkd", "opd") else self.settings.mle_weight
 
     @staticmethod
     def log_probabilities(model: Any, prompt: list[int], sql: list[int]) -> Tensor:
@@ -113,8 +114,13 @@ class SlowTrainer:
             return [Sequence(self.rows[f"generate{epoch % 2}"][example_id]["generated_ids"], True, None)]
         if method in ("fkd", "rkd", "f-distill"):
             return [Sequence(gold, True, self.stored("gold_score", example_id))]
+        if method == "opd":
+            name = f"rollout_score{epoch % 2}"
+            answer = Sequence(self.rows[name][example_id]["imperfect_ids"], False, self.stored(name, example_id))
+            return [*gold_first, answer]
         if method == "kid":
-            name = f"score{epoch % 2}"
+            from_start = s.rollout_share > 0 and is_drawn(s.rollout_share, "rollout", s.seed, epoch, example_id)
+            name = f"{'rollout_score' if from_start else 'score'}{epoch % 2}"
             view = Sequence(self.rows[name][example_id]["imperfect_ids"], False, self.stored(name, example_id))
             on_gold = Sequence(gold, True, self.stored("gold_score", example_id))
             if not is_drawn(s.imperfect_share, "imperfect", s.seed, epoch, example_id):
@@ -197,7 +203,7 @@ def _files(source: Source) -> dict[str, list[Path]]:
     for part in source.parts:
         for stage in ("ingest", "gold_score"):
             named.setdefault(stage, []).append(part.one(stage))
-        for stage in ("score", "generate"):
+        for stage in ("score", "rollout_score", "generate"):
             for view, path in enumerate(part.of(stage)):
                 named.setdefault(f"{stage}{view}", []).append(path)
     return named

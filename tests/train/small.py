@@ -92,6 +92,8 @@ def write_build(
         _write(paths.one("gold_score"), GOLD_SCORE, [x.key() | x.tokens() | topk(x.teacher(rng, x.gold)) for x in usable])
         for view, path in enumerate(paths.of("score")):
             _write(path, SCORE, [x.score(rng, view) for x in usable])
+        for sample, path in enumerate(paths.of("rollout_score")):
+            _write(path, SCORE, [x.rollout(rng, sample) for x in usable])
         for sample, path in enumerate(paths.of("generate")):
             _write(path, GENERATE, [x.answer(sample, set_aside=i == 3) for i, x in enumerate(usable)])
         files.append(paths)
@@ -106,6 +108,7 @@ def part_files(folder: Path, part: int, views: int = 2) -> PartFiles:
             "ingest": (folder / f"ingest-{part}.parquet",),
             "gold_score": (folder / f"gold-{part}.parquet",),
             "score": tuple(folder / f"score-{part}-{view}.parquet" for view in range(views)),
+            "rollout_score": tuple(folder / f"rollout-{part}-{sample}.parquet" for sample in range(2)),
             "generate": tuple(folder / f"generate-{part}-{sample}.parquet" for sample in range(2)),
         },
     )
@@ -146,6 +149,13 @@ class _Row:
         extra = {"view": view, "imperfect_ids": imperfect, "masked": np.flatnonzero(wrong)}
         extra["gold_logprob"] = np.full(len(self.gold) + 1, np.nan, np.float32)
         return self.key() | self.tokens() | extra | topk(self.teacher(rng, imperfect))
+
+    def rollout(self, rng: np.random.Generator, view: int) -> dict[str, Any]:
+        """An answer of any length, no SQL at all included."""
+        answer = self.gold if self._learnable else rng.integers(2, VOCAB_SIZE, size=rng.integers(0, 9))
+        extra = {"view": view, "imperfect_ids": answer, "masked": np.array([], np.int32)}
+        extra["gold_logprob"] = np.zeros(len(answer) + 1, np.float32)
+        return self.key() | self.tokens() | extra | topk(self.teacher(rng, answer))
 
     def answer(self, sample: int, set_aside: bool) -> dict[str, Any]:
         answer = np.roll(self.gold, 0 if self._learnable else 1 + sample)

@@ -80,10 +80,13 @@ def weights(file: Path) -> torch.Tensor:
 
 CASES: list[tuple[str, dict[str, object]]] = [
     # Without maximum likelihood gradients are small: longer steps, or the way is as short as the rounding of the weights.
-    *((method, {"learning_rate": 0.1} if traits.is_on_policy else {}) for method, traits in METHODS.items()),
+    # Answers alone say little to an untrained student: a larger rate lets its weights move far enough to compare.
+    *((method, {"learning_rate": 0.1} if traits.mle == "on_policy_mle" else {}) for method, traits in METHODS.items()),
     ("kid", {"gold_share": 0.0}),
     ("kid", {"imperfect_share": 0.5, "gold_share": 0.5, "mle_weight": 0.3, "kd_weight": 2.0}),
     ("gkd", {"imperfect_share": 0.5, "on_policy_mle": 1.0}),
+    ("kid", {"rollout_share": 0.5}),
+    ("opd", {"on_policy_mle": 0.5}),
 ]
 
 

@@ -12,7 +12,8 @@ from functools import cached_property
 
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
-from kidcore.method.methods import METHODS, gold_share, gold_weight, stages_read
+from kidcore.method.methods import METHODS, ROLLOUTS, gold_share, gold_weight, mixes_rollouts, stages_read
+from kidcore.store.stages import STAGE_TABLE
 from train.data.examples import TrainingExample
 from train.data.sampler import group_order, is_drawn, is_held_out, part_order
 from train.data.shards import PartFiles, ShardRows, gold_example, mixed_example, read_shard, read_usable_ids
@@ -159,6 +160,9 @@ class _Part:
             self._gold = read_shard(files.one(traits.gold), traits.gold)
         shown = files.of(traits.imperfect)
         self._views = [read_shard(shown[view], traits.imperfect) for view in views] if traits.imperfect else []
+        # Answers take turns like other views, however many of each there are.
+        answered = files.of(ROLLOUTS) if mixes_rollouts(settings) else ()
+        self._answers = [read_shard(answered[view % len(answered)], ROLLOUTS) for view in views] if answered else []
 
     def db_id(self, example_id: str) -> str:
         shard = self._gold or self._views[0]
@@ -174,8 +178,11 @@ class _Part:
             return gold_example(self._gold, self._gold.row(example_id), self._eos_id, learn_gold=learn_gold)
         shows_views = is_drawn(self._settings.imperfect_share, *self._draw("imperfect", example_id))
         shows_gold = not shows_views or is_drawn(gold_share(self._settings), *self._draw("gold", example_id))
+        views = self._views
+        if self._answers and is_drawn(self._settings.rollout_share, *self._draw("rollout", example_id)):
+            views = self._answers
         return mixed_example(
-            self._views if shows_views else [],
+            views if shows_views else [],
             self._gold if shows_gold else None,
             example_id,
             self._eos_id,
@@ -207,6 +214,7 @@ _LACKING = {
     "gold_score": ("learns from the teacher's scores on gold SQL", "run kidpipe build-imperfect"),
     "score": ("learns from the teacher's scores on imperfect SQL", "run kidpipe build-imperfect"),
     "generate": ("learns from the teacher's own answers", "run kidpipe build-imperfect --until generate"),
+    "rollout_score": ("learns from scored answers of a student", "run kidpipe build-imperfect --until rollout_score"),
 }
 
 
@@ -218,7 +226,7 @@ def _check(source: Source, settings: TrainSettings) -> None:
             raise KidpipeError(
                 f"method {method} wants {views} views a step, and the build holds {len(files.of(traits.imperfect))}",
                 where=f"part {files.part}",
-                fix="raise mask.views and run kidpipe build-imperfect, or lower train.views_per_step",
+                fix=f"raise {STAGE_TABLE[traits.imperfect].views} and build again, or lower train.views_per_step",
             )
         for stage in stages_read(settings):
             if not files.of(stage):

@@ -73,6 +73,7 @@ COLUMNS = {
     "generate": ("prompt_ids", "generated_ids"),
     "gold_score": ("prompt_ids", "gold_ids", *_TEACHER_COLUMNS),
     "score": ("prompt_ids", "gold_ids", "imperfect_ids", *_TEACHER_COLUMNS),
+    "rollout_score": ("prompt_ids", "gold_ids", "imperfect_ids", *_TEACHER_COLUMNS),
 }
 """What is learnt from the shards of each stage that a method may read."""
 

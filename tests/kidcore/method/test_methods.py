@@ -18,6 +18,7 @@ READS: dict[str, tuple[str, ...]] = {
     "gkd": ("ingest",),
     "kid": ("ingest", "gold_score", "score"),
     "kid-online": ("ingest",),
+    "opd": ("ingest", "rollout_score"),
 }
 
 
@@ -32,6 +33,11 @@ def test_what_a_method_reads(method: Method) -> None:
 def test_kid_on_imperfect_sql_alone_reads_no_gold_scores() -> None:
     assert stages_read(TrainSettings(gold_share=0.0)) == ("ingest", "score")
     assert stages_read(TrainSettings(gold_share=0.0, imperfect_share=0.5)) == ("ingest", "gold_score", "score")
+
+
+def test_kid_reads_answers_of_the_start_only_where_it_mixes_them_in() -> None:
+    assert stages_read(TrainSettings(rollout_share=0.1)) == ("ingest", "gold_score", "score", "rollout_score")
+    assert stages_read(TrainSettings(method="rkd", rollout_share=0.1)) == ("ingest", "gold_score")
 
 
 def test_settings_of_other_methods_are_no_part_of_a_run() -> None:

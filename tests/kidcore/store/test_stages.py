@@ -25,7 +25,9 @@ def test_what_a_build_runs() -> None:
     assert built_by("predict") == ("ingest", "gold_score", "mask", "predict")
     assert built_by("score") == ("ingest", "gold_score", "mask", "predict", "rewrite", "outcome", "score")
     assert built_by("generate") == ("ingest", "generate")
-    assert {"gold_score", "predict", "score", "generate"} == MODEL_STAGES
+    assert built_by("rollout_score") == ("ingest", "gold_score", "rollout", "rollout_outcome", "rollout_score")
+    assert built_by("rollout") == ("ingest", "rollout", "rollout_outcome"), "statistics cost no model"
+    assert {"gold_score", "predict", "score", "generate", "rollout", "rollout_score"} == MODEL_STAGES
 
 
 def test_statistics_are_no_part_of_scores() -> None:
