@@ -28,6 +28,8 @@ CONTENT = {"sft": "6604f9206a0541fa515dd42153060384", "kid": "726c1055d91e4bcc7b
 NAMES = {"sft": "sft-5b269324", "kid": "kid-7b8e7003"}
 # Computed without a model: the same bytes on every machine.
 EXACT = ("ingest", "mask")
+# Stages that came after the fixture was made.
+LATER = ("rollout", "rollout_outcome", "rollout_score")
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def test_everything_is_planned_as_done(old: dict[str, object]) -> None:
     try:
         grid = Grid(every_stage(context), context.parts, store)
         assert {stage.name for stage in grid.stages} == set(STAGES)
-        assert {stage.name: grid.is_finished(stage) for stage in grid.stages} == dict.fromkeys(STAGES, True)
+        assert {stage.name: grid.is_finished(stage) for stage in grid.stages} == {name: name not in LATER for name in STAGES}
     finally:
         context.close()
 
