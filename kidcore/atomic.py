@@ -5,6 +5,7 @@ what a dead writer left from what a living one is at.
 """
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -86,15 +87,19 @@ def temporary_beside(path: Path) -> Path:
 
 
 @contextmanager
-def unfinished(path: Path) -> Iterator[Path]:
+def unfinished(path: Path, *, tidy: bool = True) -> Iterator[Path]:
     """A name to write a file or folder to that will be `path`, in a folder that is made; what is there at the end goes.
 
-    Raises KidpipeError on a full or read-only disk.
+    With `tidy`, what dead writers of `path` left goes too; that takes a look at the whole folder. Raises KidpipeError on a
+    full or read-only disk.
     """
     temporary = temporary_beside(path)
     try:
         with naming_the_disk(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
+            for left in path.parent.glob(f"{TEMPORARY}*-{glob.escape(path.name)}") if tidy else ():
+                if is_abandoned(left):
+                    discard(left)
             yield temporary
     finally:
         discard(temporary)

@@ -42,6 +42,8 @@ def claim_folder(out: Path, identity: dict[str, Any]) -> None:
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(before, dict):
+            raise ValueError("no JSON object")
     except ValueError as error:
         raise KidpipeError(f"not a run's identity: {error}", where=str(path), fix=f"rm -r {out} and train again") from error
     differences = _differences(before, identity)

@@ -123,7 +123,7 @@ class Store:
         import pyarrow.parquet as pq
 
         table = table.replace_schema_metadata({b"kidpipe": json.dumps(counts, sort_keys=True).encode()})
-        with atomic.unfinished(self.root / stage / key) as temporary:
+        with atomic.unfinished(self.root / stage / key, tidy=False) as temporary:
             pq.write_table(table, temporary, compression="zstd", row_group_size=1024, store_schema=True)
             shard = Shard(stage, key, table.num_rows, hash_file(temporary)[:_DIGEST_LENGTH])
             atomic.settle(temporary, self.path(shard))
