@@ -69,4 +69,4 @@ def test_imports_inside_functions_stay_few() -> None:
         for node in ast.walk(function)
         if isinstance(node, (ast.Import, ast.ImportFrom))
     ]
-    assert len(set(found)) <= 60, sorted(set(found))
+    assert len(set(found)) <= 50, sorted(set(found))
