@@ -1,8 +1,10 @@
 """One direction of imports, and heavy libraries in leaves only."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,17 @@ def test_the_rule_sees_a_violation(tmp_path: Path) -> None:
     file = tmp_path / "bad.py"
     file.write_text("def f():\n    from train.trainer import run\n")
     assert "train" in imported_packages(file)
+
+
+def test_what_is_imported_is_asked_for() -> None:
+    """What comes today because another library asks for it may be gone with that library's next version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    asked = {re.split(r"[^A-Za-z0-9_-]", line)[0].replace("-", "_") for line in lines}
+    known = asked | set(BELOW) | set(sys.stdlib_module_names)
+    for package in (*BELOW, "bench", "examples"):
+        for file in (ROOT / package).rglob("*.py"):
+            assert imported_packages(file) <= known | {"bench"}, file
 
 
 def test_package_files_hold_a_docstring_only() -> None:
