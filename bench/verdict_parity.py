@@ -77,7 +77,18 @@ def main(data: Path) -> int:
         ("hardness", "hardness", plain),
     ):
         left += _report(metric, rows, [getattr(verdict, name) for verdict in verdicts], verdicts, single)
+    _print_unwrapped(rows, single)
     return int(left > 0)
+
+
+def _print_unwrapped(rows: list[Row], databases: Databases) -> None:
+    """Texts that `kidpipe eval --predictions` reads SQL out of, and the official tools execute as they stand: they fail there."""
+    wrapped = [row for row in rows if read_answer(row["pred"]) != row["pred"].strip()]
+    inside = [{**row, "pred": read_answer(row["pred"])} for row in wrapped]
+    right = sum(bool(verdict.ex_bag) for verdict in _judge(inside, databases)) if inside else 0
+    print(
+        f"{'wrapped in text':<24} {len(wrapped)} of {len(rows)} predictions; read by docs/evaluation.md's rule {right} are right"
+    )
 
 
 def _read(data: Path) -> list[Row]:
@@ -90,7 +101,7 @@ def _read(data: Path) -> list[Row]:
 def _judge(rows: list[Row], databases: Databases, **changes: bool) -> list[Verdict]:
     settings = EvalSettings(check_ties=False).model_copy(update=changes)
     examples = [Example(str(row["id"]), row["db_id"], "", row["gold"]) for row in rows]
-    return judge(examples, {str(row["id"]): read_answer(row["pred"]) for row in rows}, databases, GoldCache(settings))
+    return judge(examples, {str(row["id"]): row["pred"] for row in rows}, databases, GoldCache(settings))
 
 
 def _officially(row: Row, databases: Databases) -> bool | None:

@@ -171,7 +171,7 @@ def test_verdict_is_remembered_and_a_change_noticed(folder: Path, tmp_path: Path
     with monkeypatch.context() as patched:
         # Whoever looks again would have to make the model.
         patched.setattr("transformers.AutoModelForCausalLM.from_config", None)
-        patched.setattr("kidcore.models.completeness._hold_against_model", None)
+        patched.setattr("kidcore.models.meta_model.hold_against_model", None)
         require_whole(str(folder), FileDigests(cache))
     _change(lambda x: _drop(x, ".layers.1."))(folder)
     with pytest.raises(KidpipeError, match="lack 12"):
