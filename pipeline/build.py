@@ -5,12 +5,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from kidcore.atomic import replacing
 from kidcore.config.processes import peak_memory_mib
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.facts import EngineFacts
+from kidcore.store.footers import FooterCounts
 from kidcore.store.graph import Cell, Grid, Stage, Task
 from kidcore.store.makers import this_maker, write_summary
 from kidcore.store.manifest import Facts, Manifest, TeacherRecord, make_manifest, write_manifest
@@ -59,7 +61,10 @@ def build(
         store.remove_temporaries()
         _save_tokenizer(context, store)
         _save_prompts(context, store, graph[0])
-        runner = _Runner(Grid(graph, context.parts, store), store, progress, context.take_engine)
+        grid = Grid(graph, context.parts, store)
+        # Where ingest is all that was asked for, its shards are listed all the same: people look there for reasons.
+        check = (lambda: None) if until == "ingest" else (lambda: _require_rows(context, store, grid))
+        runner = _Runner(grid, store, progress, context.take_engine, check)
         for _ in range(_MOST_REPAIRS):
             try:
                 runner.run()
@@ -80,7 +85,29 @@ def build(
         if is_latest:
             for mixture in _remember_makers(listed, store, manifest.digest):
                 _LOG.warning("%s (kidpipe status)", mixture)
+    if until == "ingest":
+        _require_rows(context, store, grid)
     return BuildResult(manifest, dict(runner.ran), dict(runner.reused), dict(runner.seconds))
+
+
+def _require_rows(context: Context, store: Store, grid: Grid) -> None:
+    """Refuse to go on where ingest set every example aside: no engine is to start for nothing."""
+    footers = FooterCounts(store)
+    reasons: Counter[str] = Counter()
+    for cell in grid.cells(grid.stages[0]):
+        assert cell.shard is not None, "ingest is not finished"
+        counts = footers.of(cell.shard)
+        if counts["out"]:
+            return
+        reasons.update(counts.get("set_aside", {}))
+    said = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
+    data = context.config.data
+    raise KidpipeError(
+        f"all {reasons.total():,} examples were set aside: {said}",
+        where=f"examples of {Path(data.path)}, databases of {context.dataset.databases}",
+        fix="mend what the reasons name; kidpipe build-imperfect --until ingest, then "
+        'kidpipe query "select example_id, reason from ingest" shows each',
+    )
 
 
 def _finished(context: Context, store: Store) -> Grid:
@@ -133,7 +160,12 @@ class _Runner:
     """Runs a grid to its end, and keeps count."""
 
     def __init__(
-        self, grid: Grid, store: Store, progress: bool, take_engine: Callable[[], EngineFacts | None] = lambda: None
+        self,
+        grid: Grid,
+        store: Store,
+        progress: bool,
+        take_engine: Callable[[], EngineFacts | None],
+        check_ingested: Callable[[], None],
     ) -> None:
         self.grid = grid
         self.ran: Counter[str] = Counter()
@@ -142,6 +174,7 @@ class _Runner:
         self._store = store
         self._progress = progress
         self._take_engine = take_engine
+        self._check_ingested = check_ingested
         self._settled: set[tuple[str, int, int]] = set()
 
     def run(self) -> None:
@@ -150,6 +183,8 @@ class _Runner:
                 started = time.perf_counter()
                 self._run_stage(stage, bar)
                 self.seconds[stage.name] = self.seconds.get(stage.name, 0.0) + time.perf_counter() - started
+                if stage.name == "ingest":
+                    self._check_ingested()
 
     def _run_stage(self, stage: Stage, bar: StageProgress) -> None:
         cells = list(self.grid.cells(stage))

@@ -19,6 +19,7 @@ from kidcore.models.sources import UNBOUNDED, ModelSource, require_whole, resolv
 from kidcore.models.templates.template import load_template
 from kidcore.models.tokenizer_files import TokenizerFiles
 from kidcore.models.tokenizers import Tokens, is_mask_of_old, require_same, tokenizer_digest, tokens_of
+from kidcore.sql.availability import lacking_databases
 from kidcore.sql.column_values import description_files
 from kidcore.sql.datasets import DataSet, Example, read
 from kidcore.sql.sandbox.job import Limits
@@ -182,6 +183,7 @@ def open_context(config: Config, *, need_teacher: bool = True, need_start: bool 
     dataset = read(config.data, "train")
     if not dataset.examples:
         raise KidpipeError("the data set has no training examples", where=config.data.path, fix="check data.path")
+    lacking_databases(dataset, dataset.examples)  # those of some examples are set aside by ingest; none at all is an error
     teacher = _teacher(config, need_teacher, digests)
     known = teacher or _recorded_teacher(config)
     # Training comes hours after the build: a student that cannot be trained is said now.

@@ -25,6 +25,8 @@ class Loaded:
 
     config: Config
     origins: Mapping[str, str]
+    file: Path | None = None
+    """The settings file, where it was named and not found."""
 
     def origin(self, name: str) -> str:
         return self.origins.get(name, "default")
@@ -65,7 +67,7 @@ def load_config(
         section, _, field = name.partition(".")
         nested.setdefault(section, {})[field] = value
     try:
-        return Loaded(Config.model_validate(nested), origins)
+        return Loaded(Config.model_validate(nested), origins, file if use_file else None)
     except ValidationError as error:
         raise _explain(error, origins) from None
 

@@ -1,5 +1,6 @@
 """`kidpipe build-imperfect` and `kidpipe plan`."""
 
+import logging
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -9,10 +10,13 @@ from kidcore.store.graph import Grid
 from kidcore.store.manifest import rates, read_manifest
 from kidcore.store.plan import StagePlan, make_plan
 from kidcore.store.stages import STAGES, needs_start
+from kidpipe.commands.next_command import after_build, fails_at_eval
 from kidpipe.commands.session import Session, show_seconds, text_table
 from pipeline.build import build
 from pipeline.context import open_context
 from pipeline.stages import stages
+
+_LOG = logging.getLogger(__name__)
 
 
 def build_imperfect(session: Session, *, until: str, as_json: bool, quiet: bool = False) -> dict[str, Any]:
@@ -21,6 +25,9 @@ def build_imperfect(session: Session, *, until: str, as_json: bool, quiet: bool 
     read_manifest(session.store)  # a manifest of a newer kidpipe is refused before any work
     needs = {"need_teacher": until != "ingest", "need_start": needs_start(until)}
     context = open_context(session.config, **needs, verbose=session.verbose)
+    # Said, not refused: a student can be trained without. But hours later is too late to hear it first.
+    if not quiet and (fault := fails_at_eval(session)):
+        _LOG.warning("kidpipe eval will fail on this data: %s", fault)
     try:
         result = build(context, session.store, until=until, progress=not (as_json or quiet or session.is_silent))
     finally:
@@ -32,6 +39,7 @@ def build_imperfect(session: Session, *, until: str, as_json: bool, quiet: bool 
         "seconds": {name: round(value, 2) for name, value in result.seconds.items()},
         "counts": result.manifest.counts,
         **rates(result.manifest),
+        "next": after_build(session, until),
     }
     if as_json:
         session.print_json(summary)
@@ -68,6 +76,7 @@ def _print_result(session: Session, summary: Mapping[str, Any]) -> None:
         _print_rollouts(session, summary["counts"])
     ran, reused = sum(summary["ran"].values()), sum(summary["reused"].values())
     say(f"shards      {ran} made, {reused} reused; manifest {summary['manifest']}")
+    say(f"next        {summary['next']}", markup=False, soft_wrap=True)
 
 
 def _print_rollouts(session: Session, counts: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -27,9 +26,11 @@ from kidcore.models.backends.base import Sampling
 from kidcore.models.backends.select import open_backend
 from kidcore.models.sources import resolve
 from kidcore.sql.answers import read_answer
+from kidcore.sql.availability import lacking_databases
 from kidcore.sql.datasets import DataSet, Split, read
 from kidcore.sql.schema_text import read_schema
 from kidpipe.commands.exposure import exposure, find_teacher, show
+from kidpipe.commands.next_command import after_evaluation
 from kidpipe.commands.prompts import builder_of_model
 from kidpipe.commands.session import Session
 
@@ -89,10 +90,13 @@ def evaluate(
             said=predictions.said,
             sandbox=config.sandbox,
         )
+    ask = after_evaluation(session, _run_or_model(session, origin["model"])) if "model" in origin and not quiet else ""
     if as_json:
-        session.print_json(result.summary | {"folder": str(out)})
+        session.print_json(result.summary | {"folder": str(out)} | ({"next": ask} if ask else {}))
     elif not quiet:
         _show(session, result)
+        if ask:
+            session.console.print(f"next        {ask}", markup=False, soft_wrap=True)
     if strict and (unjudged := result.summary["unjudged"]["rows"]):
         raise KidpipeError(
             f"{unjudged} of {len(result.verdicts)} rows could not be judged, and --strict is given",
@@ -121,23 +125,10 @@ def _keep_whole(out: Path, limit: int) -> None:
 
 def _require_databases(dataset: DataSet, limit: int) -> None:
     """Say before the first expensive second which databases are not there; all of them missing is an error."""
-    examples = dataset.examples[:limit] if limit else dataset.examples
-    asked = Counter(example.db_id for example in examples if not example.fault)
-    faults = {db_id: fault for db_id in sorted(asked) if (fault := dataset.database(db_id).fault)}
-    lacking = {db_id: asked[db_id] for db_id in faults}
-    if not lacking:
-        return
-    shown = ", ".join(list(lacking)[:5]) + (", ..." if len(lacking) > 5 else "")
-    if len(lacking) == len(asked):
-        raise KidpipeError(
-            f"none of the {len(asked)} databases can be read: {shown}: {faults[next(iter(faults))].what}",
-            where=faults[next(iter(faults))].where,
-            fix="set data.databases to the folder that holds <db_id>/<db_id>.sqlite",
-        )
-    total, lost = len(examples), sum(lacking.values())
-    _LOG.warning(
-        "%d of %d databases can't be read (%s): %d of %d rows can't be judged", len(lacking), len(asked), shown, lost, total
-    )
+    lacking = lacking_databases(dataset, dataset.examples[:limit] if limit else dataset.examples)
+    if lacking:
+        lost = sum(lacking.examples.values())
+        _LOG.warning("%s: %d of %d rows can't be judged", lacking, lost, lacking.num_examples)
 
 
 _SPLITS: dict[str, Split] = {"dev": "dev", "train": "train"}
@@ -259,9 +250,14 @@ def find_model(session: Session, model: str) -> str:
 
 
 def _name_of(session: Session, folder: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", _run_or_model(session, folder)).strip("-.")
+
+
+def _run_or_model(session: Session, folder: str) -> str:
+    """The run whose best student this is, else what was given."""
     path = Path(folder)
-    known = path.parent.name if path.name in ("best", "last") and path.parent.parent == session.store.root / "runs" else folder
-    return re.sub(r"[^\w.-]+", "-", known).strip("-.")
+    is_run = path.name in ("best", "last") and path.parent.parent == session.store.root / "runs"
+    return path.parent.name if is_run else folder
 
 
 class _Rate(ProgressColumn):

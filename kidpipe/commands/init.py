@@ -68,7 +68,7 @@ def init(
     settings = dict(_preset(preset)) | {name: _from(path.parent, value) for name, value in flags.items()}
     if own is None:
         path.write_text(template(settings), encoding="utf-8")
-        _say(session, {"settings": str(path), "next": "kidpipe build-imperfect"}, as_json, [_written(path, settings)])
+        _say(session, {"settings": str(path), "next": _next(settings)}, as_json, [_written(path, settings)])
         return
     if own.folder.exists() and any(own.folder.iterdir()) and not force:
         raise KidpipeError(f"{own.folder} is there already", where="--out", fix="name another folder, or --force writes into it")

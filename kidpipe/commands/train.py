@@ -20,6 +20,7 @@ from kidcore.store.manifest import Manifest, find_manifest, read_manifest
 from kidcore.store.stages import MODEL_STAGES, STAGE_TABLE, made_from
 from kidpipe.commands.build import build_imperfect
 from kidpipe.commands.companions import COMPANIONS, write_companions
+from kidpipe.commands.next_command import after_training
 from kidpipe.commands.online import check_rollouts, online_setup
 from kidpipe.commands.restricted import content_digest, restricted
 from kidpipe.commands.run_folder import adopt_run, find_run, is_another_run
@@ -119,6 +120,7 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "", is_te
         "final_nll": result.final_nll,
         "seconds": round(result.seconds, 2),
         "was_finished": result.was_finished,
+        "next": after_training(session, out.name),
     }
     if ranks.is_first:
         _show(session, summary, as_json=as_json)
@@ -146,6 +148,7 @@ def _show(session: Session, summary: dict[str, Any], *, as_json: bool) -> None:
     start = "" if math.isnan(summary["start_nll"]) else f"; {summary['start_nll']:.4f} at the start"
     session.console.print(f"{summary['method']:<11} {state}; holdout NLL a token {summary['best_nll']:.4f} ({best}{start})")
     session.console.print(f"student     {Path(summary['run']) / 'best'}")
+    session.console.print(f"next        {summary['next']}", markup=False, soft_wrap=True)
 
 
 def _device(session: Session) -> str:
