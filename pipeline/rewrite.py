@@ -1,5 +1,6 @@
 """Gold, masks and predictions in, imperfect SQL out."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,6 +16,9 @@ from kidcore.store.graph import Output, Task
 from kidcore.store.schemas import REWRITE
 from pipeline.context import Context
 from pipeline.rows import usable
+
+# Imperfect SQL is often broken, which is no news: sqlglot would say so on stderr for each.
+logging.getLogger("sqlglot").setLevel(logging.ERROR)
 
 
 def bind(context: Context) -> Callable[[Task], Output]:

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kidcore.atomic import write_text
+from kidcore.config.config_load import FILE, template
 from kidcore.store.store import Store
 from kidpipe.commands.build import build_imperfect
 from kidpipe.commands.evaluate import evaluate
@@ -32,13 +34,13 @@ class _Demo:
     seconds: dict[str, float] = field(default_factory=dict)
     reused: set[str] = field(default_factory=set)
 
-    def session(self, **changes: Any) -> Session:
-        """A session with the demo's settings; `section__field=value` changes them."""
+    def settings(self, folder: Path) -> dict[str, Any]:
+        """The demo's settings; `folder` is where it lies, as they name it."""
         longest = self.recipe.max_length
-        settings: dict[str, Any] = {
-            "data.path": str(self.folder / "data"),
-            "store.path": str(self.folder),
-            "teacher.model": self.run("teacher"),
+        return {
+            "data.path": str(folder / "data"),
+            "store.path": str(folder),
+            "teacher.model": str(folder / "runs" / "teacher" / "best"),
             "engine.backend": self.backend,
             "ingest.max_prompt_tokens": longest - 128,
             "ingest.max_sql_tokens": 96,
@@ -50,6 +52,10 @@ class _Demo:
             "train.seed": self.recipe.seed,
             "mask.views": self.recipe.views,
         }
+
+    def session(self, **changes: Any) -> Session:
+        """A session with the demo's settings; `section__field=value` changes them."""
+        settings = self.settings(self.folder)
         settings |= {name.replace("__", "."): value for name, value in changes.items()}
         # The working folder's kidpipe.toml is another project's: the demo stands on its own settings.
         return open_session(None, [], settings, self.verbose, use_file=False)
@@ -123,6 +129,8 @@ def _run_steps(run: _Demo, folder: Path) -> dict[str, Any]:
     scores = run.step(
         "eval", "8. Execute their SQL on held-out questions", lambda: {name: _evaluate(run, name) for name in MODELS}
     )
+    # Paths in a settings file are relative to it: the folder can be moved, and commands find it from inside.
+    write_text(folder / FILE, template(run.settings(Path()) | {"train.student": "runs/start/best"}))
     return _summarise(run, built, scores)
 
 
@@ -172,4 +180,5 @@ def _print(run: _Demo, summary: dict[str, Any]) -> None:
     console.print(
         f"\n{summary['models']['kid']['questions']} held-out questions; {show_seconds(whole)} in all; {run.folder / SUMMARY}"
     )
-    console.print(f"look around: kidpipe inspect train:0 --set store.path={run.folder}")
+    console.print(f"look around: kidpipe inspect train:0 -c {run.folder / FILE}")
+    console.print(f"change one thing: kidpipe plan --why --set mask.ratio=0.3 -c {run.folder / FILE}")

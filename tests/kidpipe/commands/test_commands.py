@@ -126,6 +126,10 @@ def test_the_demo_runs_to_its_table(cli: Cli, tmp_path: Path) -> None:
     assert 0 < summary["rewrite_rate"] <= 1
     assert {"teacher", "build", "build.predict", "kid", "eval"} <= summary["seconds"].keys()
     assert "student, KID" in done.out
+    beside = str(tmp_path / "demo" / "kidpipe.toml")
+    nothing = cli("plan", "--check", "-c", beside)
+    assert nothing.code == 0, nothing.out + nothing.err
+    assert "mask.ratio 0.2 -> 0.3" in cli("plan", "--why", "--set", "mask.ratio=0.3", "-c", beside).out
     again = cli("demo", str(tmp_path / "demo"), "--quick", "--json")
     assert json.loads(again.out)["models"] == summary["models"]
     assert "Train the teacher" in again.err
