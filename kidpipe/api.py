@@ -43,6 +43,9 @@ class Build:
     reused: Mapping[str, int]
     seconds: Mapping[str, float]
     counts: Mapping[str, Mapping[str, Any]]
+    teacher_on_gold: Mapping[str, Any] | None
+    """What the teacher thinks of gold SQL: `nll` a token without the end of sequence, `first_choice` (share), `stop_nll` and
+    `stop_probability` of the end of sequence, and `warnings` in words. None where it has not scored gold."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class Project:
     def build(self, settings: Settings | None = None, *, until: str = "score") -> Build:
         """Run what is stale up to stage `until`. `settings` change the project's for this call."""
         summary = build_imperfect(self._open(settings), until=until, as_json=False)
-        return Build(*(summary[name] for name in ("manifest", "ran", "reused", "seconds", "counts")))
+        return Build(*(summary[name] for name in ("manifest", "ran", "reused", "seconds", "counts", "teacher_on_gold")))
 
     def train(self, settings: Settings | None = None, *, name: str = "", manifest: str = "") -> Run:
         """Train a student on the latest build, or on the one whose digest begins with `manifest`."""

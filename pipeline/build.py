@@ -11,9 +11,11 @@ from kidcore.atomic import replacing
 from kidcore.config.processes import peak_memory_mib
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
+from kidcore.method.knowledge import GoldKnowledge
 from kidcore.models.backends.facts import EngineFacts
 from kidcore.store.footers import FooterCounts
 from kidcore.store.graph import Cell, Grid, Stage, Task
+from kidcore.store.knowledge import keep_knowledge, teacher_knowledge
 from kidcore.store.makers import this_maker, write_summary
 from kidcore.store.manifest import Facts, Manifest, TeacherRecord, make_manifest, write_manifest
 from kidcore.store.model_names import remember_model
@@ -36,6 +38,8 @@ class BuildResult:
     ran: Mapping[str, int]
     reused: Mapping[str, int]
     seconds: Mapping[str, float]
+    knowledge: GoldKnowledge | None
+    """What the teacher thinks of gold; None where it did not score it."""
 
 
 def build(
@@ -70,6 +74,7 @@ def build(
                 runner.run()
                 listed = _finished(context, store)
                 manifest = make_manifest(listed, store, _facts(context))
+                knowledge = teacher_knowledge(store, manifest)
                 break
             except DamagedShard as damage:
                 store.set_aside(damage.shard)
@@ -77,6 +82,8 @@ def build(
         else:
             raise KidpipeError("shards are damaged as fast as they are made", where=str(store.root), fix="check the disk")
         write_manifest(store, manifest, is_latest=is_latest)
+        if is_latest:
+            keep_knowledge(store, manifest, knowledge)
         for model in (context.teacher, context.predictor):
             if model is not None:
                 remember_model(store, model.identity, model.name)
@@ -87,7 +94,7 @@ def build(
                 _LOG.warning("%s (kidpipe status)", mixture)
     if until == "ingest":
         _require_rows(context, store, grid)
-    return BuildResult(manifest, dict(runner.ran), dict(runner.reused), dict(runner.seconds))
+    return BuildResult(manifest, dict(runner.ran), dict(runner.reused), dict(runner.seconds), knowledge)
 
 
 def _require_rows(context: Context, store: Store, grid: Grid) -> None:

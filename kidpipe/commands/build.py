@@ -11,6 +11,7 @@ from kidcore.store.manifest import rates, read_manifest
 from kidcore.store.plan import StagePlan, make_plan
 from kidcore.store.stages import STAGES, needs_start
 from kidpipe.commands.next_command import after_build, fails_at_eval
+from kidpipe.commands.on_gold import on_gold, on_gold_lines
 from kidpipe.commands.session import Session, show_seconds, text_table
 from pipeline.build import build
 from pipeline.context import open_context
@@ -40,6 +41,7 @@ def build_imperfect(session: Session, *, until: str, as_json: bool, quiet: bool 
         "counts": result.manifest.counts,
         **rates(result.manifest),
         "next": after_build(session, until),
+        "teacher_on_gold": on_gold(result.knowledge),
     }
     if as_json:
         session.print_json(summary)
@@ -68,6 +70,8 @@ def _print_result(session: Session, summary: Mapping[str, Any]) -> None:
         say(f"              {share['parse']} parse{executed}")
     if "stored_ids" in summary:
         say(f"teacher     {summary['stored_ids']:.1f} ids stored a position")
+    for line in on_gold_lines(summary["teacher_on_gold"]):
+        say(line, markup=False)
     if answers := summary["counts"].get("generate"):
         say(f"answers     {answers['out']:,} of the teacher's own, {answers['gold']:,} of them gold to the token")
         for reason, number in sorted(answers.get("set_aside", {}).items(), key=lambda item: -item[1]):

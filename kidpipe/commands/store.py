@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kidcore.errors import KidpipeError
+from kidcore.store.knowledge import read_knowledge
 from kidcore.store.makers import Maker, mixtures, read_summary
 from kidcore.store.manifest import read_head
 from kidcore.store.stages import STAGES
 from kidcore.store.store import BROKEN, DamagedShard, Shard, Store
+from kidpipe.commands.on_gold import on_gold, on_gold_lines
 from kidpipe.commands.session import Session, text_table
 
 
@@ -23,6 +25,7 @@ def status(session: Session, *, as_json: bool) -> None:
         "manifest": head["digest"],
         "building": store.lock_holder() or None,
         "stages": rows,
+        "teacher_on_gold": on_gold(read_knowledge(store, head["digest"])),
         "made": read_summary(store, head["digest"]),
         "runs": _runs(store),
     }
@@ -34,7 +37,7 @@ def status(session: Session, *, as_json: bool) -> None:
         table.add_row(row["stage"], str(row["shards"]), str(row["in_manifest"]), f"{row['rows']:,}")
     session.console.print(table)
     session.console.print(f"manifest    {report['manifest'] or 'none yet: kidpipe build-imperfect'}")
-    for line in _made_lines(report["made"]):
+    for line in on_gold_lines(report["teacher_on_gold"]) + _made_lines(report["made"]):
         session.console.print(line, markup=False)
     if report["building"]:
         session.console.print(f"building    {report['building']}")

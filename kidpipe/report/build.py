@@ -7,7 +7,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from kidcore.method.knowledge import teachers_faults
 from kidcore.store.frames import read_frame
+from kidcore.store.knowledge import teacher_knowledge
 from kidcore.store.manifest import Manifest
 from kidcore.store.store import Store
 from kidpipe.report import plots
@@ -34,6 +36,9 @@ def build_section(store: Store, manifest: Manifest, decode: Decode) -> Section:
     if not rewrites.is_empty():
         outcomes = read_frame(store, manifest, "outcome", most_files=MOST_SHARDS)
         section.blocks.append(Block("Rewrites", _rewrite_text(rewrites), figures=_rewrites(rewrites, outcomes)))
+    if (knowledge := teacher_knowledge(store, manifest)) is not None:
+        text = " ".join([f"{knowledge}.", *(f"Warning: {fault}." for fault in teachers_faults(knowledge))])
+        section.blocks.append(Block("The teacher on gold", f"Over {knowledge.answers:,} questions: {text}"))
     stage = "score" if "score" in manifest.stages else "gold_score"
     columns = ["gold_ids", "topk_count", "topk_logprobs", "tail", "actual_logprob"]
     scores = read_frame(store, manifest, stage, columns, most_files=MOST_SHARDS)

@@ -1,0 +1,85 @@
+"""A manifest in, what its teacher thinks of gold out: read once a shard, and kept beside the shards by what they hold.
+
+Gold scores hold it anyway; neither shards nor the manifest change. The two files may go at any time: they are made again.
+"""
+
+from collections.abc import Mapping
+from functools import reduce
+from operator import add
+from typing import Any
+
+from kidcore.method.knowledge import GoldKnowledge
+from kidcore.store.manifest import Manifest
+from kidcore.store.store import Shard, Store
+
+SUMMARY = "knowledge.json"
+"""Of the latest manifest: what `kidpipe status` reads."""
+_SHARDS = "knowledge_shards.json"
+"""Sums by the digest of a gold_score shard."""
+_STAGE = "gold_score"
+
+
+def teacher_knowledge(store: Store, manifest: Manifest) -> GoldKnowledge | None:
+    """What the teacher of a manifest thinks of gold; None without gold scores. Opens only shards that were never looked at.
+
+    Raises:
+        DamagedShard: one of them can't be read.
+    """
+    shards = _shards(manifest)
+    if not shards:
+        return None
+    if (kept := read_knowledge(store, manifest.digest)) is not None:
+        return kept
+    known = _known(store)
+    missing = [shard for shard in shards if shard.digest not in known]
+    for shard in missing:
+        known[shard.digest] = _look_at(store, shard)
+    total = reduce(add, (known[shard.digest] for shard in shards))
+    if missing:
+        there = {shard.digest for shard in store.scan(_STAGE).values()}
+        store.write_json(_SHARDS, {digest: sums.sums() for digest, sums in known.items() if digest in there})
+    return total
+
+
+def keep_knowledge(store: Store, manifest: Manifest, knowledge: GoldKnowledge | None) -> None:
+    """Make it what `read_knowledge` finds for this manifest, until that of another one is kept."""
+    if knowledge is not None and read_knowledge(store, manifest.digest) is None:
+        store.write_json(SUMMARY, {"manifest": manifest.digest, "knowledge": knowledge.as_json()})
+
+
+def read_knowledge(store: Store, digest: str | None) -> GoldKnowledge | None:
+    """What was kept of the manifest `digest`; None where it is that of another."""
+    kept = store.read_json(SUMMARY)
+    if not isinstance(kept, Mapping) or kept.get("manifest") != digest:
+        return None
+    return GoldKnowledge.from_json(kept.get("knowledge"))
+
+
+def _shards(manifest: Manifest) -> list[Shard]:
+    names = (file.partition("/")[2] for file in manifest.files(_STAGE))
+    return [shard for shard in (Shard.parse(_STAGE, name) for name in names) if shard is not None]
+
+
+def _known(store: Store) -> dict[str, GoldKnowledge]:
+    kept: Any = store.read_json(_SHARDS)
+    if not isinstance(kept, Mapping):
+        return {}
+    return {digest: GoldKnowledge.of(sums) for digest, sums in kept.items() if isinstance(sums, list) and len(sums) == 5}
+
+
+def _look_at(store: Store, shard: Shard) -> GoldKnowledge:
+    # Both take a tenth of a second to load, and `kidpipe status` reads the summary alone.
+    import numpy as np
+
+    from kidcore.store.arrow import lists
+
+    table = store.read(shard, ["gold_ids", "topk_count", "topk_ids", "actual_logprob"])
+    gold, ids, counts = lists(table, "gold_ids"), lists(table, "topk_ids"), lists(table, "topk_count")
+    firsts = []
+    for row in range(table.num_rows):
+        count = counts[row][:-1].astype(np.int64)
+        start = np.cumsum(count) - count
+        # A position may have no id: where the likeliest ones are padding rows, which no token has.
+        chosen = ids[row][np.minimum(start, max(len(ids[row]) - 1, 0))] if len(ids[row]) else np.full(len(count), -1)
+        firsts.append(np.append((chosen == gold[row]) & (count > 0), False))
+    return GoldKnowledge.of_answers(lists(table, "actual_logprob"), firsts)
