@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
+from kidcore.method.knowledge import GoldKnowledge
 from kidcore.method.methods import METHODS, gold_weight
 from kidcore.models.trees.layout import PackLayout
 from train.data.distribute import MicroBatcher, MicroBatches, idle_pack
@@ -16,10 +17,14 @@ from train.data.examples import Counts, TrainingExample
 from train.data.packing import Pack
 from train.data.sampler import hashed
 from train.loss.head import Objective, head_loss
+from train.loss.knowledge import NUM_SUMS, gold_sums
 from train.loss.losses import Divergence, divergence
 from train.student.layout import head_of, hidden_states
 from train.student.ranks import ALONE, Ranks
 from train.student.sharding import Sharded
+
+_NUM_FIGURES = 2 + NUM_SUMS + 2
+"""NLL and divergence, the knowledge of gold, tokens through the trunk and packs."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ class StepMetrics:
     naive_tokens: int
     """Tokens that one row a sequence would have put through it, without padding."""
     packs: int
+    knowledge: GoldKnowledge | None = None
+    """Of gold, where an evaluation was told the end of sequence."""
 
 
 @dataclass(frozen=True)
@@ -95,22 +102,22 @@ class Runner:
             self.ranks.sum_gradients(self.model.parameters())
         return self._figures(sums, share.counts, share.naive_tokens)
 
-    def evaluate(self, batches: Iterable[list[TrainingExample]], recipe: RunObjective) -> StepMetrics:
-        """The losses per token over all batches, without gradients or dropout."""
-        counts, naive_tokens, sums = Counts(0, 0), 0, torch.zeros(4, dtype=torch.float64)
+    def evaluate(self, batches: Iterable[list[TrainingExample]], recipe: RunObjective, eos_id: int | None = None) -> StepMetrics:
+        """The losses per token over all batches, without gradients or dropout; with `eos_id`, the knowledge of gold too."""
+        counts, naive_tokens, sums = Counts(0, 0), 0, torch.zeros(_NUM_FIGURES, dtype=torch.float64)
         self.model.eval()
         try:
             with torch.no_grad():
                 for batch in batches:
                     share = self.batcher.cut(batch)
-                    sums += self._run(share, recipe, train=False)
+                    sums += self._run(share, recipe, train=False, eos_id=eos_id)
                     counts, naive_tokens = counts + share.counts, naive_tokens + share.naive_tokens
         finally:
             self.model.train()
-        return self._figures(sums, counts, naive_tokens)
+        return self._figures(sums, counts, naive_tokens, knows=eos_id is not None)
 
-    def _figures(self, sums: Tensor, counts: Counts, naive_tokens: int) -> StepMetrics:
-        mle, kd, trunk_tokens, packs = self.ranks.sum(sums).tolist()
+    def _figures(self, sums: Tensor, counts: Counts, naive_tokens: int, *, knows: bool = False) -> StepMetrics:
+        mle, kd, *knowledge, trunk_tokens, packs = self.ranks.sum(sums).tolist()
         return StepMetrics(
             mle=mle / max(1, counts.mle),
             kd=kd / max(1, counts.kd),
@@ -118,33 +125,41 @@ class Runner:
             trunk_tokens=int(trunk_tokens),
             naive_tokens=naive_tokens,
             packs=int(packs),
+            knowledge=GoldKnowledge.of(knowledge) if knows else None,
         )
 
-    def _run(self, share: MicroBatches, recipe: RunObjective, *, train: bool, seed: int | None = None) -> Tensor:
-        """NLL, divergence, tokens through the trunk and packs of this process's share."""
+    def _run(
+        self, share: MicroBatches, recipe: RunObjective, *, train: bool, seed: int | None = None, eos_id: int | None = None
+    ) -> Tensor:
+        """NLL, divergence, sums of the knowledge of gold, tokens through the trunk and packs of this process's share."""
         objective = recipe.scaled(share.counts)
-        losses = [torch.zeros(2, device=self.device)]
+        losses = [torch.zeros(2 + NUM_SUMS, dtype=torch.float64, device=self.device)]
         if self.sharded is not None:
             for _ in range(share.rounds - len(share.packs)):
-                self._run_pack(idle_pack(self.layout).to(self.device), Objective(0.0, 0.0, objective.divergence), train)
+                self._run_pack(idle_pack(self.layout).to(self.device), Objective(0.0, 0.0, objective.divergence), train, eos_id)
         for number, pack in zip(share.numbers, share.packs, strict=True):
             if seed is not None:
                 torch.manual_seed(hashed("dropout", seed, number))
-            losses.append(self._run_pack(pack.to(self.device), objective, train))
+            losses.append(self._run_pack(pack.to(self.device), objective, train, eos_id))
         tokens = sum(pack.num_tokens for pack in share.packs)
-        mle, kd = torch.stack(losses).double().sum(0).tolist()
-        return torch.tensor([mle, kd, tokens, len(share.packs)], dtype=torch.float64)
+        sums = torch.stack(losses).sum(0).tolist()
+        return torch.tensor([*sums, tokens, len(share.packs)], dtype=torch.float64)
 
-    def _run_pack(self, pack: Pack, objective: Objective, train: bool) -> Tensor:
-        def work(model: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
-            result = head_loss(hidden_states(model, pack), *head_of(model), pack.targets, objective)
-            return result.loss, result.mle_sum, result.kd_sum
+    def _run_pack(self, pack: Pack, objective: Objective, train: bool, eos_id: int | None) -> Tensor:
+        def work(model: nn.Module) -> tuple[Tensor, Tensor]:
+            hidden_RD, head = hidden_states(model, pack), head_of(model)
+            result = head_loss(hidden_RD, *head, pack.targets, objective)
+            sums = hidden_RD.new_zeros(2 + NUM_SUMS, dtype=torch.float64)
+            sums[0], sums[1] = result.mle_sum, result.kd_sum
+            if eos_id is not None:
+                sums[2:] = gold_sums(hidden_RD, *head, pack.targets, eos_id)
+            return result.loss, sums
 
         with self._autocast():
-            loss, mle_sum, kd_sum = work(self.model) if self.sharded is None else self.sharded(work)
+            loss, sums = work(self.model) if self.sharded is None else self.sharded(work)
         if train:
             loss.backward()
-        return torch.stack([mle_sum, kd_sum])
+        return sums
 
     def _autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None)

@@ -1,7 +1,6 @@
 """What a teacher thinks of gold, against the slow reading of its gold scores."""
 
 import math
-from pathlib import Path
 
 import pytest
 
@@ -63,7 +62,7 @@ def test_what_is_kept_may_go_or_be_of_another_manifest(settings: dict[str, objec
     assert read_knowledge(store, "another") is None
 
 
-def test_a_store_without_gold_scores_has_none(settings: dict[str, object], tmp_path: Path) -> None:
+def test_a_store_without_gold_scores_has_none(settings: dict[str, object]) -> None:
     assert run_build(configure(settings), until="ingest").knowledge is None
     assert math.isnan(GoldKnowledge().nll)
     assert GoldKnowledge.from_json(GoldKnowledge().as_json()) == GoldKnowledge()
