@@ -5,10 +5,12 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from kidcore.method.knowledge import GoldKnowledge
 from train.checkpoint import write_json
 
 _STORED = ("steps", "best_step", "best_nll", "final_nll", "start_nll", "seconds")
-"""What result.json holds of a TrainResult."""
+"""Figures of a TrainResult that result.json holds."""
+_KNOWLEDGE = ("start_knowledge", "final_knowledge")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class TrainResult:
     last: Path
     was_finished: bool
     """Nothing was done: the run had been finished before."""
+    start_knowledge: GoldKnowledge | None = None
+    """Of the holdout's gold, by the student as it was given; None without a holdout, and in runs of an older kidpipe."""
+    final_knowledge: GoldKnowledge | None = None
 
 
 def read_result(out: Path) -> TrainResult | None:
@@ -37,8 +42,9 @@ def read_result(out: Path) -> TrainResult | None:
         return None
     # Runs of an older kidpipe did not look at their start.
     figures = {"start_nll": None} | json.loads(path.read_text(encoding="utf-8"))
+    known = {name: GoldKnowledge.from_json(figures.pop(name, None)) for name in _KNOWLEDGE}
     figures = {name: math.nan if value is None else value for name, value in figures.items()}
-    return TrainResult(**figures, best=out / "best", last=out / "last", was_finished=True)
+    return TrainResult(**figures, best=out / "best", last=out / "last", was_finished=True, **known)
 
 
 def write_result(out: Path, result: TrainResult) -> None:
@@ -46,4 +52,15 @@ def write_result(out: Path, result: TrainResult) -> None:
     figures = {name: value for name, value in asdict(result).items() if name in _STORED}
     # JSON has no nan; null stands for it.
     plain = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in figures.items()}
-    write_json(out / "result.json", plain)
+    known = {"start_knowledge": result.start_knowledge, "final_knowledge": result.final_knowledge}
+    write_json(out / "result.json", plain | {name: None if x is None else x.as_json() for name, x in known.items()})
+
+
+def start_knowledge(out: Path) -> GoldKnowledge | None:
+    """What the student as it was given thought of the holdout's gold, from the log: the run may have been interrupted since."""
+    try:
+        with (out / "log.jsonl").open(encoding="utf-8") as log:
+            line = json.loads(next(log))
+    except (OSError, StopIteration, ValueError):
+        return None
+    return GoldKnowledge.from_json(line.get("on_gold")) if line.get("step") == 0 else None

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from train.checkpoint import not_written
 
@@ -22,7 +23,7 @@ class RunLog:
             self._file.truncate(size)
             self._file.seek(0, os.SEEK_END)
 
-    def write(self, figures: Mapping[str, float | int | str]) -> None:
+    def write(self, figures: Mapping[str, Any]) -> None:
         """Append one line."""
         try:
             self._file.write((json.dumps(dict(figures)) + "\n").encode())

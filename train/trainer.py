@@ -15,6 +15,7 @@ import torch
 from kidcore.config import processes
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
+from kidcore.method.knowledge import GoldKnowledge, students_advantage
 from kidcore.method.methods import METHODS
 from kidcore.models.backends.vllm_student import VllmStudent
 from train.allocator import keep_memory_flat, release_free_memory
@@ -31,7 +32,7 @@ from train.memory import fitted
 from train.online.online import Online, prepare_together
 from train.online.rollouts import open_engine
 from train.online.setup import OnlineSetup
-from train.results import TrainResult, read_result, write_result
+from train.results import TrainResult, read_result, start_knowledge, write_result
 from train.runlog import RunLog
 from train.schedule import learning_rate, make_optimizer, settled
 from train.step import Runner, RunObjective, StepMetrics
@@ -56,6 +57,7 @@ def run(
     progress: bool = True,
     online: OnlineSetup | None = None,
     companions: Path | None = None,
+    teacher: GoldKnowledge | None = None,
 ) -> TrainResult:
     """Train, or continue, the run in folder `out`.
 
@@ -70,6 +72,7 @@ def run(
         progress: show a progress bar on a terminal.
         online: the teacher of a method that asks one during training.
         companions: a folder whose files are saved beside the student's weights, such as its prompt.
+        teacher: what the teacher thinks of gold, to hold the student against before it starts.
     """
     assert METHODS[settings.method].is_online == (online is not None), "online methods, and no others, need an OnlineSetup"
     ranks = ranks or Ranks(device=torch.device(device))
@@ -92,7 +95,7 @@ def run(
                     session = _Session(
                         settings, source, student_path, out, ranks, checkpoints, loader, online, engine, companions
                     )
-                    finished = session.train(stop, show=progress)
+                    finished = session.train(stop, teacher, show=progress)
                 except KeyboardInterrupt:
                     _LOG.warning("stopped; %s", _outlook(checkpoints))
                     raise
@@ -134,7 +137,8 @@ class _Session:
         torch.manual_seed(settings.seed)
         self._settings, self._origin, self._out, self._ranks = settings, origin, out, ranks
         self._checkpoints, self._loader, self._companions = checkpoints, loader, companions
-        self._data = Dataset(source, settings)
+        self._data, self._eos_id = Dataset(source, settings), source.eos_id
+        self._known: GoldKnowledge | None = None
         placed = place(load_student(origin, torch.device("cpu"), settings), settings, ranks)
         self._model, dtype = placed.model, placed.autocast_dtype
         self._runner = Runner(self._model, ranks.device, placed.layout, settings.pack_tokens, dtype, ranks, placed.sharded)
@@ -158,14 +162,14 @@ class _Session:
         fresh = RunProgress(step=0, best_step=0, best_nll=math.inf, log_bytes=0, seconds=0.0)
         self._progress = checkpoints.load(self._model, self._optimizer, ranks.device) or fresh
 
-    def train(self, stop: StopRequest, *, show: bool) -> TrainResult:
+    def train(self, stop: StopRequest, teacher: GoldKnowledge | None, *, show: bool) -> TrainResult:
         """Run all steps that are left, and write the result."""
         self._say_where()
         first, nll, is_first = self._progress.step, math.nan, self._ranks.is_first
         display = Display(self._num_steps, first, show=show and is_first)
         with RunLog(self._out / "log.jsonl" if is_first else None, self._progress.log_bytes) as log, display:
             if not first:
-                self._look_at_start(log)
+                self._look_at_start(log, teacher)
             display.evaluated(0, self._progress.start_nll)
             make: _Make = self._runner.batcher.cut if self._online is None else _as_they_are
             stream = self._loader.steps(self._data, first, self._num_steps, make)
@@ -202,10 +206,16 @@ class _Session:
         elif self._ranks.is_first and (self._out / "log.jsonl").exists():
             _LOG.info("nothing was saved of this run yet: beginning at its start")
 
-    def _look_at_start(self, log: RunLog) -> None:
+    def _look_at_start(self, log: RunLog, teacher: GoldKnowledge | None) -> None:
         """Evaluate the student as it was given: what training has to be better than."""
         nll = self._evaluate(0, log)
         self._progress = replace(self._progress, start_nll=nll, best_nll=nll if math.isfinite(nll) else math.inf)
+        if (student := self._known) is not None:
+            _LOG.info("the student on gold, %d held-out questions: %s", student.answers, student)
+            if teacher is not None:
+                _LOG.info("the teacher on gold, %d questions: %s", teacher.answers, teacher)
+                for advantage in students_advantage(student, teacher):
+                    _LOG.warning("%s", advantage)
 
     def _keep_best(self, nll: float) -> None:
         if nll < self._progress.best_nll or not self._data.num_held_out:
@@ -261,8 +271,12 @@ class _Session:
             return math.nan
         began = time.perf_counter()
         gold = self._data.held_out()
-        figures = self._runner.evaluate(self._online.held_out(gold) if self._online else gold, self._recipe)
-        log.write({"kind": "eval", "step": step, **self._figures(figures), "seconds": time.perf_counter() - began})
+        gold = self._online.held_out(gold) if self._online else gold
+        figures = self._runner.evaluate(gold, self._recipe, self._eos_id)
+        assert figures.knowledge is not None
+        self._known = figures.knowledge
+        line = {"kind": "eval", "step": step, **self._figures(figures), "on_gold": figures.knowledge.as_json()}
+        log.write(line | {"seconds": time.perf_counter() - began})
         return figures.mle
 
     def _figures(self, figures: StepMetrics) -> dict[str, float | int | str]:
@@ -308,4 +322,5 @@ class _Session:
     def _result(self, final_nll: float, best: Path, last: Path) -> TrainResult:
         done = self._progress
         nlls = (done.best_nll, final_nll, done.start_nll)
-        return TrainResult(self._num_steps, done.best_step, *nlls, done.seconds, best, last, was_finished=False)
+        known = (start_knowledge(self._out), self._known)
+        return TrainResult(self._num_steps, done.best_step, *nlls, done.seconds, best, last, False, *known)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kidcore.errors import KidpipeError
+from kidcore.method.knowledge import GoldKnowledge
 from kidcore.store.knowledge import read_knowledge
 from kidcore.store.makers import Maker, mixtures, read_summary
 from kidcore.store.manifest import read_head
@@ -43,6 +44,9 @@ def status(session: Session, *, as_json: bool) -> None:
         session.console.print(f"building    {report['building']}")
     for run in report["runs"]:
         session.console.print(f"run         {run['name']}  {run['state']}")
+        for when in ("start", "final"):
+            if (known := GoldKnowledge.from_json(run[f"{when}_on_gold"])) is not None:
+                session.console.print(f"              {when}: {known}", markup=False)
 
 
 def _made_lines(made: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
@@ -66,9 +70,15 @@ def _stage_status(store: Store, stage: str) -> dict[str, Any]:
     return {"stage": stage, "shards": shards, "rows": rows}
 
 
-def _runs(store: Store) -> list[dict[str, str]]:
-    folders = sorted(p for p in (store.root / "runs").glob("*") if p.is_dir())
-    return [{"name": p.name, "state": "finished" if (p / "last").is_dir() else "unfinished"} for p in folders]
+def _runs(store: Store) -> list[dict[str, Any]]:
+    """Each run, with what its student knew of the holdout's gold at the start and in the end."""
+    runs = []
+    for folder in sorted(p for p in (store.root / "runs").glob("*") if p.is_dir()):
+        result = store.read_json(f"runs/{folder.name}/result.json") or {}
+        state = "finished" if (folder / "last").is_dir() else "unfinished"
+        known = {f"{when}_on_gold": result.get(f"{when}_knowledge") for when in ("start", "final")}
+        runs.append({"name": folder.name, "state": state, **known})
+    return runs
 
 
 def verify(session: Session, *, deep: bool, as_json: bool) -> None:

@@ -13,11 +13,14 @@ from kidcore.config import processes
 from kidcore.config.config import TrainSettings
 from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
+from kidcore.method.knowledge import GoldKnowledge, students_advantage
 from kidcore.method.methods import METHODS, stages_read
 from kidcore.models.sources import ModelSource, resolve
 from kidcore.models.tokenizers import load_tokenizer, require_same
-from kidcore.store.manifest import Manifest, find_manifest, read_manifest
+from kidcore.store.knowledge import read_knowledge, teacher_knowledge
+from kidcore.store.manifest import Manifest, find_manifest, read_head, read_manifest
 from kidcore.store.stages import MODEL_STAGES, STAGE_TABLE, made_from
+from kidcore.store.store import DamagedShard
 from kidpipe.commands.build import build_imperfect
 from kidpipe.commands.companions import COMPANIONS, write_companions
 from kidpipe.commands.next_command import after_training
@@ -30,6 +33,7 @@ from train.data.dataset import Source
 from train.data.shards import PartFiles
 from train.identity import run_identity
 from train.online.setup import OnlineSetup
+from train.results import TrainResult
 from train.schedule import settled
 from train.student.ranks import open_ranks
 from train.trainer import run
@@ -99,6 +103,7 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "", is_te
             companions = out / COMPANIONS
             if ranks.is_first:
                 _claim(session, out, prepared)
+        teacher = _teacher_on_gold(session, prepared.manifest) if ranks.is_first else None
         result = run(
             settings,
             _source(session, prepared),
@@ -109,6 +114,7 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "", is_te
             progress=not (as_json or session.is_silent),
             online=prepared.online,
             companions=companions,
+            teacher=teacher,
         )
     summary = {
         "run": str(out),
@@ -121,6 +127,7 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "", is_te
         "seconds": round(result.seconds, 2),
         "was_finished": result.was_finished,
         "next": after_training(session, out.name),
+        **_on_gold(result, teacher),
     }
     if ranks.is_first:
         _show(session, summary, as_json=as_json)
@@ -138,6 +145,28 @@ def _claim(session: Session, out: Path, prepared: PreparedRun) -> None:
         store.write_json(f"runs/{out.name}/manifest.json", {"digest": manifest.digest})
 
 
+def _teacher_on_gold(session: Session, manifest: Manifest) -> GoldKnowledge | None:
+    """What the teacher that the method learns from thinks of gold, as far as its scores are stored."""
+    traits = METHODS[session.config.train.method]
+    if not (traits.divergence or traits.answers):
+        return None
+    if "gold_score" not in manifest.stages:
+        # What the method reads leaves it out; the build it came from may have it.
+        return read_knowledge(session.store, read_head(session.store)["digest"])
+    try:
+        return teacher_knowledge(session.store, manifest)
+    except DamagedShard:
+        return None  # whoever needs the shard itself will say so
+
+
+def _on_gold(result: TrainResult, teacher: GoldKnowledge | None) -> dict[str, Any]:
+    """What student and teacher know of gold, for the summary."""
+    start, final = result.start_knowledge, result.final_knowledge
+    known = {"start_on_gold": start, "final_on_gold": final, "teacher_on_gold": teacher}
+    warnings = students_advantage(start, teacher) if start is not None and teacher is not None else []
+    return {name: None if value is None else value.as_json() for name, value in known.items()} | {"warnings": warnings}
+
+
 def _show(session: Session, summary: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         session.print_json(summary)
@@ -147,6 +176,9 @@ def _show(session: Session, summary: dict[str, Any], *, as_json: bool) -> None:
     best = f"best, step {summary['best_step']}" if summary["best_step"] else "best: the start, which is what best holds"
     start = "" if math.isnan(summary["start_nll"]) else f"; {summary['start_nll']:.4f} at the start"
     session.console.print(f"{summary['method']:<11} {state}; holdout NLL a token {summary['best_nll']:.4f} ({best}{start})")
+    for name, said in (("start_on_gold", "on gold"), ("final_on_gold", "at the end")):
+        if (known := GoldKnowledge.from_json(summary[name])) is not None:
+            session.console.print(f"{said:<11} {known}")
     session.console.print(f"student     {Path(summary['run']) / 'best'}")
     session.console.print(f"next        {summary['next']}", markup=False, soft_wrap=True)
 

@@ -13,6 +13,11 @@ from kidpipe.report.page import Block, HtmlTable, Section
 
 _STEP = {"loss": "Training loss", "gold_nll": "NLL of gold, training", "divergence": "Divergence from the teacher"}
 _SPEED = {"lr": "Learning rate", "grad_norm": "Gradient norm", "examples_per_second": "Examples per second"}
+_HELD_OUT = {
+    "gold_nll": "NLL of gold, held out",
+    "first_choice": "Share of gold tokens that are the student's first choice, held out",
+    "stop_nll": "NLL of the end of sequence after gold, held out",
+}
 _SMOOTHED = 400
 """Points per line; longer logs are averaged over windows."""
 
@@ -26,8 +31,8 @@ def train_section(store: Store, names: Sequence[str]) -> Section:
         return section
     section.blocks.append(Block("Runs", table=_table(store, logs)))
     figures = [_lines(title, logs, "step", column) for column, title in (_STEP | _SPEED).items()]
-    held_out = _lines("NLL of gold, held out", logs, "eval", "gold_nll")
-    section.blocks.append(Block("Side by side", figures=[figure for figure in (held_out, *figures) if figure]))
+    held_out = [_lines(title, logs, "eval", column) for column, title in _HELD_OUT.items()]
+    section.blocks.append(Block("Side by side", figures=[figure for figure in (*held_out, *figures) if figure]))
     return section
 
 
@@ -43,7 +48,9 @@ def read_log(run: Path) -> pl.DataFrame | None:
         except ValueError:
             continue
         if isinstance(row, dict) and "kind" in row and "step" in row:
-            rows.append(row)
+            known = row.pop("on_gold", None)
+            figures = {name: known.get(name) for name in ("first_choice", "stop_nll")} if isinstance(known, dict) else {}
+            rows.append(row | figures)
     return pl.DataFrame(rows, infer_schema_length=None) if rows else None
 
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,12 +18,14 @@ from transformers import AutoModelForCausalLM
 
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
+from kidcore.method.knowledge import GoldKnowledge
 from tests.forks import start
-from tests.train.small import make_examples, make_student, save_small_student, write_build
+from tests.train.small import EOS, make_examples, make_student, save_small_student, write_build
 from tests.train.together import source_of
 from train.data.dataset import Source
 from train.runlog import RunLog
 from train.step import Runner, RunObjective
+from train.student.layout import choose_layout
 from train.trainer import _Session, run
 
 TIMES = ("seconds", "loader_seconds", "examples_per_second")
@@ -301,3 +304,45 @@ def test_a_run_that_helps_keeps_its_start_in_mind(
     assert result.final_nll < result.start_nll == lines(tmp_path / "run")[0]["gold_nll"]
     assert f"({result.start_nll:.3f} at the start)" in caplog.text
     assert "steps/s" in caplog.text or "s a step" in caplog.text
+
+
+def test_an_evaluation_says_what_the_student_knows_of_gold() -> None:
+    """Against whole logits of each sequence by itself; in packs of any kind."""
+    examples, student = make_examples(np.random.default_rng(0), databases=2, questions=5, views=1), make_student()
+    tokens, nll, first, stop = 0, 0.0, 0, 0.0
+    for example in examples:
+        gold = example.branches[0]
+        ids = torch.tensor([[*gold.tokens.tolist(), EOS]])
+        with torch.no_grad():
+            logits = student(ids).logits[0, gold.start - 1 : -1].float()
+        losses = torch.nn.functional.cross_entropy(logits, ids[0, gold.start :], reduction="none")
+        nll, stop, tokens = nll + float(losses[:-1].sum()), stop + float(losses[-1]), tokens + len(losses) - 1
+        first += int((logits.argmax(-1) == ids[0, gold.start :])[:-1].sum())
+    for layout in ("tree", "plain", "none"):
+        model = make_student()
+        choose_layout(model, layout)
+        runner = Runner(model, torch.device("cpu"), layout, 128, None)
+        figures = runner.evaluate([examples], RunObjective.of(config()), EOS)
+        assert figures.knowledge is not None
+        assert figures.knowledge.sums() == pytest.approx((tokens, nll, first, len(examples), stop), rel=1e-4)
+        together = (nll + stop) / (tokens + len(examples))
+        assert figures.mle == pytest.approx(together, rel=1e-4), "the loss's own NLL counts the end of sequence"
+        assert runner.evaluate([examples], RunObjective.of(config())).knowledge is None
+
+
+def test_a_run_keeps_what_its_student_knew_and_warns_of_a_weaker_teacher(
+    build: tuple[Source, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, student = build
+    weak = GoldKnowledge(tokens=1000, nll_sum=9000.0, first=10, answers=50, stop_nll_sum=620.0)
+    logging.getLogger("train").propagate = True
+    with caplog.at_level(logging.INFO, logger="train"):
+        result = run(config(method="kid", max_steps=2), source, student, tmp_path / "run", teacher=weak)
+    assert "knows gold better than its teacher" in caplog.text
+    assert "when to stop" in caplog.text
+    evals = [line for line in lines(tmp_path / "run") if line["kind"] == "eval"]
+    assert result.start_knowledge == GoldKnowledge.from_json(evals[0]["on_gold"])
+    assert result.final_knowledge == GoldKnowledge.from_json(evals[-1]["on_gold"])
+    assert result.start_knowledge != result.final_knowledge
+    again = run(config(method="kid", max_steps=2), source, student, tmp_path / "run")
+    assert (again.start_knowledge, again.final_knowledge) == (result.start_knowledge, result.final_knowledge)

@@ -20,6 +20,8 @@ def test_build_train_eval_and_a_look_around(cli: Cli, tiny_model: Path, tmp_path
     assert built.code == 0
     assert "examples    60 in = 60 out + 0 set aside" in built.out
     assert "rewrite rate" in built.out
+    assert "on gold     NLL" in built.out
+    assert "warning     the teacher knows gold badly" in built.out, "it is a random model"
     assert json.loads(cli("plan", "--json", "--check").out)["stale"] is False
     why = cli("plan", "--why", mask__ratio=0.5)
     assert "mask.ratio 0.2 -> 0.5" in why.out
@@ -29,6 +31,8 @@ def test_build_train_eval_and_a_look_around(cli: Cli, tiny_model: Path, tmp_path
     trained = cli("train", "--method", "kid", "--name", "first", train__max_steps=4, train__batch_size=8, train__holdout=0.1)
     assert trained.code == 0, trained.err
     assert "4 steps" in trained.out
+    assert "the student on gold" in trained.err
+    assert "the teacher on gold, 60 questions" in trained.err
     again = cli("train", "--method", "kid", "--name", "first", train__max_steps=4, train__batch_size=8, train__holdout=0.1)
     assert "nothing to do" in again.out
 
@@ -42,7 +46,10 @@ def test_build_train_eval_and_a_look_around(cli: Cli, tiny_model: Path, tmp_path
 
     status = json.loads(cli("status", "--json").out)
     assert [(row["stage"], row["shards"]) for row in status["stages"]][:2] == [("ingest", 3), ("gold_score", 3)]
-    assert status["runs"] == [{"name": "first", "state": "finished"}]
+    assert [(run["name"], run["state"]) for run in status["runs"]] == [("first", "finished")]
+    assert status["runs"][0]["start_on_gold"]["answers"] == status["runs"][0]["final_on_gold"]["answers"] > 0
+    assert status["teacher_on_gold"]["answers"] == 60
+    assert any(line.startswith("on gold     NLL") for line in cli("status").out.splitlines())
     assert status["made"]["score"][0]["engine"]["name"] == "transformers"
     assert "gold_score 3" in next(line for line in cli("status").out.splitlines() if line.startswith("made by     transformers"))
     seen = cli("inspect", "train:0", "--view", "1").out
