@@ -125,6 +125,31 @@ def train(
     load_body("commands.train.train")(session, name=name, as_json=json, digest=manifest, is_teacher_asked=teacher is not None)
 
 
+@app.command()
+def teacher(
+    teacher: TeacherOption = None,
+    full: Annotated[bool, typer.Option("--full", help="Train all weights instead of LoRA adapters.")] = False,
+    no_eval: Annotated[bool, typer.Option("--no-eval", help="Do not judge it on the held-out questions afterwards.")] = False,
+    name: Annotated[str, typer.Option("--name", help="Name of the run; default made from its settings.")] = "",
+    data: DataOption = None,
+    layout: LayoutOption = None,
+    backend: BackendOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    verbose: VerboseOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Fine-tune a teacher on the training questions (method sft, LoRA), judge it, and say how to build with it.
+
+    For a teacher that a build warns of. The settings of [train] hold, train.seed among them.
+
+    Example: kidpipe teacher --teacher Qwen/Qwen2.5-Coder-7B
+    """
+    flags = {"teacher__model": teacher, "data__path": data, "data__layout": layout, "engine__backend": backend}
+    session = open_command(config, settings, verbose, **flags)
+    load_body("commands.teacher.teacher")(session, name=name, full=full, with_eval=not no_eval, as_json=json)
+
+
 cli_eval.register(app)
 cli_ask.register(app)
 cli_compare.register(app)
