@@ -42,9 +42,11 @@ def read_result(out: Path) -> TrainResult | None:
         return None
     # Runs of an older kidpipe did not look at their start.
     figures = {"start_nll": None} | json.loads(path.read_text(encoding="utf-8"))
-    known = {name: GoldKnowledge.from_json(figures.pop(name, None)) for name in _KNOWLEDGE}
+    start, final = (GoldKnowledge.from_json(figures.pop(name, None)) for name in _KNOWLEDGE)
     figures = {name: math.nan if value is None else value for name, value in figures.items()}
-    return TrainResult(**figures, best=out / "best", last=out / "last", was_finished=True, **known)
+    return TrainResult(
+        **figures, best=out / "best", last=out / "last", was_finished=True, start_knowledge=start, final_knowledge=final
+    )
 
 
 def write_result(out: Path, result: TrainResult) -> None:

@@ -271,8 +271,8 @@ class _Session:
             return math.nan
         began = time.perf_counter()
         gold = self._data.held_out()
-        gold = self._online.held_out(gold) if self._online else gold
-        figures = self._runner.evaluate(gold, self._recipe, self._eos_id)
+        examples = self._online.held_out(gold) if self._online else gold
+        figures = self._runner.evaluate(examples, self._recipe, self._eos_id)
         assert figures.knowledge is not None
         self._known = figures.knowledge
         line = {"kind": "eval", "step": step, **self._figures(figures), "on_gold": figures.knowledge.as_json()}

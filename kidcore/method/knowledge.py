@@ -58,7 +58,7 @@ class GoldKnowledge:
         return (self.nll_sum + self.stop_nll_sum) / self.answers if self.answers else math.nan
 
     def __add__(self, other: "GoldKnowledge") -> "GoldKnowledge":
-        return GoldKnowledge(*(ours + theirs for ours, theirs in zip(self.sums(), other.sums(), strict=True)))
+        return GoldKnowledge.of([ours + theirs for ours, theirs in zip(self.sums(), other.sums(), strict=True)])
 
     def sums(self) -> tuple[int, float, int, int, float]:
         """The fields in their order."""
