@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -14,11 +14,11 @@ from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Backend
 from kidcore.models.backends.facts import EngineFacts
-from kidcore.models.prompts import PromptBuilder, prompt_identity
+from kidcore.models.prompts import PromptBuilder, answer_end, prompt_identity
 from kidcore.models.sources import UNBOUNDED, ModelSource, require_whole, resolve
 from kidcore.models.templates.template import load_template
 from kidcore.models.tokenizer_files import TokenizerFiles
-from kidcore.models.tokenizers import Tokens, is_mask_of_old, require_same, tokenizer_digest, tokens_of
+from kidcore.models.tokenizers import Tokens, eos_id, is_mask_of_old, require_same, tokenizer_digest, tokens_of
 from kidcore.sql.availability import lacking_databases
 from kidcore.sql.column_values import description_files
 from kidcore.sql.datasets import DataSet, Example, read
@@ -28,6 +28,7 @@ from kidcore.store.graph import Partition
 from kidcore.store.manifest import read_manifest
 from kidcore.store.model_names import model_names
 from kidcore.store.store import Store
+from pipeline.chat import ChatChoice, ChatQuestion
 from pipeline.engines import EnginePool
 from pipeline.partitions import split_parts
 
@@ -48,6 +49,8 @@ class Context:
     start: ModelSource | None = None
     """The student whose answers are stored; None where no stage asks for it and it is no folder on this machine."""
     verbose: bool = False
+    chat: ChatChoice | None = None
+    """What `ingest.chat = auto` came to; None where the configuration says true or false itself."""
 
     def __post_init__(self) -> None:
         self._stack = ExitStack()
@@ -77,7 +80,17 @@ class Context:
 
     @cached_property
     def tokens(self) -> Tokens:
-        return tokens_of(self.tokenizer, self.config.predict.mask_token)
+        """`eos_id` is what ends an answer to the prompts of the build."""
+        tokens = tokens_of(self.tokenizer, self.config.predict.mask_token)
+        return tokens if self.turn_end is None else replace(tokens, eos_id=self.turn_end)
+
+    @cached_property
+    def turn_end(self) -> int | None:
+        """The token that ends an answer, where that is not the tokenizer's end of sequence: in some chats."""
+        if self.config.ingest.chat is not True:
+            return None
+        end = answer_end(self.config.ingest, self.tokenizer)
+        return None if end == eos_id(self.tokenizer) else end
 
     @cached_property
     def prompts(self) -> PromptBuilder:
@@ -149,7 +162,7 @@ class Context:
         """What goes into the keys of ingest beside its settings."""
         ingest = self.config.ingest
         identity = {"tokenizer": self.tokenizer_files.remembered("digest", tokenizer_digest)}
-        identity |= prompt_identity(ingest, self.tokenizer if ingest.chat else None)
+        identity |= prompt_identity(ingest, self.tokenizer if ingest.chat is True else None)
         if load_template(ingest.template).mentions(".description"):
             identity["descriptions"] = self._descriptions_digest
         # A model as long as the settings allow changes nothing; a shorter one sets rows aside.
@@ -169,12 +182,15 @@ class Context:
         self._stack.close()
 
 
-def open_context(config: Config, *, need_teacher: bool = True, need_start: bool = False, verbose: bool = False) -> Context:
+def open_context(
+    config: Config, *, need_teacher: bool = True, need_start: bool = False, may_ask: bool = False, verbose: bool = False
+) -> Context:
     """Resolve data, teacher, predictor and tokenizer.
 
     Args:
         need_teacher: False for a build that ends with ingest; the student's tokenizer serves when no teacher is named.
         need_start: True for a build with a student's own answers.
+        may_ask: whether the model may be run where `ingest.chat = auto` is not decided yet.
 
     Raises:
         KidpipeError: anything named in the configuration is missing or does not fit together.
@@ -209,7 +225,7 @@ def open_context(config: Config, *, need_teacher: bool = True, need_start: bool 
     start = _start(config, need_start, digests)
     if need_start and start is not None:
         _require_same(tokenizer, TokenizerFiles(start.path, digests))
-    return Context(
+    context = Context(
         config=config,
         dataset=dataset,
         parts=split_parts(dataset, config.ingest.shard_rows, digests),
@@ -220,6 +236,32 @@ def open_context(config: Config, *, need_teacher: bool = True, need_start: bool 
         start=start,
         verbose=verbose,
     )
+    if config.ingest.chat == "auto":
+        try:
+            _settle_chat(context, named, is_teacher=teacher is not None, may_ask=may_ask)
+        except BaseException:
+            context.close()
+            raise
+    return context
+
+
+def _settle_chat(context: Context, model: ModelSource, *, is_teacher: bool, may_ask: bool) -> None:
+    """Put what `ingest.chat = auto` comes to in its place."""
+    config, store = context.config, Store(Path(context.config.store.path))
+    if context.teacher is not None and not is_teacher:
+        # A teacher that is not here any more; asking the student instead could make all of its work stale.
+        manifest = read_manifest(store)
+        assert manifest is not None
+        context.chat = ChatChoice(manifest.stages["ingest"].settings["ingest.chat"], "as in the latest build")
+    else:
+        dtype = config.teacher.dtype if is_teacher else "auto"
+        question = ChatQuestion(config.ingest, model, dtype, context.tokenizer_files, context.dataset, context.longest)
+        # The engine stays open: the build goes on with it.
+        context.chat = question.choose(store, (lambda: context.engines.open(model, dtype)) if may_ask else None)
+        context.take_engine()
+    # Arguments of a chat template mean nothing without one, and are refused there.
+    update = {"chat": True} if context.chat.chat else {"chat": False, "chat_arguments": {}}
+    context.config = config.model_copy(update={"ingest": config.ingest.model_copy(update=update)})
 
 
 def _require_same(ours: TokenizerFiles, theirs: TokenizerFiles) -> None:

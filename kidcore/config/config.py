@@ -49,7 +49,9 @@ class IngestSettings(Section):
     system: Later[Identity[str]] = Field(
         "", description="text before the schema: the system message under ingest.chat, else a line"
     )
-    chat: Identity[bool] = Field(False, description="wrap the prompt in the tokenizer's chat template")
+    chat: Identity[Literal["auto"] | bool] = Field(
+        False, description="wrap the prompt in the tokenizer's chat template; auto = where the model answers better with it"
+    )
     chat_arguments: Later[Identity[dict[str, bool | int | float | str]]] = Field(
         {}, description="variables of the chat template, such as enable_thinking = false"
     )

@@ -15,10 +15,11 @@ from kidcore.config.config import IngestSettings
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
 from kidcore.models.encoding import EncodedText, TextEncoder
-from kidcore.models.templates.chat import Frame, asks_for_the_time, chat_frame
+from kidcore.models.templates.chat import Frame, answer_end_text, asks_for_the_time, chat_frame
 from kidcore.models.templates.fit import by_relevance
 from kidcore.models.templates.template import PromptTemplate, load_template
 from kidcore.models.templates.variables import Details, SchemaView, view_of
+from kidcore.models.tokenizers import eos_id
 from kidcore.sql.column_values import column_descriptions, distinct_values
 from kidcore.sql.database import Database, database_of
 
@@ -44,6 +45,7 @@ class PromptDefinition:
     @classmethod
     def of(cls, settings: IngestSettings, tokenizer: Any) -> "PromptDefinition":
         """The prompt that settings describe. Raises KidpipeError for a template that is missing or does not work."""
+        assert settings.chat != "auto", "pipeline/chat.py decides before a prompt is written"
         if settings.chat:
             frame = chat_frame(tokenizer, settings.system, settings.chat_arguments, settings.chat_date)
         elif settings.chat_arguments:
@@ -250,9 +252,18 @@ class PromptBuilder:
 def prompt_identity(settings: IngestSettings, tokenizer: Any) -> dict[str, Any]:
     """What goes into keys of the prompt beside the settings: hashes of the template and of the chat template."""
     identity = {"template": load_template(settings.template).digest}
-    if settings.chat:
+    if settings.chat is True:
         identity["chat_template"] = fingerprint(tokenizer.chat_template, 16)
         if asks_for_the_time(tokenizer):
             # Older builds wrote the day they ran on.
             identity["chat_date"] = settings.chat_date
     return identity
+
+
+def answer_end(settings: IngestSettings, tokenizer: Any) -> int:
+    """The token that ends an answer to a prompt of these settings: of a chat the end of its turn, else the end of sequence."""
+    if settings.chat is not True:
+        return eos_id(tokenizer)
+    encoder = TextEncoder(tokenizer)
+    ids = encoder.with_control(answer_end_text(tokenizer, settings.chat_arguments, settings.chat_date))
+    return ids[0] if ids and ids[0] in encoder.control else eos_id(tokenizer)

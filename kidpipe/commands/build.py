@@ -14,6 +14,7 @@ from kidpipe.commands.next_command import after_build, fails_at_eval
 from kidpipe.commands.on_gold import on_gold, on_gold_lines
 from kidpipe.commands.session import Session, show_seconds, text_table
 from pipeline.build import build
+from pipeline.chat import ChatChoice
 from pipeline.context import open_context
 from pipeline.stages import stages
 
@@ -25,7 +26,7 @@ def build_imperfect(session: Session, *, until: str, as_json: bool, quiet: bool 
     _require_stage(until)
     read_manifest(session.store)  # a manifest of a newer kidpipe is refused before any work
     needs = {"need_teacher": until != "ingest", "need_start": needs_start(until)}
-    context = open_context(session.config, **needs, verbose=session.verbose)
+    context = open_context(session.config, **needs, may_ask=True, verbose=session.verbose)
     # Said, not refused: a student can be trained without. But hours later is too late to hear it first.
     if not quiet and (fault := fails_at_eval(session)):
         _LOG.warning("kidpipe eval will fail on this data: %s", fault)
@@ -42,6 +43,7 @@ def build_imperfect(session: Session, *, until: str, as_json: bool, quiet: bool 
         **rates(result.manifest),
         "next": after_build(session, until),
         "teacher_on_gold": on_gold(result.knowledge),
+        "chat": context.chat.as_json() if context.chat else None,
     }
     if as_json:
         session.print_json(summary)
@@ -60,6 +62,8 @@ def _require_stage(until: str) -> None:
 def _print_result(session: Session, summary: Mapping[str, Any]) -> None:
     ingest = summary["counts"]["ingest"]
     say = session.console.print
+    if chat := summary["chat"]:
+        say(f"prompts     {ChatChoice(**chat)}", markup=False)
     say(f"examples    {ingest['in']:,} in = {ingest['out']:,} out + {ingest['in'] - ingest['out']:,} set aside")
     for reason, number in sorted(ingest.get("set_aside", {}).items(), key=lambda item: -item[1]):
         say(f"              {number:,} {reason}")
@@ -102,12 +106,21 @@ def plan(session: Session, *, why: bool, as_json: bool, check: bool, until: str)
     context = open_context(session.config, **needs, verbose=session.verbose)
     grid = Grid(stages(context, until), context.parts, session.store)
     plans = make_plan(grid, session.store, read_manifest(session.store))
+    chat = context.chat
     if as_json:
-        session.print_json({"stale": any(p.is_stale for p in plans), "stages": [p.as_json() for p in plans]})
+        session.print_json(
+            {"stale": any(p.is_stale for p in plans), "stages": [p.as_json() for p in plans]} | _chat_of_plan(chat)
+        )
     else:
+        if chat:
+            session.console.print(f"prompts     {chat}", markup=False)
         _print_plan(session, plans, why)
     if check and any(p.is_stale for p in plans):
         sys.exit(1)
+
+
+def _chat_of_plan(chat: ChatChoice | None) -> dict[str, Any]:
+    return {"chat": chat.as_json()} if chat else {}
 
 
 def _print_plan(session: Session, plans: list[StagePlan], why: bool) -> None:

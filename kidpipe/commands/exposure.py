@@ -65,7 +65,8 @@ def exposure(session: Session, teacher: ScoringTeacher, student: str, made: "Pre
     source = resolve(student, digests=FileDigests(session.store.root / "digests.json"))
     tokenizer = load_tokenizer(source.path)
     require_same(load_tokenizer(teacher.tokenizer), tokenizer)
-    encoder, eos = TextEncoder(tokenizer), eos_id(tokenizer)
+    encoder = TextEncoder(tokenizer)
+    eos = teacher.manifest.facts.eos_id if teacher.manifest else eos_id(tokenizer)
     gold_sql = {example.example_id: example.gold_sql for example in dataset.examples}
     # An answer that was cut at its longest never ended.
     own = [

@@ -123,6 +123,8 @@ def _reached(session: Session) -> set[str]:
     try:
         grid = Grid(every_stage(context), context.parts, session.store)
         there = {stage.name for stage in grid.stages}
+        if context.chat and not context.chat.is_decided:
+            raise KidpipeError("ingest.chat = auto is not decided on these questions")
         wanted = {row.name for row in STAGE_TABLE.values() if row.is_wanted(session.config)}
         if wanted - there:
             raise KidpipeError(f"it names no model for {', '.join(x for x in STAGES if x in wanted - there)}")

@@ -16,6 +16,8 @@ from kidpipe.own_data.convert import Converted, convert
 from kidpipe.own_data.databases import find_databases
 from kidpipe.own_data.rows import read_rows
 
+_NEW_PROJECT: dict[str, Any] = {"ingest.chat": "auto"}
+"""Away from the defaults, which older stores were built with."""
 # Estimated from the memory of a step (weights, gradients, two moments, activations per token), not measured on each machine.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "laptop": {

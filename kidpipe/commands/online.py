@@ -1,5 +1,6 @@
 """A configuration and a manifest in; the teacher that an online method asks during training, checked before it is loaded, out."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def online_setup(session: Session, manifest: Manifest, tokenizer: Any, student: 
             where="mask.strategy = schema",
             fix="choose random, uniform, hard or easy, or train.method = kid on stored views",
         )
-    tokens = tokens_of(tokenizer, config.predict.mask_token)
+    # A chat may end its turns with another token than the tokenizer's end of sequence.
+    tokens = replace(tokens_of(tokenizer, config.predict.mask_token), eos_id=manifest.facts.eos_id)
     max_length = min(teacher.max_length, student.max_length)
     return OnlineSetup(
         teacher=teacher,

@@ -237,7 +237,9 @@ def drift(session: Session, manifest: Manifest, stages: Collection[str]) -> list
             model = getattr(session.config, section, None)
             # As manifests have it: a folder's place is no part of what is computed.
             now = (model.all_identity() if model else {}).get(field, getattr(model, field, before))
-            if now != before:
+            # What it came to is the build's own choice.
+            is_chosen = session.config.ingest.chat == "auto" and name in ("ingest.chat", "ingest.chat_arguments")
+            if now != before and not is_chosen:
                 changes[f"{name} is {before} there, {now} in the configuration"] = None
     return list(changes)
 

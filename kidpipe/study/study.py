@@ -104,7 +104,7 @@ def _build_all(session: Session, files: Store, cells: Sequence[Trial], only_fini
     found: dict[str, tuple[str, str]] = {}
     for number, (key, cell) in enumerate(builds.items(), start=1):
         needs = {"need_teacher": cell.until != "ingest", "need_start": needs_start(cell.until)}
-        context = open_context(cell.config, **needs, verbose=session.verbose)
+        context = open_context(cell.config, **needs, may_ask=not only_finished, verbose=session.verbose)
         try:
             grid = Grid(stages(context, cell.until), context.parts, session.store)
             if only_finished and not all(map(grid.is_finished, grid.stages)):

@@ -14,6 +14,7 @@ from kidcore.errors import KidpipeError
 
 # Stand-ins that no schema or question contains; a chat template is rendered around them and cut there.
 _SCHEMA_MARK, _QUESTION_MARK, _SYSTEM_MARK = "\ue000SCHEMA\ue001", "\ue000QUESTION\ue001", "\ue000SYSTEM\ue001"
+_ANSWER_MARK = "\ue000ANSWER\ue001"
 _RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "tokenize", "strftime_now")
 
 
@@ -72,6 +73,17 @@ def chat_frame(tokenizer: Any, system: str, arguments: Mapping[str, Any], date: 
     if not mark:
         raise KidpipeError("the chat template drops the user's text", where="ingest.chat", fix="set ingest.chat = false")
     return Frame(before, between, after)
+
+
+def answer_end_text(tokenizer: Any, arguments: Mapping[str, Any], date: str) -> str:
+    """What the chat template writes behind an answer; empty where it writes none or knows no answers."""
+    messages = [{"role": "user", "content": _QUESTION_MARK}, {"role": "assistant", "content": _ANSWER_MARK}]
+    try:
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, strftime_now=fixed_moment(date).strftime, **arguments)
+    except (TemplateError, ValueError, TypeError, KeyError):
+        return ""
+    _, mark, rest = text.rpartition(_ANSWER_MARK)
+    return rest.lstrip() if mark else ""
 
 
 def asks_for_the_time(tokenizer: Any) -> bool:
