@@ -13,8 +13,8 @@ STOP_NLL = 3.0
 """From here on a model does not know how to stop: it ends one answer in twenty where the SQL ends."""
 _TOKEN_NLL = 1.5
 _FIRST_CHOICE = 0.5
-_BETTER = 0.9
-"""A student's NLL below this share of its teacher's is more than the noise of a holdout."""
+_BETTER, _FEW, _BETTER_ON_FEW = 0.9, 30, 0.6
+"""A student's NLL below this share of its teacher's is more than the noise of a holdout; of a few answers, below the last."""
 
 _FINE_TUNE = "fine-tune it first: kidpipe teacher"
 
@@ -124,13 +124,13 @@ def teachers_faults(teacher: GoldKnowledge) -> list[str]:
 
 def students_advantage(student: GoldKnowledge, teacher: GoldKnowledge) -> list[str]:
     """In what a student knows gold better than its teacher, and what to do; empty where it does not."""
-    found = []
-    if student.nll < _BETTER * teacher.nll:
+    found, share = [], _BETTER if student.answers >= _FEW else _BETTER_ON_FEW
+    if student.nll < share * teacher.nll:
         found.append(
             f"the student knows gold better than its teacher before it learns from it: NLL {student.nll:.3f} a token on the "
             f"holdout, the teacher's {teacher.nll:.3f} on all questions; {_FINE_TUNE}, or train with method sft"
         )
-    if student.stop_nll < _BETTER * teacher.stop_nll and teacher.stop_nll > 1:
+    if student.stop_nll < share * teacher.stop_nll and teacher.stop_nll > 1:
         found.append(
             f"the student knows better than its teacher when to stop: it ends an answer after the SQL with probability "
             f"{student.stop_probability:.2g}, the teacher with {teacher.stop_probability:.2g}; {_FINE_TUNE}"
