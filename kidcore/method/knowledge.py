@@ -111,8 +111,8 @@ def teachers_faults(teacher: GoldKnowledge) -> list[str]:
     if teacher.stop_nll > STOP_NLL:
         found.append(
             f"the teacher does not know how to stop: after the SQL it ends its answer with probability "
-            f"{teacher.stop_probability:.2g}, and its student learns that; {_FINE_TUNE}, or set ingest.chat = auto if it is a "
-            f"chat model"
+            f"{teacher.stop_probability:.2g}, and its student learns that; {_FINE_TUNE} (a chat model may stop within its chat "
+            f"template only: ingest.chat = auto compares)"
         )
     if teacher.nll > _TOKEN_NLL or teacher.first_choice < _FIRST_CHOICE:
         found.append(
