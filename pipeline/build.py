@@ -15,7 +15,8 @@ from kidcore.method.knowledge import GoldKnowledge
 from kidcore.models.backends.facts import EngineFacts
 from kidcore.store.footers import FooterCounts
 from kidcore.store.graph import Cell, Grid, Stage, Task
-from kidcore.store.knowledge import keep_knowledge, teacher_knowledge
+from kidcore.store.kept_knowledge import keep_knowledge
+from kidcore.store.knowledge import teacher_knowledge
 from kidcore.store.makers import this_maker, write_summary
 from kidcore.store.manifest import Facts, Manifest, TeacherRecord, make_manifest, write_manifest
 from kidcore.store.model_names import remember_model

@@ -1,6 +1,6 @@
 """A manifest in, what its teacher thinks of gold out: read once a shard, and kept beside the shards by what they hold.
 
-Gold scores hold it anyway; neither shards nor the manifest change. The two files may go at any time: they are made again.
+Gold scores hold it anyway; neither shards nor the manifest change. The file may go at any time: it is made again.
 """
 
 from collections.abc import Mapping
@@ -8,12 +8,14 @@ from functools import reduce
 from operator import add
 from typing import Any
 
+import numpy as np
+
 from kidcore.method.knowledge import GoldKnowledge
+from kidcore.store.arrow import lists
+from kidcore.store.kept_knowledge import read_knowledge
 from kidcore.store.manifest import Manifest
 from kidcore.store.store import Shard, Store
 
-SUMMARY = "knowledge.json"
-"""Of the latest manifest: what `kidpipe status` reads."""
 _SHARDS = "knowledge_shards.json"
 """Sums by the digest of a gold_score shard."""
 _STAGE = "gold_score"
@@ -41,20 +43,6 @@ def teacher_knowledge(store: Store, manifest: Manifest) -> GoldKnowledge | None:
     return total
 
 
-def keep_knowledge(store: Store, manifest: Manifest, knowledge: GoldKnowledge | None) -> None:
-    """Make it what `read_knowledge` finds for this manifest, until that of another one is kept."""
-    if knowledge is not None and read_knowledge(store, manifest.digest) is None:
-        store.write_json(SUMMARY, {"manifest": manifest.digest, "knowledge": knowledge.as_json()})
-
-
-def read_knowledge(store: Store, digest: str | None) -> GoldKnowledge | None:
-    """What was kept of the manifest `digest`; None where it is that of another."""
-    kept = store.read_json(SUMMARY)
-    if not isinstance(kept, Mapping) or kept.get("manifest") != digest:
-        return None
-    return GoldKnowledge.from_json(kept.get("knowledge"))
-
-
 def _shards(manifest: Manifest) -> list[Shard]:
     names = (file.partition("/")[2] for file in manifest.files(_STAGE))
     return [shard for shard in (Shard.parse(_STAGE, name) for name in names) if shard is not None]
@@ -68,11 +56,6 @@ def _known(store: Store) -> dict[str, GoldKnowledge]:
 
 
 def _look_at(store: Store, shard: Shard) -> GoldKnowledge:
-    # Both take a tenth of a second to load, and `kidpipe status` reads the summary alone.
-    import numpy as np
-
-    from kidcore.store.arrow import lists
-
     table = store.read(shard, ["gold_ids", "topk_count", "topk_ids", "actual_logprob"])
     gold, ids, counts = lists(table, "gold_ids"), lists(table, "topk_ids"), lists(table, "topk_count")
     firsts = []

@@ -7,7 +7,7 @@ from typing import Any
 
 from kidcore.errors import KidpipeError
 from kidcore.method.knowledge import GoldKnowledge
-from kidcore.store.knowledge import read_knowledge
+from kidcore.store.kept_knowledge import read_knowledge
 from kidcore.store.makers import Maker, mixtures, read_summary
 from kidcore.store.manifest import read_head
 from kidcore.store.stages import STAGES

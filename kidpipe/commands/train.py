@@ -17,7 +17,8 @@ from kidcore.method.knowledge import GoldKnowledge, students_advantage
 from kidcore.method.methods import METHODS, stages_read
 from kidcore.models.sources import ModelSource, resolve
 from kidcore.models.tokenizers import load_tokenizer, require_same
-from kidcore.store.knowledge import read_knowledge, teacher_knowledge
+from kidcore.store.kept_knowledge import read_knowledge
+from kidcore.store.knowledge import teacher_knowledge
 from kidcore.store.manifest import Manifest, find_manifest, read_head, read_manifest
 from kidcore.store.stages import MODEL_STAGES, STAGE_TABLE, made_from
 from kidcore.store.store import DamagedShard

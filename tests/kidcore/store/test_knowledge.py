@@ -7,7 +7,8 @@ import pytest
 from kidcore.method.knowledge import GoldKnowledge
 from kidcore.store import knowledge
 from kidcore.store.frames import read_frame
-from kidcore.store.knowledge import read_knowledge, teacher_knowledge
+from kidcore.store.kept_knowledge import SUMMARY, read_knowledge
+from kidcore.store.knowledge import teacher_knowledge
 from kidcore.store.store import Store
 from tests.conftest import configure
 from tests.pipeline.running import made, run_build, store_of
@@ -54,7 +55,7 @@ def test_what_is_kept_may_go_or_be_of_another_manifest(settings: dict[str, objec
     config = configure(settings)
     store = store_of(config)
     result = run_build(config, until="gold_score")
-    (store.root / knowledge.SUMMARY).unlink()
+    (store.root / SUMMARY).unlink()
     (store.root / knowledge._SHARDS).write_text('{"x": 3}')
     assert read_knowledge(store, result.manifest.digest) is None
     assert teacher_knowledge(store, result.manifest) == result.knowledge
