@@ -3,7 +3,8 @@
 A prompt's shared prefix is computed once. vLLM skips its prefix cache for requests that want prompt log-probabilities;
 they are let read it here, and only the rows after the cached part are used. Before a sequence is scored its prompt is
 sent as a request of its own that wants no log-probabilities: the scored request then finds it in the cache, and the
-output layer runs over the SQL instead of the whole prompt. A trial at the start checks that all this holds.
+output layer runs over the SQL instead of the whole prompt. Only the rows of the SQL leave its front end (vllm_rows). A trial at
+the start checks that all this holds.
 """
 
 import logging
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from kidcore.config.config import EngineSettings
 from kidcore.errors import KidpipeError
-from kidcore.models.backends import vllm_engine
+from kidcore.models.backends import vllm_engine, vllm_rows
 from kidcore.models.backends.base import Sampling, ScoreRequest, TopK, check_prompts, check_score, in_ranked_order
 from kidcore.models.backends.facts import EngineFacts
 from kidcore.models.backends.quiet import quiet
@@ -70,7 +71,6 @@ class VllmBackend:
         """Prompt tokens of scored requests that the prefix cache served so far."""
         self._verbose = verbose
         self._model_path = Path(model_path)
-        self._step_tokens = settings.batch_tokens
         self._call: _Call[Any] | None = None
         self._engine: vllm_engine.Engine | None = vllm_engine.start(
             self._model_path,
@@ -83,11 +83,8 @@ class VllmBackend:
             in_process=self._in_process,
         )
         self.facts = EngineFacts("vllm", *vllm_engine.version_and_device(self._engine), dtype)
-        self._reads_cache = False
-        problem = self._try_out(1e-3 if dtype == "float32" else 0.5, reads_cache=settings.prefix_cache)
-        self._reads_cache = settings.prefix_cache and not problem
-        if problem:
-            _LOG.warning("scoring without vLLM's prefix cache, which is slower: %s", problem)
+        self._reads_cache = self._cuts_rows = False
+        self._try_out(1e-3 if dtype == "float32" else 0.5, wants_cache=settings.prefix_cache)
 
     def score(self, requests: Sequence[ScoreRequest], top_k: int) -> Iterator[TopK]:
         """One TopK a request, in order. Neighbours that share a prefix should stand together."""
@@ -97,9 +94,7 @@ class VllmBackend:
                 f"K = {top_k} is more than the {self.max_top_k} this engine was started for",
                 fix="open the engine with the largest K that will be asked",
             )
-        scoring = _Scoring(self, requests, top_k, reads_cache=self._reads_cache)
-        in_flight = max(self._step_tokens * _IN_FLIGHT_STEPS, self.max_length)
-        return self._run(_Call(len(requests), scoring.submit, scoring.receive, in_flight))
+        return self._run(self._scoring(requests, top_k))
 
     def generate(
         self,
@@ -125,9 +120,23 @@ class VllmBackend:
             end = next((position for position, token in enumerate(ids) if token in stops), len(ids))
             return list(ids[:end])
 
-        # More than the cache holds would be preempted and computed again.
-        in_flight = (self._engine and self._engine.capacity_tokens) or self._step_tokens * _IN_FLIGHT_STEPS
-        return self._run(_Call(len(prompts) * repeats, submit, receive, in_flight))
+        longest = max(map(len, prompts), default=0) + max_new_tokens
+        return self._run(_Call(len(prompts) * repeats, submit, receive, self._room(longest)))
+
+    def _scoring(self, requests: Sequence[ScoreRequest], top_k: int) -> "_Call[TopK]":
+        assert self._engine is not None
+        scoring = _Scoring(self, requests, top_k)
+        longest = max((len(request.token_ids) for request in requests), default=0)
+        in_flight = min(max(self._engine.step_tokens * _IN_FLIGHT_STEPS, longest), self._room(longest))
+        return _Call(len(requests), scoring.submit, scoring.receive, in_flight)
+
+    def _room(self, longest: int) -> int:
+        """Tokens under way below which one more request of at most `longest` still fits into the cache: what does not fit is
+        preempted and computed again.
+        """
+        assert self._engine is not None
+        capacity = self._engine.capacity_tokens or self._engine.step_tokens * _IN_FLIGHT_STEPS
+        return max(1, capacity - min(longest, self.max_length) - self._engine.block_size)
 
     def _drawn(self, temperature: float, seed: int) -> dict[str, Any]:
         """What makes a request sample with random numbers of its own."""
@@ -193,8 +202,8 @@ class VllmBackend:
                 yield answers.pop(yielded)
                 yielded += 1
 
-    def _try_out(self, tolerance: float, *, reads_cache: bool) -> str:
-        """Score a few sequences, with and without the cache. Why it cannot be read while scoring; empty when it can.
+    def _try_out(self, tolerance: float, *, wants_cache: bool) -> None:
+        """Score a few sequences the plain way, then with each short cut: those that give the same numbers are taken.
 
         Some models load and fail at the first step, and the first steps warn of what loading did not: both belong here.
         """
@@ -205,30 +214,40 @@ class VllmBackend:
         ids = np.random.default_rng(0).integers(0, self.vocab_size, size=(3, length), dtype=np.int32)
         ids[:, :shared] = ids[0, :shared]
         requests = [ScoreRequest(row, max(1, shared)) for row in ids]
+        plain = self._try_score(requests)
+        problem = vllm_rows.install(self.facts.version)
+        if not problem:
+            self._cuts_rows = True
+            problem = _difference(plain, self._try_score(requests), tolerance)
+        if problem:
+            self._cuts_rows = False
+            _LOG.warning("scoring through vLLM's own lists of log-probabilities, which is slower: %s", problem)
+        if not wants_cache:
+            return
+        self._reads_cache = True
+        problem = _difference(plain, self._try_score(requests), tolerance)
+        if self.cached_tokens == 0:
+            problem = f"it serves nothing (sequences of {length} tokens, blocks of {block})"
+        self.cached_tokens = 0
+        if problem:
+            self._reads_cache = False
+            _LOG.warning("scoring without vLLM's prefix cache, which is slower: %s", problem)
+
+    def _try_score(self, requests: Sequence[ScoreRequest]) -> list[TopK]:
         with quiet(self._verbose):
             try:
-                plain, cached = (self._score_trial(requests, reads) for reads in (False, reads_cache))
+                return list(self._run(self._scoring(requests, min(5, self.max_top_k))))
             except Exception as error:
                 self.close()
                 raise vllm_engine.refusal(error, self._model_path) from error
-        if not reads_cache:
-            return ""
-        if self.cached_tokens == 0:
-            return f"it serves nothing (sequences of {length} tokens, blocks of {block})"
-        self.cached_tokens = 0
-        gap = max(float(np.abs(ours.logprobs - theirs.logprobs).max()) for ours, theirs in zip(plain, cached, strict=True))
-        return "" if gap <= tolerance else f"log-probabilities differ by {gap:.2g} with and without it"
-
-    def _score_trial(self, requests: Sequence[ScoreRequest], reads_cache: bool) -> list[TopK]:
-        scoring = _Scoring(self, requests, min(5, self.max_top_k), reads_cache=reads_cache)
-        return list(self._run(_Call(len(requests), scoring.submit, scoring.receive, self._step_tokens)))
 
 
 class _Scoring:
     """Submits the requests of one score call and reads their answers."""
 
-    def __init__(self, backend: VllmBackend, requests: Sequence[ScoreRequest], top_k: int, *, reads_cache: bool) -> None:
-        self._backend, self._requests, self._top_k, self._reads_cache = backend, requests, top_k, reads_cache
+    def __init__(self, backend: VllmBackend, requests: Sequence[ScoreRequest], top_k: int) -> None:
+        self._backend, self._requests, self._top_k = backend, requests, top_k
+        self._reads_cache, self._cuts_rows = backend._reads_cache, backend._cuts_rows
         self._entries = min(top_k + _TIE_MARGIN, backend.vocab_size)
         self._retried: set[int] = set()
         assert backend._engine is not None
@@ -246,21 +265,18 @@ class _Scoring:
         """The rows wanted are the last ones, whether or not the engine returns rows for the cached part."""
         request = self._requests[index]
         cached = int(output.num_cached_tokens or 0)
-        width = self._entries + 1
         count = len(request.token_ids) - int(request.start)
-        flat = output.prompt_logprobs
-        ids = np.asarray(flat.token_ids[-count * width :], dtype=np.int32)
+        rows = vllm_rows.last_rows(output.prompt_logprobs, count, self._entries + 1)
         # The row of position p comes from position p - 1, which must have been computed in this very request.
-        complete = cached < request.start and len(ids) == count * width
-        if not complete or not (ids[::width] == request.token_ids[request.start :]).all():
+        complete = cached < request.start and len(rows) == count
+        if not complete or not (rows.ids[:, 0] == request.token_ids[request.start :]).all():
             assert index not in self._retried, "vLLM returned rows of other tokens than those it was given"
             self._retried.add(index)
             self._add(index, 0, salt=f"{index}")
             return None
         self._backend.cached_tokens += cached
-        ids = ids.reshape(count, width)
-        logprobs = np.asarray(flat.logprobs[-count * width :], dtype=np.float32).reshape(count, width)
-        return TopK(*in_ranked_order(ids[:, 1:], logprobs[:, 1:], self._top_k), actual_logprob=logprobs[:, 0].copy())
+        best = in_ranked_order(rows.ids[:, 1:], rows.logprobs[:, 1:], self._top_k)
+        return TopK(*best, actual_logprob=rows.logprobs[:, 0].copy())
 
     def _add(self, index: int, known: int, salt: str) -> None:
         """`known` tokens are in the cache already. A salt keeps it from serving what other requests left there: where one
@@ -270,16 +286,20 @@ class _Scoring:
         prefix = (int(request.start) - 1) // self._block * self._block
         if self._reads_cache and prefix > (0 if salt else known):
             self._backend._add(f"prefix {index}", request.token_ids[:prefix].tolist(), _sampling(max_tokens=1), salt)
+        wanted = vllm_rows.asking_for(len(request.token_ids) - int(request.start)) if self._cuts_rows else {}
         params = _sampling(
-            max_tokens=1, prompt_logprobs=self._entries, flat_logprobs=True, skip_reading_prefix_cache=not self._reads_cache
+            max_tokens=1,
+            prompt_logprobs=self._entries,
+            flat_logprobs=True,
+            skip_reading_prefix_cache=not self._reads_cache,
+            **wanted,
         )
         self._backend._add(str(index), request.token_ids.tolist(), params, salt)
 
 
 def _sampling(**settings: Any) -> Any:
     """Greedy unless told otherwise, only the finished output, no text; stop tokens are ours alone."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     fixed = {"detokenize": False, "ignore_eos": True, "output_kind": RequestOutputKind.FINAL_ONLY}
     return SamplingParams(**{"temperature": 0, **fixed, **settings})
@@ -289,3 +309,9 @@ def _shared_prefix(ours: NDArray[np.int32], theirs: NDArray[np.int32]) -> int:
     length = min(len(ours), len(theirs))
     differing = np.flatnonzero(ours[:length] != theirs[:length])
     return int(differing[0]) if len(differing) else length
+
+
+def _difference(ours: Sequence[TopK], theirs: Sequence[TopK], tolerance: float) -> str:
+    """What is wrong where log-probabilities differ by more than `tolerance`; else empty."""
+    gap = max(float(np.abs(one.logprobs - other.logprobs).max()) for one, other in zip(ours, theirs, strict=True))
+    return "" if gap <= tolerance else f"log-probabilities differ by {gap:.2g} with and without"

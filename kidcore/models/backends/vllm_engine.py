@@ -23,7 +23,8 @@ from kidcore.models.backends.quiet import quiet
 
 _LOGPROBS_BYTES = 2 << 30
 """Bound on the memory that vLLM takes for the log-probabilities of one step, which its own profile leaves out."""
-_BYTES_PER_LOGIT = 6
+_BYTES_PER_LOGIT = {"float32": 9}
+"""By the model's precision: its logits, them in float32 where they were not, and their log-softmax on the way; else 6."""
 _SEQUENCES = 256
 _BLOCK = 32
 """Tokens a cache block on the CPU, whose attention wants multiples of 32."""
@@ -38,6 +39,8 @@ class Engine:
     block_size: int
     capacity_tokens: int
     """Tokens that the key-value cache holds."""
+    step_tokens: int
+    """Tokens it computes in a step at most."""
 
 
 _running: list[Engine] = []
@@ -82,7 +85,10 @@ def start(
             _free()
             raise refusal(error, model_path, printed) from error
     cache = llm.vllm_config.cache_config
-    engine = Engine(llm, on_cpu, cache.block_size, (cache.num_gpu_blocks or 0) * cache.block_size)
+    step_tokens = llm.vllm_config.scheduler_config.max_num_batched_tokens
+    # Blocks times their size is too much where layers of several kinds keep caches of their own.
+    capacity = cache.kv_cache_size_tokens or (cache.num_gpu_blocks or 0) * cache.block_size
+    engine = Engine(llm, on_cpu, cache.block_size, capacity, step_tokens)
     _running.append(engine)
     return engine
 
@@ -152,7 +158,8 @@ def _engine_in_this_process(asked: bool) -> Iterator[None]:
 def _arguments(
     model_path: Path, settings: EngineSettings, dtype: str, on_cpu: bool, max_logprobs: int, max_length: int, vocab_size: int
 ) -> dict[str, Any]:
-    step_tokens = min(settings.batch_tokens, max(256, _LOGPROBS_BYTES // (_BYTES_PER_LOGIT * vocab_size)))
+    bytes_per_logit = _BYTES_PER_LOGIT.get(dtype, 6)
+    step_tokens = min(settings.batch_tokens, max(256, _LOGPROBS_BYTES // (bytes_per_logit * vocab_size)))
     arguments: dict[str, Any] = {
         "model": str(model_path),
         "skip_tokenizer_init": True,

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from kidcore.errors import KidpipeError
+from kidcore.models.backends import vllm_engine, vllm_rows
 from kidcore.models.backends.base import ScoreRequest
 from kidcore.models.backends.select import open_backend
 from kidcore.models.backends.transformers import TransformersBackend
@@ -105,3 +106,61 @@ def test_engines_are_silent_closed_or_left_open(tiny_model: Path) -> None:
         [sys.executable, "-c", _SILENT, str(tiny_model)], capture_output=True, text=True, timeout=300, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_only_the_wanted_rows_leave_the_front_end(
+    tiny_model: Path, reference: TransformersBackend, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lists that vLLM makes of whole prompts are made for other requests only, and for ours where the hook cannot be."""
+    from vllm.logprobs import FlatLogprobs
+
+    listed: list[int] = []
+    append = FlatLogprobs.append_fast
+    monkeypatch.setattr(FlatLogprobs, "append_fast", lambda self, *row: (listed.append(1), append(self, *row)))
+    requests = random_requests(12, seed=3, shared=90)
+    expected = list(reference.score(requests, 8))
+    with caplog.at_level(logging.WARNING, logger="kidpipe"):
+        backend = open_vllm(tiny_model)
+        listed.clear()
+        assert_same(list(backend.score(requests, 8)), expected)
+        backend.close()
+        assert not listed
+        assert "scoring" not in caplog.text
+        monkeypatch.setattr(vllm_rows, "_VERSION", "0.1")
+        backend = open_vllm(tiny_model)
+    assert "scoring through vLLM's own lists of log-probabilities, which is slower: vLLM is" in caplog.text
+    assert_same(list(backend.score(requests, 8)), expected)
+    backend.close()
+    assert len(listed) > sum(len(request.token_ids) for request in requests) // 2
+
+
+def test_a_hook_that_brings_other_numbers_is_not_used(
+    tiny_model: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = vllm_rows.last_rows
+
+    def wrong(answer: object, count: int, width: int) -> vllm_rows.LastRows:
+        found = rows(answer, count, width)
+        shift = isinstance(answer, vllm_rows.LastRows)
+        return vllm_rows.LastRows(found.ids, found.logprobs - np.float32(shift))
+
+    monkeypatch.setattr(vllm_rows, "last_rows", wrong)
+    with caplog.at_level(logging.WARNING, logger="kidpipe"):
+        backend = open_vllm(tiny_model)
+    backend.close()
+    assert "which is slower: log-probabilities differ by 1 with and without" in caplog.text
+
+
+def test_tokens_under_way_follow_what_the_engine_was_started_with(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bound on the memory for log-probabilities makes steps smaller than asked, in float32 more so than in bfloat16."""
+    monkeypatch.setattr(vllm_engine, "_LOGPROBS_BYTES", 435 * 9 * 300)
+    backend = open_vllm(tiny_model)
+    assert backend._engine is not None
+    assert backend._engine.step_tokens == 300
+    assert backend._engine.capacity_tokens > 10_000
+    assert backend._scoring(random_requests(40, seed=5), 4).tokens_in_flight == 300 * 4
+    backend._engine.capacity_tokens = 640
+    requests = random_requests(40, seed=5)
+    longest = max(len(request.token_ids) for request in requests)
+    assert backend._scoring(requests, 4).tokens_in_flight == 640 - longest - 32
+    backend.close()
