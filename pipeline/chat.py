@@ -22,6 +22,7 @@ from kidcore.models.sources import ModelSource
 from kidcore.models.tokenizer_files import TokenizerFiles
 from kidcore.models.tokenizers import tokenizer_digest
 from kidcore.sql.datasets import DataSet, Example
+from kidcore.store.kept_knowledge import read_memory
 from kidcore.store.store import Store
 
 SAMPLE = 32
@@ -139,7 +140,7 @@ def _score(backend: Backend, requests: list[ScoreRequest]) -> GoldKnowledge:
 
 
 def _read(store: Store, name: str) -> ChatChoice | None:
-    kept = store.read_json(f"{_FOLDER}/{name}.json")
+    kept = read_memory(store, f"{_FOLDER}/{name}.json")
     try:
         return None if kept is None else ChatChoice(**kept)
     except TypeError:

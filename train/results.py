@@ -65,4 +65,5 @@ def start_knowledge(out: Path) -> GoldKnowledge | None:
             line = json.loads(next(log))
     except (OSError, StopIteration, ValueError):
         return None
-    return GoldKnowledge.from_json(line.get("on_gold")) if line.get("step") == 0 else None
+    is_start = isinstance(line, dict) and line.get("step") == 0
+    return GoldKnowledge.from_json(line.get("on_gold")) if is_start else None

@@ -1,7 +1,9 @@
 """What the teacher of the latest manifest thinks of gold, as `kidpipe status` reads it: without shards, without Arrow."""
 
 from collections.abc import Mapping
+from typing import Any
 
+from kidcore.errors import KidpipeError
 from kidcore.method.knowledge import GoldKnowledge
 from kidcore.store.manifest import Manifest
 from kidcore.store.store import Store
@@ -16,9 +18,17 @@ def keep_knowledge(store: Store, manifest: Manifest, knowledge: GoldKnowledge | 
         store.write_json(SUMMARY, {"manifest": manifest.digest, "knowledge": knowledge.as_json()})
 
 
+def read_memory(store: Store, name: str) -> Any:
+    """What was kept under `name`; None where there is nothing, or nothing that can be read: it can be had again."""
+    try:
+        return store.read_json(name)
+    except KidpipeError:
+        return None
+
+
 def read_knowledge(store: Store, digest: str | None) -> GoldKnowledge | None:
     """What was kept of the manifest `digest`; None where it is that of another."""
-    kept = store.read_json(SUMMARY)
+    kept = read_memory(store, SUMMARY)
     if not isinstance(kept, Mapping) or kept.get("manifest") != digest:
         return None
     return GoldKnowledge.from_json(kept.get("knowledge"))

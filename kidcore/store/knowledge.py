@@ -6,13 +6,12 @@ Gold scores hold it anyway; neither shards nor the manifest change. The file may
 from collections.abc import Mapping
 from functools import reduce
 from operator import add
-from typing import Any
 
 import numpy as np
 
 from kidcore.method.knowledge import GoldKnowledge
 from kidcore.store.arrow import lists
-from kidcore.store.kept_knowledge import read_knowledge
+from kidcore.store.kept_knowledge import read_knowledge, read_memory
 from kidcore.store.manifest import Manifest
 from kidcore.store.store import Shard, Store
 
@@ -49,7 +48,7 @@ def _shards(manifest: Manifest) -> list[Shard]:
 
 
 def _known(store: Store) -> dict[str, GoldKnowledge]:
-    kept: Any = store.read_json(_SHARDS)
+    kept = read_memory(store, _SHARDS)
     if not isinstance(kept, Mapping):
         return {}
     return {digest: GoldKnowledge.of(sums) for digest, sums in kept.items() if isinstance(sums, list) and len(sums) == 5}

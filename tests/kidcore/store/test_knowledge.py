@@ -55,6 +55,8 @@ def test_what_is_kept_may_go_or_be_of_another_manifest(settings: dict[str, objec
     config = configure(settings)
     store = store_of(config)
     result = run_build(config, until="gold_score")
+    (store.root / SUMMARY).write_bytes(b"\x00{")
+    assert read_knowledge(store, result.manifest.digest) is None
     (store.root / SUMMARY).unlink()
     (store.root / knowledge._SHARDS).write_text('{"x": 3}')
     assert read_knowledge(store, result.manifest.digest) is None
