@@ -6,6 +6,7 @@ Gold scores hold it anyway; neither shards nor the manifest change. The file may
 from collections.abc import Mapping
 from functools import reduce
 from operator import add
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,11 @@ def _known(store: Store) -> dict[str, GoldKnowledge]:
     kept = read_memory(store, _SHARDS)
     if not isinstance(kept, Mapping):
         return {}
-    return {digest: GoldKnowledge.of(sums) for digest, sums in kept.items() if isinstance(sums, list) and len(sums) == 5}
+    return {digest: GoldKnowledge.of(sums) for digest, sums in kept.items() if _is_sums(sums)}
+
+
+def _is_sums(kept: Any) -> bool:
+    return isinstance(kept, list) and len(kept) == 5 and all(isinstance(value, (int, float)) for value in kept)
 
 
 def _look_at(store: Store, shard: Shard) -> GoldKnowledge:

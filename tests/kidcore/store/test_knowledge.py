@@ -58,7 +58,7 @@ def test_what_is_kept_may_go_or_be_of_another_manifest(settings: dict[str, objec
     (store.root / SUMMARY).write_bytes(b"\x00{")
     assert read_knowledge(store, result.manifest.digest) is None
     (store.root / SUMMARY).unlink()
-    (store.root / knowledge._SHARDS).write_text('{"x": 3}')
+    (store.root / knowledge._SHARDS).write_text('{"x": 3, "y": ["a", 1, 2, 3, 4]}')
     assert read_knowledge(store, result.manifest.digest) is None
     assert teacher_knowledge(store, result.manifest) == result.knowledge
     assert run_build(config, until="ingest").knowledge == result.knowledge
