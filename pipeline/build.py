@@ -11,8 +11,8 @@ from kidcore.atomic import replacing
 from kidcore.config.processes import peak_memory_mib
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
+from kidcore.interrupt import StopRequest
 from kidcore.method.knowledge import GoldKnowledge
-from kidcore.models.backends.facts import EngineFacts
 from kidcore.store.footers import FooterCounts
 from kidcore.store.graph import Cell, Grid, Stage, Task
 from kidcore.store.kept_knowledge import keep_knowledge
@@ -22,6 +22,7 @@ from kidcore.store.manifest import Facts, Manifest, TeacherRecord, make_manifest
 from kidcore.store.model_names import remember_model
 from kidcore.store.prompts import prompt_folder
 from kidcore.store.store import DamagedShard, Store
+from pipeline.changed_inputs import remember_databases
 from pipeline.context import Context
 from pipeline.progress import StageProgress
 from pipeline.stages import every_stage, stages
@@ -69,7 +70,7 @@ def build(
         grid = Grid(graph, context.parts, store)
         # Where ingest is all that was asked for, its shards are listed all the same: people look there for reasons.
         check = (lambda: None) if until == "ingest" else (lambda: _require_rows(context, store, grid))
-        runner = _Runner(grid, store, progress, context.take_engine, check)
+        runner = _Runner(grid, store, progress, context, check)
         for _ in range(_MOST_REPAIRS):
             try:
                 runner.run()
@@ -91,6 +92,7 @@ def build(
         if keep is not None:
             keep(manifest)
         if is_latest:
+            remember_databases(context, store, manifest.digest)
             for mixture in _remember_makers(listed, store, manifest.digest):
                 _LOG.warning("%s (kidpipe status)", mixture)
     if until == "ingest":
@@ -172,8 +174,8 @@ class _Runner:
         grid: Grid,
         store: Store,
         progress: bool,
-        take_engine: Callable[[], EngineFacts | None],
-        check_ingested: Callable[[], None],
+        context: Context | None = None,
+        check_ingested: Callable[[], None] = lambda: None,
     ) -> None:
         self.grid = grid
         self.ran: Counter[str] = Counter()
@@ -181,18 +183,30 @@ class _Runner:
         self.seconds: dict[str, float] = {}
         self._store = store
         self._progress = progress
-        self._take_engine = take_engine
+        self._context = context
         self._check_ingested = check_ingested
         self._settled: set[tuple[str, int, int]] = set()
 
     def run(self) -> None:
-        with StageProgress(self._progress) as bar:
+        with StageProgress(self._progress) as bar, StopRequest():  # SIGTERM ends what is under way as Ctrl-C does
+            if self._context is not None:
+                self._context.engine_starting = bar.starting
             for stage in self.grid.stages:
                 started = time.perf_counter()
-                self._run_stage(stage, bar)
+                try:
+                    self._run_stage(stage, bar)
+                except KeyboardInterrupt:
+                    self._say_where(stage)
+                    raise
                 self.seconds[stage.name] = self.seconds.get(stage.name, 0.0) + time.perf_counter() - started
                 if stage.name == "ingest":
                     self._check_ingested()
+
+    def _say_where(self, stage: Stage) -> None:
+        done, total = self.ran[stage.name] + self.reused[stage.name], len(self.grid.parts) * len(stage.each_view())
+        _LOG.warning(
+            "stopped in %s: %d of its %d shards are finished and kept; the same command continues there", stage.name, done, total
+        )
 
     def _run_stage(self, stage: Stage, bar: StageProgress) -> None:
         cells = list(self.grid.cells(stage))
@@ -202,7 +216,8 @@ class _Runner:
             if cell.state == "done" and self._settle(cell):
                 self.reused[stage.name] += 1
         rows = {part.index: part.rows for part in self.grid.parts}
-        bar.start(stage.name, sum(rows[cell.part] for cell in pending), len(cells) - len(pending), len(cells))
+        to_do, in_all = (sum(rows[cell.part] for cell in some) for some in (pending, cells))
+        bar.start(stage.name, to_do, in_all, len(cells) - len(pending), len(cells))
         for cell in pending:
             self._run_cell(stage, cell, bar)
             self._settle(cell)
@@ -225,6 +240,7 @@ class _Runner:
         shard = self._store.commit(stage.name, cell.key, output.table, output.counts)
         self.grid.add(shard)
         self.grid.look(stage, part, cell.view)
+        engine, start_s = self._context.take_engine() if self._context else (None, 0.0)
         self._store.log_shard(
             {
                 "stage": stage.name,
@@ -234,7 +250,8 @@ class _Runner:
                 "rows": part.rows,
                 "seconds": round(time.perf_counter() - started, 4),
                 "settings": self._remember_settings(stage),
-                "made": this_maker(self._take_engine()).as_json(),
+                "made": this_maker(engine).as_json(),
+                "engine_start_s": round(start_s, 4),
                 "peak_memory_mib": peak_memory_mib(),
             },
         )

@@ -1,7 +1,7 @@
 """A configuration in; everything its stages need, found and checked before the first expensive second, out."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -56,6 +56,8 @@ class Context:
         self._stack = ExitStack()
         self._pools: dict[int, SandboxPool] = {}
         self._dialects: dict[str, str] = {}
+        self.engine_starting: Callable[[str], AbstractContextManager[None]] = lambda _what: nullcontext()
+        """Entered while an engine starts, with what it is called."""
 
     def examples(self, part: Partition) -> Sequence[Example]:
         start = self._starts[part.index]
@@ -123,7 +125,7 @@ class Context:
     @cached_property
     def engines(self) -> EnginePool:
         top_k = max(self.config.score.top_k, self.config.predict.top_k + self.tokens.margin)
-        room = EnginePool(self.config.engine, top_k, self.longest, self.verbose)
+        room = EnginePool(self.config.engine, top_k, self.longest, self.verbose, starting=self.engine_starting)
         self._stack.callback(room.close)
         return room
 
@@ -144,13 +146,14 @@ class Context:
         assert self.start is not None
         return self.engines.open(self.start, self.config.rollout.dtype)
 
-    def take_engine(self) -> EngineFacts | None:
-        """The engine that was asked for since this was called last, or None."""
+    def take_engine(self) -> tuple[EngineFacts | None, float]:
+        """The engine that was asked for since this was called last, or None, and the seconds that engines took to start."""
         engines: EnginePool | None = self.__dict__.get("engines")  # asking for the property would make one
         if engines is None:
-            return None
-        used, engines.used = engines.used, None
-        return used
+            return None, 0.0
+        taken = engines.used, engines.start_s
+        engines.used, engines.start_s = None, 0.0
+        return taken
 
     @property
     def longest(self) -> int:

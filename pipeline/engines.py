@@ -1,6 +1,9 @@
 """Model sources in, one open engine at a time out: predict and score of one build share it."""
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 
 from kidcore.config.config import Dtype, EngineSettings
 from kidcore.models.backends.base import Backend
@@ -20,6 +23,10 @@ class EnginePool:
     verbose: bool = False
     used: EngineFacts | None = None
     """What was asked for last, until it is taken note of."""
+    starting: Callable[[str], AbstractContextManager[None]] = field(default=lambda _what: nullcontext())
+    """Entered while an engine starts, with what it is called."""
+    start_s: float = 0.0
+    """Seconds that engines took to start, until they are taken note of."""
     _current: Backend | None = None
     _identity: str = ""
 
@@ -28,14 +35,17 @@ class EnginePool:
         identity = f"{model.identity} {dtype}"
         if self._current is None or self._identity != identity:
             self.close()
-            self._current = open_backend(
-                model.path,
-                self.settings,
-                dtype,
-                max_top_k=min(self.max_top_k, model.vocab_size),
-                max_length=self.max_length,
-                verbose=self.verbose,
-            )
+            began = time.perf_counter()
+            with self.starting(f"the engine with {model.name}"):
+                self._current = open_backend(
+                    model.path,
+                    self.settings,
+                    dtype,
+                    max_top_k=min(self.max_top_k, model.vocab_size),
+                    max_length=self.max_length,
+                    verbose=self.verbose,
+                )
+            self.start_s += time.perf_counter() - began
             self._identity = identity
         self.used = self._current.facts
         return self._current

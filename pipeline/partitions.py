@@ -17,7 +17,7 @@ def split_parts(dataset: DataSet, shard_rows: int, digests: FileDigests) -> list
     reruns what reads databases, and nothing else unless the results differ.
     """
     parts = []
-    databases = {db_id: dataset.database(db_id).digest(digests) for db_id in {e.db_id for e in dataset.examples}}
+    databases = database_digests(dataset, digests)
     ends = [0, *cuts([example.example_id for example in dataset.examples], shard_rows), len(dataset.examples)]
     for index, (start, end) in enumerate(pairwise(ends)):
         examples = dataset.examples[start:end]
@@ -25,6 +25,11 @@ def split_parts(dataset: DataSet, shard_rows: int, digests: FileDigests) -> list
         parts.append(Partition(index, len(examples), content))
     digests.save()
     return parts
+
+
+def database_digests(dataset: DataSet, digests: FileDigests) -> dict[str, str]:
+    """By db_id, what changes when its database does."""
+    return {db_id: dataset.database(db_id).digest(digests) for db_id in sorted({e.db_id for e in dataset.examples})}
 
 
 def cuts(example_ids: Sequence[str], shard_rows: int) -> list[int]:

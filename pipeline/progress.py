@@ -1,47 +1,32 @@
-"""Rows finished in, a progress line with rate and time left out (to stderr, and only where someone looks)."""
+"""Rows finished in, a line a stage with rate and time left out, on stderr: a bar on a terminal, else a line at half minutes."""
 
+from contextlib import AbstractContextManager
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.progress import TaskID
 
-
-class _Rate(ProgressColumn):
-    """Rows a second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f} rows/s" if task.speed else "", style="cyan")
+from kidcore.progress import WorkProgress
 
 
 class StageProgress:
-    """One line a stage: what was reused, then a bar while it runs."""
+    """What was reused of a stage, then how far it is; engine starts are steps of their own."""
 
     def __init__(self, is_shown: bool) -> None:
-        self._console = Console(stderr=True, quiet=not is_shown)
-        self._progress = Progress(
-            TextColumn("{task.description:<11}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _Rate(),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not (is_shown and self._console.is_terminal),
-            transient=True,
-        )
+        self._work = WorkProgress(Console(stderr=True, quiet=not is_shown), is_shown)
         self._task: TaskID | None = None
         self._line = ""
 
     def __enter__(self) -> "StageProgress":
-        self._progress.start()
+        self._work.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._progress.stop()
+        self._work.__exit__(kind, error, traceback)
 
-    def start(self, name: str, rows: int, reused: int, total: int) -> None:
-        """Begin a stage with `rows` to do; `reused` of its `total` shards are finished already."""
-        self._task = self._progress.add_task(name, total=rows)
+    def start(self, name: str, rows: int, total_rows: int, reused: int, total: int) -> None:
+        """Begin a stage with `rows` of its `total_rows` to do; `reused` of its `total` shards are finished already."""
+        self._task = self._work.add(name, total_rows, first=total_rows - rows)
         self._line = (
             f"{name:<11} {total - reused} of {total} shards, {rows:,} rows" if rows else f"{name:<11} reused, {total} shards"
         )
@@ -49,15 +34,17 @@ class StageProgress:
     def advance(self, rows: int) -> None:
         """Note `rows` more as finished."""
         if self._task is not None:
-            self._progress.advance(self._task, rows)
+            self._work.advance(self._task, rows)
+
+    def starting(self, what: str) -> AbstractContextManager[None]:
+        """While an engine starts."""
+        return self._work.starting(what)
 
     def finish(self) -> None:
         """End the stage and leave its line."""
         if self._task is None:
             return
-        task = self._progress.tasks[self._progress.task_ids.index(self._task)]
-        elapsed = task.elapsed or 0.0
-        speed = f" in {elapsed:.1f} s ({task.completed / elapsed:,.0f} rows/s)" if task.completed and elapsed else ""
-        self._progress.remove_task(self._task)
+        done, elapsed = self._work.end(self._task)
         self._task = None
-        self._console.print(self._line + speed, highlight=False)
+        speed = f" in {elapsed:.1f} s ({done / elapsed:,.0f} rows/s)" if done and elapsed > 0 else ""
+        self._work.say(self._line + speed)

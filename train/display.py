@@ -2,13 +2,13 @@
 
 import logging
 import math
-import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-_SECONDS_A_LINE = 30.0
+from kidcore.progress import Pace
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -17,7 +17,7 @@ class Display:
 
     def __init__(self, num_steps: int, first: int, *, show: bool) -> None:
         console = Console(stderr=True)
-        self._num_steps, self._first = num_steps, first
+        self._num_steps = num_steps
         self._has_lines = show and not console.is_terminal
         self._bar = Progress(
             TextColumn("[bold]train"),
@@ -31,23 +31,14 @@ class Display:
         )
         self._task = self._bar.add_task("", total=num_steps, completed=first)
         self._evaluation, self._start_nll = "", math.nan
-        # The first step is worth a line at once: it says that the run has begun, and how fast.
-        self._began, self._said = time.monotonic(), -math.inf
+        self._pace = Pace(num_steps, first, unit="steps", one="step", at_once=True)
 
     def step(self, step: int, loss: float) -> None:
         """A step is done."""
         self._bar.update(self._task, completed=step, description=f"loss {loss:.3f}{self._evaluation}")
-        now = time.monotonic()
-        if not self._has_lines or (now - self._said < _SECONDS_A_LINE and step < self._num_steps):
-            return
-        self._said = now
-        rate = (step - self._first) / max(1e-9, now - self._began)
-        left = (self._num_steps - step) / rate
-        _LOG.info(
-            "step %d of %d, loss %.3f%s; %s, %s left",
-            *(step, self._num_steps, loss, self._evaluation),
-            *(f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s a step", _duration(left)),
-        )
+        if self._has_lines and (self._pace.is_due() or step == self._num_steps):
+            said = (step, self._num_steps, loss, self._evaluation, self._pace.describe(step))
+            _LOG.info("step %d of %d, loss %.3f%s; %s", *said)
 
     def evaluated(self, step: int, nll: float) -> None:
         """The holdout was looked at; step 0 is the student as it was given."""
@@ -68,9 +59,3 @@ class Display:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.stop()
-
-
-def _duration(seconds: float) -> str:
-    """Hours and minutes, or minutes and seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -15,6 +15,7 @@ import torch
 from kidcore.config import processes
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
+from kidcore.interrupt import StopRequest
 from kidcore.method.knowledge import GoldKnowledge, students_advantage
 from kidcore.method.methods import METHODS
 from kidcore.models.backends.vllm_student import VllmStudent
@@ -27,7 +28,6 @@ from train.data.examples import TrainingExample
 from train.data.loader import Loader, choose_workers
 from train.data.sampler import hashed
 from train.display import Display
-from train.interrupt import StopRequest
 from train.memory import fitted
 from train.online.online import Online, prepare_together
 from train.online.rollouts import open_engine

@@ -8,6 +8,7 @@ reads, so an input that comes out with the same bytes stops the staleness there.
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from kidcore.config.settings import Section, fingerprint
@@ -130,6 +131,14 @@ class Grid:
         """The shards that this one is made from, None for those not finished."""
         names = ((name, view if self._by_name[name].views else 0) for name in stage.inputs)
         return [self._done.get((name, part.index, number)) for name, number in names]
+
+    def num_finished(self, stage: Stage) -> int:
+        """Shards of a stage in the store, of this configuration or any other."""
+        return len(self._finished[stage.name])
+
+    def some_finished(self, stage: Stage, most: int) -> list[Shard]:
+        """At most so many of them."""
+        return list(islice(self._finished[stage.name].values(), most))
 
     def add(self, shard: Shard) -> None:
         """Take note of a shard just finished."""

@@ -8,12 +8,13 @@ from typing import Any
 from kidcore.errors import KidpipeError, nearest
 from kidcore.store.graph import Grid
 from kidcore.store.manifest import rates, read_manifest
-from kidcore.store.plan import StagePlan, make_plan
-from kidcore.store.stages import STAGES, needs_start
+from kidcore.store.plan import StagePlan, engine_start_s, make_plan
+from kidcore.store.stages import MODEL_STAGES, STAGES, needs_start
 from kidpipe.commands.next_command import after_build, fails_at_eval
 from kidpipe.commands.on_gold import on_gold, on_gold_lines
-from kidpipe.commands.session import Session, show_seconds, text_table
+from kidpipe.commands.session import Session, show_bytes, show_seconds, text_table
 from pipeline.build import build
+from pipeline.changed_inputs import changed_inputs
 from pipeline.chat import ChatChoice
 from pipeline.context import open_context
 from pipeline.stages import stages
@@ -105,16 +106,18 @@ def plan(session: Session, *, why: bool, as_json: bool, check: bool, until: str)
     needs = {"need_teacher": until != "ingest", "need_start": needs_start(until)}
     context = open_context(session.config, **needs, verbose=session.verbose)
     grid = Grid(stages(context, until), context.parts, session.store)
-    plans = make_plan(grid, session.store, read_manifest(session.store))
+    manifest = read_manifest(session.store)
+    plans = make_plan(grid, session.store, manifest, lambda name: changed_inputs(context, session.store, manifest, name))
+    asks = any(p.is_stale and p.stage in MODEL_STAGES for p in plans)
+    start_s = engine_start_s(session.store) if asks else None
     chat = context.chat
     if as_json:
-        session.print_json(
-            {"stale": any(p.is_stale for p in plans), "stages": [p.as_json() for p in plans]} | _chat_of_plan(chat)
-        )
+        found = {"stale": any(p.is_stale for p in plans), "stages": [p.as_json() for p in plans]}
+        session.print_json(found | {"engine_start_s": start_s} | _chat_of_plan(chat))
     else:
         if chat:
             session.console.print(f"prompts     {chat}", markup=False)
-        _print_plan(session, plans, why)
+        _print_plan(session, plans, why, start_s)
     if check and any(p.is_stale for p in plans):
         sys.exit(1)
 
@@ -123,14 +126,19 @@ def _chat_of_plan(chat: ChatChoice | None) -> dict[str, Any]:
     return {"chat": chat.as_json()} if chat else {}
 
 
-def _print_plan(session: Session, plans: list[StagePlan], why: bool) -> None:
-    columns = {"stage": "left", "": "left", "shards to run": "right", "done": "right", "rows": "right", "about": "right"}
+def _print_plan(session: Session, plans: list[StagePlan], why: bool, start_s: float | None) -> None:
+    columns = {"stage": "left", "": "left", "shards to run": "right", "done": "right", "rows": "right"}
+    columns |= {"about": "right", "writes": "right"}
     table = text_table("", columns | ({"why": "left"} if why else {}))
     for stage in plans:
         state = "[yellow]stale[/]" if stage.stale else "[yellow]follows[/]" if stage.follows else "[green]done[/]"
         row = [stage.stage, state, str(stage.stale + stage.follows), str(stage.done), f"{stage.rows:,}"]
-        row.append(show_seconds(stage.estimate_s) if stage.is_stale else "")
+        most = "at most " if stage.is_at_most else ""
+        row.append(most + show_seconds(stage.estimate_s) if stage.is_stale else "")
+        row.append("" if not stage.is_stale else "?" if stage.estimate_bytes is None else show_bytes(stage.estimate_bytes))
         table.add_row(*row, *(["; ".join(stage.reasons)] if why else []))
     session.console.print(table)
     if not any(stage.is_stale for stage in plans):
         session.console.print("nothing to run")
+    if start_s is not None:
+        session.console.print(f"and an engine's start, about {show_seconds(start_s)}")

@@ -8,9 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
-
 from eval.databases import Databases
 from eval.evaluate import SUMMARY_FILE, VERDICTS_FILE, Evaluation
 from eval.evaluate import judge_predictions as judge
@@ -25,6 +22,7 @@ from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Sampling
 from kidcore.models.backends.select import open_backend
 from kidcore.models.sources import resolve
+from kidcore.progress import WorkProgress
 from kidcore.sql.answers import read_answer
 from kidcore.sql.availability import lacking_databases
 from kidcore.sql.datasets import DataSet, Split, read
@@ -201,7 +199,7 @@ def _read(path: Path, dataset: DataSet) -> "Predictions":
     return made
 
 
-def _generate(session: Session, folder: str, dataset: DataSet, bar: Progress) -> "Predictions":
+def _generate(session: Session, folder: str, dataset: DataSet, bar: WorkProgress) -> "Predictions":
 
     source = resolve(folder, digests=FileDigests(session.store.root / "digests.json"))
     builder, config = builder_of_model(session, source.path), session.config
@@ -209,11 +207,13 @@ def _generate(session: Session, folder: str, dataset: DataSet, bar: Progress) ->
     longest = builder.definition.max_prompt_tokens + config.eval.max_new_tokens
     number = config.eval.samples
     sampling = Sampling(config.eval.sample_temperature, config.eval.sample_seed, number) if number > 1 else None
-    limit, tick = config.eval.max_new_tokens, ticker(bar, "generate")
-    backend = open_backend(
-        source.path, config.engine, config.eval.dtype, max_top_k=1, max_length=longest, verbose=session.verbose
-    )
+    limit = config.eval.max_new_tokens
+    with bar.starting(f"the engine with {source.path.name}"):
+        backend = open_backend(
+            source.path, config.engine, config.eval.dtype, max_top_k=1, max_length=longest, verbose=session.verbose
+        )
     try:
+        tick = ticker(bar, "generate")
         made = generate_predictions(backend, builder, examples, dataset.database, limit, tick, sampling)
     finally:
         backend.close()
@@ -260,28 +260,12 @@ def _run_or_model(session: Session, folder: str) -> str:
     return path.parent.name if is_run else folder
 
 
-class _Rate(ProgressColumn):
-    """How many a second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.1f}/s" if task.speed else "", style="cyan")
+def progress_lines(session: Session) -> WorkProgress:
+    """Lines with bar, count, rate and time left, on stderr: bars on a terminal, else a line at half minutes."""
+    return WorkProgress(session.errors, not session.is_silent)
 
 
-def progress_lines(session: Session) -> Progress:
-    """Lines with bar, count, rate and time left, on stderr and only where someone looks."""
-    return Progress(
-        TextColumn("{task.description:<11}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-        console=session.errors,
-        disable=not session.errors.is_terminal,
-        transient=True,
-    )
-
-
-def ticker(bar: Progress, name: str) -> Callable[[int, int], None]:
+def ticker(bar: WorkProgress, name: str) -> Callable[[int, int], None]:
     """A (done, total) callback that moves a line of its own."""
-    task = bar.add_task(name, total=None)
-    return lambda done, total: bar.update(task, completed=done, total=total)
+    task = bar.add(name)
+    return lambda done, total: bar.set(task, done, total)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from kidcore.interrupt import StopRequest
 from tests.train.small import save_small_student, write_build
 from tests.train.test_trainer import config, lines
 from train.data.dataset import Source
-from train.interrupt import StopRequest
 from train.trainer import _Session, run
 
 

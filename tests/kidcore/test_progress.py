@@ -1,0 +1,83 @@
+"""Amounts and a clock in; lines at half minutes with rates that leave engine starts out."""
+
+import io
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from kidcore import progress
+from kidcore.progress import Pace, WorkProgress, duration
+
+
+@pytest.fixture
+def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets seconds pass on a clock of the test's own."""
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+
+    def advance(seconds: float) -> None:
+        now[0] += seconds
+
+    return advance
+
+
+def _work(is_shown: bool = True) -> tuple[WorkProgress, io.StringIO]:
+    written = io.StringIO()
+    return WorkProgress(Console(file=written, quiet=not is_shown), is_shown), written
+
+
+def test_a_log_gets_a_line_every_half_minute(wait: Callable[[float], None]) -> None:
+    work, written = _work()
+    with work:
+        task = work.add("predict", 1000)
+        for _second in range(100):
+            wait(1)
+            work.advance(task, 2)
+        assert work.end(task) == (200, 100.0)
+    assert [line.split() for line in written.getvalue().splitlines()] == [
+        ["predict", "60", "of", "1,000,", "2.0", "rows/s,", "7", "min", "50", "s", "left"],
+        ["predict", "120", "of", "1,000,", "2.0", "rows/s,", "7", "min", "20", "s", "left"],
+        ["predict", "180", "of", "1,000,", "2.0", "rows/s,", "6", "min", "50", "s", "left"],
+    ]
+
+
+def test_an_engine_start_is_a_step_and_in_no_rate(wait: Callable[[float], None]) -> None:
+    work, written = _work()
+    with work:
+        task = work.add("predict", 100)
+        with work.starting("the engine with big"):
+            wait(600)
+        wait(31)
+        work.advance(task, 31)
+        assert work.end(task) == (31, 31.0)
+    assert written.getvalue().splitlines() == [
+        "engine      starting the engine with big",
+        "engine      the engine with big started in 600.0 s",
+        "predict     31 of 100, 1.0 rows/s, 1 min 9 s left",
+    ]
+
+
+def test_what_was_done_before_counts_in_the_place_and_not_in_the_rate(wait: Callable[[float], None]) -> None:
+    work, written = _work()
+    task = work.add("score", 1000, first=900)
+    wait(40)
+    work.advance(task, 10)
+    assert written.getvalue().split() == ["score", "910", "of", "1,000,", "4.0", "s", "a", "row,", "6", "min", "0", "s", "left"]
+    assert work.end(task) == (10, 40.0)
+
+
+def test_nothing_is_said_where_nothing_is_to_be_shown(wait: Callable[[float], None]) -> None:
+    work, written = _work(is_shown=False)
+    with work, work.starting("an engine"):
+        task = work.add("score", 1000)
+        wait(100)
+        work.advance(task, 10)
+    assert written.getvalue() == ""
+
+
+def test_a_pace_without_progress_has_no_rate(wait: Callable[[float], None]) -> None:
+    pace = Pace(10)
+    wait(5)
+    assert pace.describe(0) == "no rate yet"
+    assert (duration(59.6), duration(3599), duration(7260)) == ("1 min 0 s", "59 min 59 s", "2 h 1 min")
