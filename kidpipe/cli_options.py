@@ -15,7 +15,10 @@ VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Let vLLM a
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 DataOption = Annotated[str | None, typer.Option("--data", help="Folder of the data set.")]
 LayoutOption = Annotated[str | None, typer.Option("--layout", help="spider, spider-syn, bird or jsonl.")]
-TeacherOption = Annotated[str | None, typer.Option("--teacher", help="Hugging Face name or local folder.")]
+TeacherOption = Annotated[
+    str | None,
+    typer.Option("--teacher", help="Hugging Face name, local folder, or URLs of vLLM servers (with teacher.tokenizer)."),
+]
 StudentOption = Annotated[str | None, typer.Option("--student", help="Hugging Face name or local folder.")]
 BackendOption = Annotated[str | None, typer.Option("--backend", help="auto, vllm or transformers.")]
 PredictorOption = Annotated[str | None, typer.Option("--predictor", help="Who fills the holes: teacher or student.")]

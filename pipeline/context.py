@@ -15,7 +15,8 @@ from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Backend
 from kidcore.models.backends.facts import EngineFacts
 from kidcore.models.prompts import PromptBuilder, answer_end, prompt_identity
-from kidcore.models.sources import UNBOUNDED, ModelSource, require_whole, resolve
+from kidcore.models.sources import UNBOUNDED, ModelSource, require_whole, resolve, tokenizer_folder
+from kidcore.models.teachers import is_url, known_length, resolve_teacher
 from kidcore.models.templates.template import load_template
 from kidcore.models.tokenizer_files import TokenizerFiles
 from kidcore.models.tokenizers import Tokens, eos_id, is_mask_of_old, require_same, tokenizer_digest, tokens_of
@@ -122,10 +123,14 @@ class Context:
             self._pools[max_steps] = self._stack.enter_context(SandboxPool(limits, sandbox.workers))
         return self._pools[max_steps]
 
+    @property
+    def most_top_k(self) -> int:
+        """The largest K that a stage asks for."""
+        return max(self.config.score.top_k, self.config.predict.top_k + self.tokens.margin)
+
     @cached_property
     def engines(self) -> EnginePool:
-        top_k = max(self.config.score.top_k, self.config.predict.top_k + self.tokens.margin)
-        room = EnginePool(self.config.engine, top_k, self.longest, self.verbose, starting=self.engine_starting)
+        room = EnginePool(self.config.engine, self.most_top_k, self.longest, self.verbose, starting=self.engine_starting)
         self._stack.callback(room.close)
         return room
 
@@ -207,7 +212,7 @@ def open_context(
     known = teacher or _recorded_teacher(config)
     # Training comes hours after the build: a student that cannot be trained is said now.
     require_whole(config.train.student, digests)
-    named = teacher or _resolve(config.train.student, "train.student", digests)
+    named = teacher or _tokenizer_of_served(config, digests) or _resolve(config.train.student, "train.student", digests)
     if named is None:
         raise KidpipeError(
             "no model whose tokenizer could be used", where="teacher.model", fix="set teacher.model or train.student"
@@ -283,9 +288,19 @@ def _teacher(config: Config, is_needed: bool, digests: FileDigests) -> ModelSour
     if not config.teacher.model:
         raise KidpipeError("no teacher is named", where="teacher.model", fix="kidpipe build-imperfect --teacher MODEL")
     recorded = None if is_needed else _recorded_teacher(config)
+    if recorded is not None and is_url(config.teacher.model):
+        return None  # nobody is asked for what is known
     if recorded is not None and recorded.identity.startswith("local:") and not Path(recorded.name).expanduser().is_dir():
         return None  # a folder that went away is not to be looked for on the Hub
-    return resolve(config.teacher.model, config.teacher.revision, digests=digests)
+    return resolve_teacher(config.teacher, digests)
+
+
+def _tokenizer_of_served(config: Config, digests: FileDigests) -> ModelSource | None:
+    """A source whose tokenizer is that of a teacher behind a URL, who need not be asked."""
+    if not is_url(config.teacher.model) or not config.teacher.tokenizer:
+        return None
+    folder = tokenizer_folder(config.teacher.tokenizer, config.teacher.revision)
+    return ModelSource(config.teacher.model, folder, "", known_length(config.teacher.model, digests), 0, "", "")
 
 
 def _recorded_teacher(config: Config) -> ModelSource | None:

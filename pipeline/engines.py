@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from kidcore.config.config import Dtype, EngineSettings
 from kidcore.models.backends.base import Backend
 from kidcore.models.backends.facts import EngineFacts
-from kidcore.models.backends.select import open_backend
+from kidcore.models.backends.select import open_model
 from kidcore.models.sources import ModelSource
 
 
@@ -37,8 +37,8 @@ class EnginePool:
             self.close()
             began = time.perf_counter()
             with self.starting(f"the engine with {model.name}"):
-                self._current = open_backend(
-                    model.path,
+                self._current = open_model(
+                    model,
                     self.settings,
                     dtype,
                     max_top_k=min(self.max_top_k, model.vocab_size),

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from kidcore.config.config import Config, GenerateSettings, RolloutSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.sources import ModelSource
+from kidcore.models.teachers import require_top_k
 from kidcore.store.graph import Output, Stage, Task, settings_of
 from kidcore.store.stages import STAGE_TABLE, StageTraits, built_by
 from pipeline.context import Context
@@ -26,6 +27,9 @@ def stages(context: Context, until: str = "score") -> list[Stage]:
     for answers in {"generate", "rollout"} & set(built_by(until)):
         _require_different_answers(answers, getattr(context.config, answers))
     asked = built_by(until)
+    # Asked of served teachers only: the number takes loading a tokenizer.
+    if context.teacher is not None and context.teacher.served is not None and {"gold_score", "predict"} & set(asked):
+        require_top_k(context.teacher, min(context.most_top_k, context.teacher.vocab_size))
     return [stage for stage in every_stage(context) if stage.name in asked]
 
 

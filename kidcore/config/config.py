@@ -82,7 +82,12 @@ def _without_folder(settings: dict[str, Any]) -> dict[str, Any]:
 class TeacherSettings(Section):
     """The model that fills the holes and scores."""
 
-    model: Input[ModelName] = Field("", description="Hugging Face name or local folder; its weights are hashed")
+    model: Input[ModelName] = Field(
+        "", description="Hugging Face name or local folder, whose weights are hashed; or URLs of vLLM servers, commas between"
+    )
+    tokenizer: Input[ModelName] = Field(
+        "", description="tokenizer of a teacher behind a URL: Hugging Face name or local folder; empty otherwise"
+    )
     revision: Input[str] = Field("", description="branch, tag or commit of a Hugging Face name; empty = main")
     dtype: Identity[Dtype] = Field("auto", description="precision of the weights; auto = as stored")
 
@@ -97,6 +102,11 @@ class EngineSettings(Section):
     kv_cache_mib: Runtime[int] = Field(512, ge=32, description="key-value cache on the CPU, MiB (vLLM)")
     batch_tokens: Runtime[int] = Field(8192, ge=64, description="tokens per forward pass; bounds peak memory")
     prefix_cache: Runtime[bool] = Field(True, description="compute a shared prompt prefix once (vLLM)")
+    server_requests: Runtime[int] = Field(32, ge=1, description="requests under way at each server of a teacher behind a URL")
+    server_timeout_s: Runtime[float] = Field(300.0, gt=0, description="longest a server may take for an answer, seconds")
+    server_patience_s: Runtime[float] = Field(
+        600.0, ge=0, description="longest that a build waits for servers that went away, seconds"
+    )
 
 
 class MaskSettings(Section):

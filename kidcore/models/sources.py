@@ -3,7 +3,8 @@
 import json
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,38 @@ _NOT_IDENTITY = ("_name_or_path", "transformers_version")
 
 
 @dataclass(frozen=True)
-class ModelSource:
-    """A model on this machine.
+class Served:
+    """What is known of a model behind URLs."""
 
-    `identity` is equal for equal configuration and weights ("local:<digest>"), or names one commit of the Hub
-    ("hub:<name>@<commit>"); where the folder lies is no part of it.
+    urls: tuple[str, ...]
+    model: str
+    """What the servers call it."""
+    scores: tuple[float, ...]
+    """Of fixed sequences, see backends/served_scores.py: another model gives others."""
+    tokens: int
+    """Ids that those are drawn from: the tokenizer's."""
+    max_length: int
+    """Tokens of the longest sequence that a server takes beside one of its own."""
+    max_top_k: int
+    """Most log-probabilities a position that the servers give."""
+    version: str
+    """Of vLLM."""
+    open: Callable[..., Any] = field(compare=False)
+    """Gives the backend that asks them."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model on this machine, or behind URLs.
+
+    `identity` is equal for equal configuration and weights ("local:<digest>"), names one commit of the Hub
+    ("hub:<name>@<commit>"), or stands for a served model's name, tokenizer and scores ("served:<name>@<digest>"); where it lies
+    is no part of it.
     """
 
     name: str
     path: Path
+    """Its folder; that of the tokenizer for a served model."""
     identity: str
     max_length: int
     """Tokens of the longest sequence; UNBOUNDED where the configuration states none."""
@@ -41,6 +65,7 @@ class ModelSource:
     architecture: str
     dtype: str
     """Precision that the weights were saved in, such as "bfloat16"; empty where the configuration does not say."""
+    served: Served | None = None
 
 
 def resolve(model: str, revision: str = "", *, digests: FileDigests | None = None) -> ModelSource:
@@ -68,6 +93,16 @@ def resolve(model: str, revision: str = "", *, digests: FileDigests | None = Non
     snapshot = _download(model, revision)
     config = _checked_config(snapshot, digests)
     return _source(model, snapshot, f"hub:{model}@{snapshot.name}", config)
+
+
+def tokenizer_folder(name: str, revision: str = "") -> Path:
+    """The folder with the tokenizer called `name`, a local folder or a Hugging Face name; weights are not needed."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists() or not _HUB_NAME.fullmatch(name):
+        raise KidpipeError("tokenizer folder not found", where=str(folder), fix=_nearby(folder) or "check the path")
+    return _download(name, revision, with_weights=False)
 
 
 def require_whole(model: str, digests: FileDigests) -> None:
@@ -147,14 +182,15 @@ def _local_identity(folder: Path, config: dict[str, Any], digests: FileDigests) 
     return "local:" + fingerprint({"config": json.dumps(kept, sort_keys=True), "weights": weights})
 
 
-def _download(name: str, revision: str) -> Path:
+def _download(name: str, revision: str, *, with_weights: bool = True) -> Path:
     """The snapshot folder of a Hugging Face model; its name is the commit."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
+    files = _HUB_FILES if with_weights else [pattern for pattern in _HUB_FILES if pattern != "*.safetensors"]
     try:
-        snapshot = Path(snapshot_download(name, revision=revision or None, allow_patterns=_HUB_FILES))
-        if not any(snapshot.glob("*.safetensors")):
+        snapshot = Path(snapshot_download(name, revision=revision or None, allow_patterns=files))
+        if with_weights and not any(snapshot.glob("*.safetensors")):
             snapshot = Path(
                 snapshot_download(name, revision=revision or None, allow_patterns=[*_HUB_FILES, "pytorch_model*.bin"])
             )

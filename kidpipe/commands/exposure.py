@@ -13,9 +13,10 @@ from kidcore.config.digests import FileDigests
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import ScoreRequest
-from kidcore.models.backends.select import open_backend
+from kidcore.models.backends.select import open_model
 from kidcore.models.encoding import TextEncoder
 from kidcore.models.sources import ModelSource, resolve
+from kidcore.models.teachers import require_top_k, resolve_teacher
 from kidcore.models.tokenizers import eos_id, load_tokenizer, require_same
 from kidcore.sql.datasets import DataSet
 from kidcore.store.manifest import Manifest, read_manifest
@@ -43,7 +44,8 @@ def find_teacher(session: Session) -> ScoringTeacher:
     stage = manifest.stages.get("gold_score") if manifest else None
     built_by = stage.settings["teacher.weights"] if stage else None
     if config.teacher.model:
-        source = resolve(config.teacher.model, config.teacher.revision, digests=FileDigests(root / "digests.json"))
+        source = resolve_teacher(config.teacher, FileDigests(root / "digests.json"))
+        require_top_k(source, _TOP_K)
         return ScoringTeacher(source.identity, source, source.path, manifest if built_by == source.identity else None)
     if manifest is None or built_by is None:
         raise KidpipeError(
@@ -113,7 +115,7 @@ def _ask(session: Session, source: ModelSource, dtype: Any, asked: Sequence["Sco
     top_k = min(_TOP_K, source.vocab_size)
     longest = max(len(request.token_ids) for request in asked)
     engine = session.config.engine
-    backend = open_backend(source.path, engine, dtype, max_top_k=top_k, max_length=longest, verbose=session.verbose)
+    backend = open_model(source, engine, dtype, max_top_k=top_k, max_length=longest, verbose=session.verbose)
     try:
         return score_answers(backend, asked, top_k)
     finally:

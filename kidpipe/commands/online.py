@@ -10,6 +10,7 @@ from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS
 from kidcore.models.backends.select import require_vllm, stored_dtype
 from kidcore.models.sources import ModelSource, resolve
+from kidcore.models.teachers import is_url
 from kidcore.models.tokenizers import load_tokenizer, require_same, special_ids, tokens_of
 from kidcore.store.manifest import Manifest
 from kidpipe.commands.session import Session
@@ -83,6 +84,12 @@ def _teacher(session: Session) -> ModelSource:
             f"method {method} asks the teacher during training, and none is named",
             where="teacher.model",
             fix=f"kidpipe train --method {method} --teacher MODEL, or a method that reads stored scores: kid, rkd, fkd",
+        )
+    if is_url(settings.model):
+        raise KidpipeError(
+            f"method {method} asks the teacher during training, which a teacher behind a URL can't be yet",
+            where=f"teacher.model = {settings.model}",
+            fix="name the model itself, or a method that reads stored scores: kid, rkd, fkd",
         )
     try:
         return resolve(settings.model, settings.revision)

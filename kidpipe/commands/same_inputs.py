@@ -17,6 +17,7 @@ from kidcore.config.config import Config
 from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
 from kidcore.models.sources import resolve
+from kidcore.models.teachers import is_url
 from kidcore.models.tokenizers import load_tokenizer, tokenizer_digest
 from kidcore.sql.datasets import DataSet, read
 from kidcore.store.manifest import Manifest
@@ -85,6 +86,9 @@ def _check_model(session: Session, manifest: Manifest, role: str, setting: str, 
         if now != recorded:
             what = f"the shards were made by another {role}: {made_by}, and the configuration's has other weights ({_short(now)})"
             raise _other(manifest, what, f"{setting} = {named}")
+        return
+    if is_url(named) and recorded.startswith("served:"):
+        _LOG.info("the %s behind %s is not asked whether it is the one that made the shards", role, named)
         return
     is_same = recorded.startswith(f"{_HUB}{named}@{_commit(revision)}") or named in names
     if not is_same and (names or recorded.startswith(_HUB)):

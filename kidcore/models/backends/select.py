@@ -59,6 +59,16 @@ def open_backend(
     return _open_vllm(source, engine, precision, max_top_k, length, verbose)
 
 
+def open_model(
+    model: ModelSource, engine: EngineSettings, dtype: Dtype = "auto", *, max_top_k: int, max_length: int, verbose: bool = False
+) -> Backend:
+    """As `open_backend`, for a model that may be behind a URL."""
+    if model.served is None:
+        return open_backend(model.path, engine, dtype, max_top_k=max_top_k, max_length=max_length, verbose=verbose)
+    backend: Backend = model.served.open(model, engine, max_length)
+    return backend
+
+
 def stored_dtype(source: ModelSource) -> str:
     """The precision of the weights on disk: what the configuration says, else that of the first tensor."""
     if source.dtype in _SAFETENSORS_NAMES.values():

@@ -70,10 +70,9 @@ def start(
     here = on_cpu or in_process
     with quiet(verbose) as last_lines, _random_state_kept(), graph_compiler_off(on_cpu), _engine_in_this_process(here):
         try:
-            from vllm import EngineArgs, LLMEngine
-            from vllm.platforms import current_platform
+            from vllm import EngineArgs, LLMEngine, platforms
 
-            _require_platform(current_platform.is_cpu(), on_cpu)
+            _require_platform(platforms.current_platform.is_cpu(), on_cpu)
             logging.getLogger("vllm").setLevel(logging.INFO if verbose else logging.ERROR)
             arguments = _arguments(model_path, settings, dtype, on_cpu, max_logprobs, max_length, vocab_size)
             llm = LLMEngine.from_engine_args(EngineArgs(**arguments))
