@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_JOBS) --dist loadgroup --no-loadscope-reorder
 INSTALLED := $(VENV)/installed-$(EXTRA)
 
-.PHONY: demo test test-fast check format clean
+.PHONY: demo test test-fast check format docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/kidpipe demo
@@ -35,6 +35,12 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The site needs no torch: it has an environment of its own.
+docs:
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet 'mkdocs>=1.6,<2'
+	.venv-docs/bin/mkdocs build --strict --quiet
+
 # pip brings torch (it knows the index given), uv the rest (it can leave out what vLLM asks for in vain).
 $(INSTALLED): pyproject.toml requirements/overrides.txt requirements/cpu.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,4 +51,4 @@ $(INSTALLED): pyproject.toml requirements/overrides.txt requirements/cpu.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-docs site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -250,7 +250,10 @@ def inspect(
 
 @app.command()
 def query(
-    sql: Annotated[str, typer.Argument(help="SQL with the stages as tables: ingest, mask, predict, rewrite, ...")],
+    sql: Annotated[
+        str, typer.Argument(help="SQL with the stages as tables (ingest, mask, ...), and verdicts, runs, steps, comparisons.")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="Write the rows to this .csv or .parquet file.")] = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     json: JsonOption = False,
@@ -258,9 +261,11 @@ def query(
     """Run SQL over the artifacts with DuckDB.
 
     Example: kidpipe query "select strategy, avg(rewritten) from rewrite group by strategy"
+
+    Example: kidpipe query "select evaluation, kind, count(*) from verdicts group by all" --out verdicts.csv
     """
     session = open_command(config, settings)
-    load_body("commands.inspect.query")(session, sql, as_json=json)
+    load_body("commands.inspect.query")(session, sql, as_json=json, out=out)
 
 
 @app.command()

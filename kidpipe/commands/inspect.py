@@ -1,6 +1,7 @@
 """`kidpipe inspect` and `kidpipe query`: one example in colour, and SQL over the artifacts."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -16,6 +17,7 @@ from kidcore.store.makers import Maker, makers_of
 from kidcore.store.manifest import Manifest, PartRecord
 from kidcore.store.stages import STAGE_TABLE, STAGES
 from kidcore.store.store import Shard, Store
+from kidpipe.commands.query_views import make_views, require_writable, write_rows
 from kidpipe.commands.session import Session, text_table
 
 _SHOWN_PREDICTIONS = 3
@@ -177,14 +179,16 @@ def _visible(text: str) -> str:
     return text.replace("\n", "⏎").replace("\t", "⇥")
 
 
-def query(session: Session, sql: str, *, as_json: bool) -> None:
-    """Run SQL with DuckDB over the latest manifest's shards; each stage is a view of its name.
+def query(session: Session, sql: str, *, as_json: bool, out: Path | None = None) -> None:
+    """Run SQL with DuckDB over the latest manifest's shards, each stage a view of its name, and over verdicts and runs.
 
     In a view `example_id` is what `inspect` and people call an example (`train:17`: its place in the data), and
     `content_id` is the id in the shard, which stays when the example moves.
     """
+    require_writable(out)
     store, manifest = session.store, session.manifest()
     with duckdb.connect() as connection:
+        others = make_views(connection, store.root)
         _name_examples(connection, [example_id for _part, example_id in _example_ids(store, manifest)])
         for stage in manifest.stages:
             files = [str(store.root / file) for file in manifest.files(stage)]
@@ -196,11 +200,14 @@ def query(session: Session, sql: str, *, as_json: bool) -> None:
                 )
         try:
             _require_reading(connection, sql)
+            if out is not None:
+                _say_written(session, out, write_rows(connection, sql, out), as_json)
+                return
             cursor = connection.execute(sql)
             names = [column[0] for column in cursor.description or []]
             rows = cursor.fetchall()
         except duckdb.Error as error:
-            views = ", ".join(stage for stage in STAGES if stage in manifest.stages)
+            views = ", ".join([*(stage for stage in STAGES if stage in manifest.stages), *others])
             raise KidpipeError(str(error).strip().splitlines()[0], where=sql, fix=f"views: {views}") from None
     if as_json:
         session.print_json([{name: _plain(value) for name, value in zip(names, row, strict=True)} for row in rows])
@@ -209,6 +216,13 @@ def query(session: Session, sql: str, *, as_json: bool) -> None:
     for row in rows:
         table.add_row(*map(_cell, row))
     session.console.print(table)
+
+
+def _say_written(session: Session, out: Path, rows: int, as_json: bool) -> None:
+    if as_json:
+        session.print_json({"file": str(out), "rows": rows})
+    else:
+        session.console.print(f"wrote {out}: {rows:,} rows", markup=False)
 
 
 def _name_examples(connection: duckdb.DuckDBPyConnection, ids: list[str]) -> None:

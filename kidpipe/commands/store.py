@@ -3,27 +3,37 @@
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from kidcore.errors import KidpipeError
 from kidcore.method.knowledge import GoldKnowledge
+from kidcore.store.footers import known_bytes
 from kidcore.store.kept_knowledge import read_knowledge
 from kidcore.store.makers import Maker, mixtures, read_summary
-from kidcore.store.manifest import read_head
+from kidcore.store.manifest import HEAD, read_head
 from kidcore.store.stages import STAGES
 from kidcore.store.store import BROKEN, DamagedShard, Shard, Store
 from kidpipe.commands.on_gold import on_gold, on_gold_lines
-from kidpipe.commands.session import Session, text_table
+from kidpipe.commands.session import Session, show_bytes, text_table
 
 
 def status(session: Session, *, as_json: bool) -> None:
     """What is finished, from directory scans alone: nothing large is read."""
     store = session.store
     head = read_head(store)
-    rows = [_stage_status(store, stage) | {"in_manifest": head["shards"].get(stage, 0)} for stage in STAGES]
+    sizes = known_bytes(store)
+    rows = [
+        _stage_status(store, stage) | {"in_manifest": head["shards"].get(stage, 0), "bytes": sizes.get(stage, 0)}
+        for stage in STAGES
+    ]
     report: dict[str, Any] = {
         "store": str(store.root),
         "manifest": head["digest"],
+        "built": _when(store.root / HEAD),
+        "teacher": session.config.teacher.model or None,
+        "data": session.config.data.path,
         "building": store.lock_holder() or None,
         "stages": rows,
         "teacher_on_gold": on_gold(read_knowledge(store, head["digest"])),
@@ -33,17 +43,21 @@ def status(session: Session, *, as_json: bool) -> None:
     if as_json:
         session.print_json(report)
         return
-    table = text_table("", {"stage": "left", "shards": "right", "in manifest": "right", "rows": "right"})
+    table = text_table("", {"stage": "left", "shards": "right", "in manifest": "right", "rows": "right", "bytes": "right"})
     for row in rows:
-        table.add_row(row["stage"], str(row["shards"]), str(row["in_manifest"]), f"{row['rows']:,}")
+        counts = (str(row["shards"]), str(row["in_manifest"]), f"{row['rows']:,}")
+        table.add_row(row["stage"], *counts, show_bytes(row["bytes"]) if row["bytes"] else "")
     session.console.print(table)
-    session.console.print(f"manifest    {report['manifest'] or 'none yet: kidpipe build-imperfect'}")
+    built = f"{report['manifest']}, written {report['built']}" if report["manifest"] else "none yet: kidpipe build-imperfect"
+    session.console.print(f"manifest    {built}")
+    session.console.print(f"data        {report['data']}", markup=False)
+    session.console.print(f"teacher     {report['teacher'] or 'not named'}", markup=False)
     for line in on_gold_lines(report["teacher_on_gold"]) + _made_lines(report["made"]):
         session.console.print(line, markup=False)
     if report["building"]:
         session.console.print(f"building    {report['building']}")
     for run in report["runs"]:
-        session.console.print(f"run         {run['name']}  {run['state']}")
+        session.console.print(f"run         {run['name']}  {_run_line(run)}", markup=False)
         for when in ("start", "final"):
             if (known := GoldKnowledge.from_json(run[f"{when}_on_gold"])) is not None:
                 session.console.print(f"              {when}: {known}", markup=False)
@@ -77,8 +91,38 @@ def _runs(store: Store) -> list[dict[str, Any]]:
         result = store.read_json(f"runs/{folder.name}/result.json") or {}
         state = "finished" if (folder / "last").is_dir() else "unfinished"
         known = {f"{when}_on_gold": result.get(f"{when}_knowledge") for when in ("start", "final")}
-        runs.append({"name": folder.name, "state": state, **known})
+        step = max((int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoints/step-*[0-9]")), default=0)
+        figures = {"saved_step": step or None, "best_nll": result.get("best_nll"), "scores": _scores(store, folder)}
+        runs.append({"name": folder.name, "state": state, "changed": _when(folder / "log.jsonl"), **figures, **known})
     return runs
+
+
+def _scores(store: Store, run: Path) -> dict[str, float | None]:
+    """By evaluation of this run's student, its ex_bag."""
+    found: dict[str, float | None] = {}
+    for path in sorted((store.root / "eval").glob("*/summary.json")):
+        summary = store.read_json(str(path.relative_to(store.root))) or {}
+        model = Path(summary.get("model") or "")
+        if model.name in ("best", "last") and model.parent.name == run.name:
+            found[path.parent.name] = summary.get("metrics", {}).get("ex_bag", {}).get("all", {}).get("value")
+    return found
+
+
+def _run_line(run: Mapping[str, Any]) -> str:
+    """finished, or where it stands, with what is known of how good it is."""
+    stands = f", step {run['saved_step']} is saved" if run["saved_step"] else ", nothing saved yet"
+    parts = [run["state"] + (stands if run["state"] == "unfinished" else "")]
+    parts += [f"holdout NLL {run['best_nll']:.4f}"] if run["best_nll"] is not None else []
+    parts += [f"ex_bag {score:.1%} ({name})" for name, score in run["scores"].items() if score is not None]
+    return ", ".join([*parts, *([run["changed"]] if run["changed"] else [])])
+
+
+def _when(path: Path) -> str | None:
+    """When a file was written, in local time; None where it is not there."""
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime).astimezone().isoformat(" ", "minutes")
+    except OSError:
+        return None
 
 
 def verify(session: Session, *, deep: bool, as_json: bool) -> None:

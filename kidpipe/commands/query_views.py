@@ -1,0 +1,89 @@
+"""A store in; the views that `kidpipe query` has beside the stages, out: verdicts, runs, steps and comparisons."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from kidcore.atomic import replacing
+from kidcore.errors import KidpipeError
+
+_FILES = {
+    "verdicts": ("eval/*/verdicts.parquet", "evaluation", "read_parquet(?, union_by_name = true, filename = true)"),
+    "steps": (
+        "runs/*/log.jsonl",
+        "run",
+        "read_json(?, format = 'newline_delimited', union_by_name = true, filename = true, ignore_errors = true)",
+    ),
+    "comparisons": ("compare/*/runs.parquet", "comparison", "read_parquet(?, union_by_name = true, filename = true)"),
+}
+"""By view: which files of the store it shows, the column that names their folder, and what reads them."""
+_RUNS = pa.schema(
+    [
+        ("run", pa.string()),
+        ("is_finished", pa.bool_()),
+        ("method", pa.string()),
+        ("steps", pa.int64()),
+        ("best_step", pa.int64()),
+        ("best_nll", pa.float64()),
+        ("final_nll", pa.float64()),
+        ("start_nll", pa.float64()),
+        ("seconds", pa.float64()),
+    ]
+)
+_WRITERS = {".csv": "write_csv", ".parquet": "write_parquet"}
+
+
+def make_views(connection: duckdb.DuckDBPyConnection, root: Path) -> list[str]:
+    """Make the views of what is there; their names."""
+    connection.register("runs", pa.Table.from_pylist(_runs(root), schema=_RUNS))
+    made = ["runs"]
+    for name, (pattern, folder, reader) in _FILES.items():
+        files = [str(path) for path in sorted(root.glob(pattern)) if path.stat().st_size]
+        if not files:
+            continue
+        listing = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+        connection.execute(
+            f"CREATE VIEW {name} AS SELECT parse_path(filename)[-2] AS {folder}, * EXCLUDE (filename) "
+            f"FROM {reader.replace('?', f'[{listing}]')}"
+        )
+        made.append(name)
+    return made
+
+
+def require_writable(out: Path | None) -> None:
+    """Refuse a file of another kind before anything is asked."""
+    if out is not None and out.suffix.lower() not in _WRITERS:
+        raise KidpipeError(f"no such kind of file: {out.name}", where="--out", fix="name a file that ends in .csv or .parquet")
+
+
+def write_rows(connection: duckdb.DuckDBPyConnection, sql: str, out: Path) -> int:
+    """Write what `sql` gives to a .csv or .parquet file; the number of rows."""
+    relation = connection.sql(sql)
+    if relation is None:
+        raise KidpipeError("this statement gives no rows to write", where=sql, fix="start with SELECT or FROM")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as temporary:
+        getattr(relation, _WRITERS[out.suffix.lower()])(str(temporary))
+    counted = relation.count("*").fetchone()
+    return int(counted[0]) if counted else 0
+
+
+def _runs(root: Path) -> list[dict[str, Any]]:
+    rows = []
+    for folder in sorted(path for path in (root / "runs").glob("*") if path.is_dir()):
+        result, identity = (_read(folder / name) for name in ("result.json", "run.json"))
+        method = (identity.get("settings") or {}).get("method") or folder.name.rpartition("-")[0] or None
+        figures = {name: result.get(name) for name in _RUNS.names[3:]}
+        rows.append({"run": folder.name, "is_finished": bool(result), "method": method, **figures})
+    return rows
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
