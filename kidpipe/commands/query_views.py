@@ -1,6 +1,7 @@
 """A store in; the views that `kidpipe query` has beside the stages, out: verdicts, runs, steps and comparisons."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from kidcore.atomic import replacing
+from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
 
 _FILES = {
@@ -45,11 +47,14 @@ def make_views(connection: duckdb.DuckDBPyConnection, root: Path) -> list[str]:
         if not files:
             continue
         listing = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-        connection.execute(
-            f"CREATE VIEW {name} AS SELECT parse_path(filename)[-2] AS {folder}, * EXCLUDE (filename) "
-            f"FROM {reader.replace('?', f'[{listing}]')}"
-        )
-        made.append(name)
+        # A file that another program broke hides its view, and stops no question about the others.
+        with suppress(duckdb.Error):
+            connection.execute(
+                f"CREATE VIEW {name} AS SELECT parse_path(filename)[-2] AS {folder}, * EXCLUDE (filename) "
+                # A torn line of a log comes out as a row of nothing.
+                f"FROM {reader.replace('?', f'[{listing}]')}" + (" WHERE kind IS NOT NULL" if name == "steps" else "")
+            )
+            made.append(name)
     return made
 
 
@@ -67,15 +72,16 @@ def write_rows(connection: duckdb.DuckDBPyConnection, sql: str, out: Path) -> in
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
         getattr(relation, _WRITERS[out.suffix.lower()])(str(temporary))
-    counted = relation.count("*").fetchone()
-    return int(counted[0]) if counted else 0
+    return int(relation.count("*").fetchall()[0][0])
 
 
 def _runs(root: Path) -> list[dict[str, Any]]:
     rows = []
     for folder in sorted(path for path in (root / "runs").glob("*") if path.is_dir()):
         result, identity = (_read(folder / name) for name in ("result.json", "run.json"))
-        method = (identity.get("settings") or {}).get("method") or folder.name.rpartition("-")[0] or None
+        # Settings at their default are left out of a run's identity.
+        default = TrainSettings.model_fields["method"].default
+        method = (identity.get("settings") or {}).get("method", default) if identity else None
         figures = {name: result.get(name) for name in _RUNS.names[3:]}
         rows.append({"run": folder.name, "is_finished": bool(result), "method": method, **figures})
     return rows
