@@ -41,7 +41,7 @@ def test_build_train_eval_and_a_look_around(cli: Cli, tiny_model: Path, tmp_path
     summary = json.loads(judged.out)
     assert summary["examples"] == 6
     assert {"ex_bag", "ex_set"} <= summary["metrics"].keys()
-    assert (tmp_path / "artifacts" / "eval" / "first" / "verdicts.parquet").is_file()
+    assert (Path(summary["folder"]) / "verdicts.parquet").is_file()
     assert "ex_bag" in cli("eval", eval__limit=6, eval__max_new_tokens=8, sandbox__workers=1).out
 
     status = json.loads(cli("status", "--json").out)
