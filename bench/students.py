@@ -113,6 +113,9 @@ def make_model(shape: Shape, device: str, seed: int = 0) -> Any:
         return Qwen2ForCausalLM(config).float()
 
 
+_RATE = 2e-4
+
+
 class Trainee:
     """A student in our trainer's step, without the trainer's files."""
 
@@ -122,9 +125,10 @@ class Trainee:
         dtype = autocast_dtype(settings, device)
         layout = choose_layout(self.model, settings.packing, dtype)
         self.runner = Runner(self.model, device, layout, load.pack_tokens, dtype)
-        self.settings = settings
+        # `auto` is settled by a student's files, which this one has not; the rate changes no cost.
+        self.settings = settings if settings.learning_rate != "auto" else settings.model_copy(update={"learning_rate": _RATE})
         self._recipe = RunObjective.of(settings)
-        self._optimizer = make_optimizer(self.model, settings)
+        self._optimizer = make_optimizer(self.model, self.settings)
 
     def step(self, examples: Sequence[TrainingExample]) -> StepMetrics:
         """One optimiser step, as train.trainer takes it."""

@@ -1,6 +1,8 @@
 """What most tests stand on: a small made world, and a small model with a tokenizer of its own."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,17 @@ def tiny_model(dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Pa
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_found() -> Iterator[None]:
+    """A command sets up our loggers for its process. Left so, they write into the closed stream of a test that is over."""
+    logs = [logging.getLogger(name) for name in ("kidpipe", "pipeline", "train", "eval", "kidcore")]
+    found = [(log.handlers[:], log.level, log.propagate) for log in logs]
+    yield
+    for log, (handlers, level, propagate) in zip(logs, found, strict=True):
+        log.handlers, log.propagate = handlers, propagate
+        log.setLevel(level)
 
 
 @pytest.fixture
