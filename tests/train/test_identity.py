@@ -13,13 +13,14 @@ STORED = {"fkd", "rkd", "f-distill", "kid", "kid-online"}
 # The settings that not all methods look at, as their descriptions say, and the methods that do.
 LOOKED_AT: dict[str, set[str]] = {
     "mle_weight": STORED,
-    "on_policy_mle": {"imitkd", "gkd"},
+    "on_policy_mle": {"imitkd", "gkd", "opd"},
     "kd_weight": set(METHODS) - {"sft", "seqkd"},
     "divergence": set(METHODS) - {"sft", "seqkd"},
     "divergence_parameter": set(METHODS) - {"sft", "seqkd"},
-    "views_per_step": {"kid", "kid-online"},
-    "imperfect_share": {"kid", "kid-online", "gkd"},
-    "gold_share": {"kid", "kid-online", "imitkd", "gkd"},
+    "views_per_step": {"kid", "kid-online", "opd"},
+    "imperfect_share": {"kid", "kid-online", "gkd", "opd"},
+    "gold_share": {"kid", "kid-online", "imitkd", "gkd", "opd"},
+    "rollout_share": {"kid"},
     "oracle_end": {"imitkd"},
     "rollout_tokens": {"imitkd", "gkd"},
     "rollout_temperature": {"imitkd", "gkd"},

@@ -123,7 +123,7 @@ def feed(folder: Path) -> None:
 
 
 def test_workers_end_with_a_trainer_that_was_killed(source: Source) -> None:
-    with start(feed, source.parts[0].ingest.parent) as trainer:
+    with start(feed, source.parts[0].files["ingest"][0].parent) as trainer:
         assert within(60, lambda: trainer.out.endswith("\n")), trainer.err
         trainer.kill()
     workers = [int(text) for text in trainer.out.split()]
