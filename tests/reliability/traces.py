@@ -14,7 +14,7 @@ from kidcore.store.stages import STAGES
 
 CLOCKS = re.compile(r"seconds|memory|per_second")
 # Locks, logs of what took how long, and a cache of digests by inode and time.
-UNCOMPARED = re.compile(r"(^|/)(\.lock|[^/]*\.lock|digests\.json|log\.txt)$|^artifacts/log/")
+UNCOMPARED = re.compile(r"(^|/)(\.lock|[^/]*\.lock|digests\.json|made\.json|log\.txt)$|^artifacts/log/")
 Finished = dict[str, tuple[int, int] | bytes]
 
 
