@@ -74,7 +74,8 @@ def build(
         for _ in range(_MOST_REPAIRS):
             try:
                 runner.run()
-                listed = _finished(context, store)
+                # A comparison's names what its runs read, whatever else was built before: the same again for the same command.
+                listed = _finished(context, store) if is_latest else runner.grid
                 manifest = make_manifest(listed, store, _facts(context))
                 knowledge = teacher_knowledge(store, manifest)
                 break
