@@ -205,8 +205,8 @@ def _require_known(name: str, origin: str) -> None:
     if name in names:
         return
     section, _, field = name.partition(".")
-    fields = [known for known in names if known.partition(".")[2] == field]
-    near = fields[0] if fields else nearest(name, names) or nearest(section, sections(), 0.6)
+    fields = sorted(known for known in names if known.partition(".")[2] == (field or name))
+    near = " or ".join(fields) if fields else nearest(name, names) or nearest(section, sections(), 0.6)
     fix = f"did you mean {near}?" if near else "kidpipe config lists every setting"
     raise KidpipeError(f"unknown setting: {name}", where=origin, fix=fix)
 

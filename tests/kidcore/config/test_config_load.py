@@ -28,7 +28,7 @@ def test_flags_beat_the_environment_and_it_beats_the_file(tmp_path: Path) -> Non
         ("mask.ration", "mask.ratio"),
         ("maks.ratio", "mask.ratio"),
         ("train.fill", "predict.fill"),
-        ("temperature", "predict.temperature"),
+        ("temperature", "generate.temperature or predict.temperature or rollout.temperature"),
     ],
 )
 def test_unknown_keys_name_the_nearest_real_one(name: str, suggestion: str) -> None:
