@@ -70,13 +70,13 @@ def test_names_bytes_and_at_most(cli: Cli, data: Path, tmp_path: Path) -> None:
 
 def test_an_engine_start_is_in_no_rate(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    real = engines.open_backend
+    real = engines.open_model
 
     def slow(*arguments: Any, **named: Any) -> Any:
         clock[0] += 5000
         return real(*arguments, **named)
 
-    monkeypatch.setattr(engines, "open_backend", slow)
+    monkeypatch.setattr(engines, "open_model", slow)
     perf_counter = engines.time.perf_counter
     monkeypatch.setattr(engines.time, "perf_counter", lambda: perf_counter() + clock[0])
     assert cli("build-imperfect", "--until", "gold_score").code == 0
