@@ -24,7 +24,7 @@ _RUNTIME = 600_000_000
 """Libraries, the loader's examples and the like, in a process on a CPU; on a GPU, CUDA's context."""
 _CHUNKS_ON_GPU = 512 << 20
 _SHARE = 0.9
-"""Of what is free that a step may be planned to take: the estimate has been within a tenth of what was found."""
+"""Of what is free that a step may be planned to take. By judgement: few peaks were held against the estimate."""
 _SMALLEST_PACK = 512
 _LOG = logging.getLogger(__name__)
 
