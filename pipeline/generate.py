@@ -5,14 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 from kidcore.config.config import GenerateSettings
-from kidcore.config.seeds import row_rng
-from kidcore.models.backends.base import Backend, Sampling
+from kidcore.models.backends.base import Backend
 from kidcore.models.tokenizers import special_ids
 from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.graph import Output, Task
 from kidcore.store.schemas import GENERATE
 from pipeline.context import Context
 from pipeline.rows import by_shared_prefix, in_row_order, usable
+from pipeline.sampling import sampling_of
 
 
 def bind(context: Context) -> Callable[[Task], Output]:
@@ -40,7 +40,7 @@ def generate(
     order = by_shared_prefix(prompts)
     answers: list[list[int]] = []
     asked = [prompts[row].tolist() for row in order]
-    for answer in backend.generate(asked, settings.max_new_tokens, stop_ids, _sampling(settings, task.view)):
+    for answer in backend.generate(asked, settings.max_new_tokens, stop_ids, sampling_of(settings, "generate", task.view)):
         answers.append(answer)
         task.advance(1)
     answers = in_row_order(order, answers)
@@ -58,14 +58,6 @@ def generate(
     same = sum(answer == sql.tolist() for answer, sql in zip(answers, gold, strict=True))
     counts = {"in": len(answers), "out": len(answers) - set_aside.total(), "set_aside": dict(sorted(set_aside.items()))}
     return Output(arrow_table(GENERATE, columns), counts | {"tokens": sum(map(len, answers)), "gold": same})
-
-
-def _sampling(settings: GenerateSettings, number: int) -> Sampling | None:
-    """Greedy at temperature 0; else each answer's random numbers follow from the seed, its number and its prompt."""
-    if settings.temperature == 0:
-        return None
-    seed = int(row_rng(settings.seed, "generate", "", number).integers(1 << 62))
-    return Sampling(settings.temperature, seed)
 
 
 def _reason(settings: GenerateSettings, max_length: int, prompt: int, answer: list[int]) -> str | None:

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from kidcore.config.config import RolloutSettings
-from kidcore.config.seeds import row_rng
-from kidcore.models.backends.base import Backend, Sampling
+from kidcore.models.backends.base import Backend
 from kidcore.models.tokenizers import Tokens, special_ids
 from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.graph import Output, Task
@@ -19,6 +18,7 @@ from kidcore.store.schemas import ROLLOUT
 from pipeline.context import Context
 from pipeline.rewrite import parses
 from pipeline.rows import by_shared_prefix, in_row_order, usable
+from pipeline.sampling import sampling_of
 
 
 def bind(context: Context) -> Callable[[Task], Output]:
@@ -55,7 +55,7 @@ def rollout(
     order = by_shared_prefix(prompts)
     asked = [prompts[row].tolist() for row in order]
     answers: list[list[int]] = []
-    for answer in backend.generate(asked, settings.max_new_tokens, stop_ids, _sampling(settings, task.view)):
+    for answer in backend.generate(asked, settings.max_new_tokens, stop_ids, sampling_of(settings, "rollout", task.view)):
         answers.append(answer)
         task.advance(1)
     whole = in_row_order(order, answers)
@@ -83,10 +83,3 @@ def _kept(answer: list[int], room: int, tokens: Tokens) -> list[int]:
     """The answer up to where there is no room for it and its end, or to an id that is no token (padding of an output layer)."""
     strange = next((place for place, token in enumerate(answer) if token >= tokens.vocab_size), len(answer))
     return answer[: min(strange, max(room, 0))]
-
-
-def _sampling(settings: RolloutSettings, number: int) -> Sampling | None:
-    """Greedy at temperature 0; else each answer's random numbers follow from the seed, its number and its prompt."""
-    if settings.temperature == 0:
-        return None
-    return Sampling(settings.temperature, int(row_rng(settings.seed, "rollout", "", number).integers(1 << 62)))
