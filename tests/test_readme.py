@@ -61,7 +61,7 @@ def test_every_torchrun_command_of_the_readme_works(cli: Cli) -> None:  # noqa: 
             capture_output=True,
             text=True,
             timeout=300,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("2 steps") == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import GraniteConfig, GraniteForCausalLM, Qwen2ForCausalLM
 
@@ -119,9 +119,12 @@ def test_models_in_half_precision_share_too() -> None:
 
 
 @given(seed=st.integers(0, 2**31), kinds=st.sampled_from([1, 2, 5, 1000]), top_k=st.integers(1, 30))
+@example(seed=179, kinds=1000, top_k=1)
 @settings(max_examples=40, deadline=None)
 def test_ties_for_the_last_place_go_to_the_lowest_ids(seed: int, kinds: int, top_k: int) -> None:
     logits = torch.from_numpy(np.random.default_rng(seed).integers(kinds, size=(6, 30)).astype(np.float32))
     ids, _, actual = rank_logits(logits, torch.zeros(6, dtype=torch.int64), top_k)
     np.testing.assert_array_equal(ids, torch.sort(logits, descending=True, stable=True).indices[:, :top_k].numpy())
-    np.testing.assert_allclose(actual, torch.log_softmax(logits, -1)[:, 0].numpy(), rtol=1e-6, atol=1e-5)
+    # A log-softmax is the difference of two numbers as large as the logits: their last bits are its error.
+    rounding = 2 * kinds * torch.finfo(torch.float32).eps
+    np.testing.assert_allclose(actual, torch.log_softmax(logits, -1)[:, 0].numpy(), rtol=1e-6, atol=max(1e-5, rounding))
