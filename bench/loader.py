@@ -23,7 +23,7 @@ from bench.mix import make_steps, read_rows
 from bench.session import Session, describe, environment, finish, open_session, run
 from bench.students import VOCAB_SIZE, Shape, make_model, shapes
 from kidcore.config.config import TrainSettings
-from kidcore.store.schemas import INGEST, SCORE
+from kidcore.store.schemas import schema_of
 from train.data.dataset import Source
 from train.data.examples import Branch, TrainingExample
 from train.data.shards import PartFiles
@@ -128,9 +128,9 @@ def _write_build(folder: Path, examples: Sequence[TrainingExample]) -> Source:
         views = range(1, len(members[0].branches))
         scores = tuple(folder / f"score-{number}-{v}.parquet" for v in views)
         files = PartFiles(number, {"ingest": (folder / f"ingest-{number}.parquet",), "score": scores})
-        _write(files.one("ingest"), INGEST, [_ingest_row(example) for example in members])
+        _write(files.one("ingest"), schema_of("ingest"), [_ingest_row(example) for example in members])
         for view, path in zip(views, scores, strict=True):
-            _write(path, SCORE, [_score_row(example, view) for example in members])
+            _write(path, schema_of("score"), [_score_row(example, view) for example in members])
         parts.append(files)
     return Source(parts, eos_id=1, digest="bench")
 

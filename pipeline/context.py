@@ -15,8 +15,7 @@ from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Backend
 from kidcore.models.backends.facts import EngineFacts
 from kidcore.models.prompts import PromptBuilder, answer_end, prompt_identity
-from kidcore.models.sources import UNBOUNDED, ModelSource, require_whole, resolve, tokenizer_folder
-from kidcore.models.teachers import is_url, known_length, resolve_teacher
+from kidcore.models.sources import ModelSource, require_whole
 from kidcore.models.templates.template import load_template
 from kidcore.models.tokenizer_files import TokenizerFiles
 from kidcore.models.tokenizers import Tokens, eos_id, is_mask_of_old, require_same, tokenizer_digest, tokens_of
@@ -27,10 +26,10 @@ from kidcore.sql.sandbox.job import Limits
 from kidcore.sql.sandbox.pool import SandboxPool
 from kidcore.store.graph import Partition
 from kidcore.store.manifest import read_manifest
-from kidcore.store.model_names import model_names
 from kidcore.store.store import Store
 from pipeline.chat import ChatChoice, ChatQuestion
 from pipeline.engines import EnginePool
+from pipeline.named_models import find_model, find_predictor, find_start, find_teacher, recorded_teacher, tokenizer_of_served
 from pipeline.partitions import split_parts
 
 
@@ -208,11 +207,11 @@ def open_context(
     if not dataset.examples:
         raise KidpipeError("the data set has no training examples", where=config.data.path, fix="check data.path")
     lacking_databases(dataset, dataset.examples)  # those of some examples are set aside by ingest; none at all is an error
-    teacher = _teacher(config, need_teacher, digests)
-    known = teacher or _recorded_teacher(config)
+    teacher = find_teacher(config, need_teacher, digests)
+    known = teacher or recorded_teacher(config)
     # Training comes hours after the build: a student that cannot be trained is said now.
     require_whole(config.train.student, digests)
-    named = teacher or _tokenizer_of_served(config, digests) or _resolve(config.train.student, "train.student", digests)
+    named = teacher or tokenizer_of_served(config, digests) or find_model(config.train.student, "train.student", digests)
     if named is None:
         raise KidpipeError(
             "no model whose tokenizer could be used", where="teacher.model", fix="set teacher.model or train.student"
@@ -227,10 +226,10 @@ def open_context(
             fix="set teacher.dtype instead, or predict.predictor = student",
         )
     if config.predict.predictor == "student":
-        predictor = _predictor(config, need_teacher, digests)
+        predictor = find_predictor(config, need_teacher, digests)
         if need_teacher and predictor is not None:
             _require_same(tokenizer, TokenizerFiles(predictor.path, digests))
-    start = _start(config, need_start, digests)
+    start = find_start(config, need_start, digests)
     if need_start and start is not None:
         _require_same(tokenizer, TokenizerFiles(start.path, digests))
     context = Context(
@@ -280,78 +279,3 @@ def _require_same(ours: TokenizerFiles, theirs: TokenizerFiles) -> None:
         return True
 
     ours.remembered(f"likeness to {theirs.state}", is_same)
-
-
-def _teacher(config: Config, is_needed: bool, digests: FileDigests) -> ModelSource | None:
-    if not config.teacher.model and not is_needed:
-        return None
-    if not config.teacher.model:
-        raise KidpipeError("no teacher is named", where="teacher.model", fix="kidpipe build-imperfect --teacher MODEL")
-    recorded = None if is_needed else _recorded_teacher(config)
-    if recorded is not None and is_url(config.teacher.model):
-        return None  # nobody is asked for what is known
-    if recorded is not None and recorded.identity.startswith("local:") and not Path(recorded.name).expanduser().is_dir():
-        return None  # a folder that went away is not to be looked for on the Hub
-    return resolve_teacher(config.teacher, digests)
-
-
-def _tokenizer_of_served(config: Config, digests: FileDigests) -> ModelSource | None:
-    """A source whose tokenizer is that of a teacher behind a URL, who need not be asked."""
-    if not is_url(config.teacher.model) or not config.teacher.tokenizer:
-        return None
-    folder = tokenizer_folder(config.teacher.tokenizer, config.teacher.revision)
-    return ModelSource(config.teacher.model, folder, "", known_length(config.teacher.model, digests), 0, "", "")
-
-
-def _recorded_teacher(config: Config) -> ModelSource | None:
-    """The teacher of the latest build, where the configuration names none or that one: known, though it cannot be asked.
-
-    So that a build which stops before the teacher is needed still finds what the teacher made.
-    """
-    store = Store(Path(config.store.path))
-    manifest = read_manifest(store)
-    teacher = manifest.facts.teacher if manifest else None
-    if teacher is None or (config.teacher.model and config.teacher.model not in model_names(store, teacher.identity)):
-        return None
-    return ModelSource(config.teacher.model, Path(), teacher.identity, UNBOUNDED, teacher.vocab_size, "", "")
-
-
-def _predictor(config: Config, is_needed: bool, digests: FileDigests) -> ModelSource | None:
-    try:
-        predictor = _resolve(config.predict.student, "predict.student", digests)
-    except KidpipeError:
-        if is_needed:
-            raise
-        return None
-    if predictor is None and is_needed:
-        raise KidpipeError("predict.predictor is 'student' but no checkpoint is named", fix="set predict.student")
-    return predictor
-
-
-def _start(config: Config, is_needed: bool, digests: FileDigests) -> ModelSource | None:
-    """The student that answers. Where no stage asks for it, only a folder is looked at: nothing is downloaded to be listed."""
-    name, setting = (config.rollout.model, "rollout.model") if config.rollout.model else (config.train.student, "train.student")
-    if not is_needed and not Path(name or " ").expanduser().is_dir():
-        return None
-    try:
-        start = _resolve(name, setting, digests)
-    except KidpipeError:
-        if is_needed:
-            raise
-        return None
-    if start is None and is_needed:
-        raise KidpipeError(
-            "no student is named whose answers could be stored",
-            where="rollout.model",
-            fix="set train.student (the start of the run), or rollout.model",
-        )
-    return start
-
-
-def _resolve(model: str, setting: str, digests: FileDigests) -> ModelSource | None:
-    if not model:
-        return None
-    try:
-        return resolve(model, digests=digests)
-    except KidpipeError as error:
-        raise KidpipeError(error.what, where=f"{setting} = {model!r}", fix=error.fix) from None

@@ -9,7 +9,7 @@ from kidcore.models.backends.base import Backend
 from kidcore.models.tokenizers import special_ids
 from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.graph import Output, Task
-from kidcore.store.schemas import GENERATE
+from kidcore.store.schemas import schema_of
 from pipeline.context import Context
 from pipeline.rows import by_shared_prefix, in_row_order, usable
 from pipeline.sampling import sampling_of
@@ -57,7 +57,7 @@ def generate(
     set_aside = Counter(reason.partition(":")[0] for reason in reasons if reason)
     same = sum(answer == sql.tolist() for answer, sql in zip(answers, gold, strict=True))
     counts = {"in": len(answers), "out": len(answers) - set_aside.total(), "set_aside": dict(sorted(set_aside.items()))}
-    return Output(arrow_table(GENERATE, columns), counts | {"tokens": sum(map(len, answers)), "gold": same})
+    return Output(arrow_table(schema_of("generate"), columns), counts | {"tokens": sum(map(len, answers)), "gold": same})
 
 
 def _reason(settings: GenerateSettings, max_length: int, prompt: int, answer: list[int]) -> str | None:

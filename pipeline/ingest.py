@@ -14,7 +14,7 @@ from kidcore.sql.sandbox.job import ResultKind
 from kidcore.sql.sandbox.pool import SandboxPool
 from kidcore.store.arrow import arrow_table
 from kidcore.store.graph import Output, Task
-from kidcore.store.schemas import INGEST
+from kidcore.store.schemas import schema_of
 from pipeline.context import Context
 
 
@@ -43,7 +43,7 @@ class IngestStage:
             rows.append(self._row(example, bad_gold.get(example.example_id)))
             task.advance(1)
         reasons = Counter(row["reason"].partition(":")[0] for row in rows if row["reason"])
-        table = arrow_table(INGEST, {name: [row[name] for row in rows] for name in INGEST.names})
+        table = arrow_table(schema_of("ingest"), {name: [row[name] for row in rows] for name in schema_of("ingest").names})
         counts = {"in": len(rows), "out": len(rows) - reasons.total(), "set_aside": dict(sorted(reasons.items()))}
         return Output(table, counts)
 

@@ -12,7 +12,7 @@ from kidcore.config.seeds import row_rng
 from kidcore.method.masking import choose, schema_positions
 from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.graph import Output, Task
-from kidcore.store.schemas import MASK
+from kidcore.store.schemas import schema_of
 from pipeline.context import Context
 from pipeline.rows import usable
 
@@ -39,8 +39,8 @@ def mask(
     """One row of masked positions an example.
 
     Args:
-        ingest: rows of INGEST; those with a reason are left out.
-        gold_score: rows of GOLD_SCORE in the same order; needed for `hard` and `easy`, whose confidence is the
+        ingest: rows of that stage; those with a reason are left out.
+        gold_score: rows of that stage in the same order; needed for `hard` and `easy`, whose confidence is the
             teacher's log-probability of the gold token.
         view: seeds the choice together with `settings.seed` and the example's id.
         dialect: of a db_id; `schema` looks for identifiers in it.
@@ -64,7 +64,7 @@ def mask(
         for row, example_id in enumerate(example_ids)
     ]
     table = arrow_table(
-        MASK,
+        schema_of("mask"),
         {
             "example_id": example_ids,
             "db_id": rows.column("db_id").to_pylist(),

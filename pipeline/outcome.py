@@ -12,7 +12,7 @@ from kidcore.sql.sandbox.job import QueryResult
 from kidcore.sql.sandbox.pool import SandboxPool
 from kidcore.store.arrow import arrow_table
 from kidcore.store.graph import Output, Task
-from kidcore.store.schemas import OUTCOME
+from kidcore.store.schemas import schema_of
 from pipeline.context import Context
 from pipeline.rows import usable
 
@@ -46,7 +46,7 @@ class OutcomeStage:
             same.append(executes[-1] and gives_gold(results[db_id, old], results[db_id, new], old, dialects[db_id]))
         task.advance(len(db_ids))
         table = arrow_table(
-            OUTCOME,
+            schema_of("outcome"),
             {
                 "example_id": rewrites.column("example_id").to_pylist(),
                 "db_id": db_ids,

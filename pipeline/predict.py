@@ -10,7 +10,7 @@ from kidcore.models.backends.base import Backend, TopK
 from kidcore.models.tokenizers import Tokens
 from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.graph import Output, Task
-from kidcore.store.schemas import PREDICT
+from kidcore.store.schemas import schema_of
 from pipeline.context import Context
 from pipeline.rows import by_shared_prefix, in_row_order, usable
 
@@ -46,4 +46,4 @@ def predict(settings: PredictSettings, tokens: Tokens, backend: Backend, task: T
         "hole_ids": [answer.ids.reshape(-1) for answer in answers],
         "hole_logprobs": [answer.logprobs.reshape(-1) for answer in answers],
     }
-    return Output(arrow_table(PREDICT, columns), {"in": len(filled), "out": len(filled)})
+    return Output(arrow_table(schema_of("predict"), columns), {"in": len(filled), "out": len(filled)})

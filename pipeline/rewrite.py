@@ -13,7 +13,7 @@ from sqlglot.errors import SqlglotError
 from kidcore.method.filling import put
 from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.graph import Output, Task
-from kidcore.store.schemas import REWRITE
+from kidcore.store.schemas import schema_of
 from pipeline.context import Context
 from pipeline.rows import usable
 
@@ -54,7 +54,7 @@ def rewrite(decode: Callable[[list[int]], str], dialect: Callable[[str], str], t
         "rewritten": [count / len(row) for count, row in zip(changed, masked, strict=True)],
         "parses": [parses(text, dialect(db_id)) for text, db_id in zip(texts, masks.column("db_id").to_pylist(), strict=True)],
     }
-    table = arrow_table(REWRITE, columns)
+    table = arrow_table(schema_of("rewrite"), columns)
     task.advance(table.num_rows)
     return Output(table, _counts(table, sum(map(len, gold))))
 

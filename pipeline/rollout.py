@@ -14,7 +14,7 @@ from kidcore.models.backends.base import Backend
 from kidcore.models.tokenizers import Tokens, special_ids
 from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.graph import Output, Task
-from kidcore.store.schemas import ROLLOUT
+from kidcore.store.schemas import schema_of
 from pipeline.context import Context
 from pipeline.rewrite import parses
 from pipeline.rows import by_shared_prefix, in_row_order, usable
@@ -76,7 +76,7 @@ def rollout(
     gold = lists(ingest, "gold_ids")
     same = sum(np.array_equal(answer, sql) for answer, sql in zip(kept, gold, strict=True))
     counts = {"in": len(kept), "out": len(kept), "tokens": sum(map(len, kept)), "gold": same}
-    return Output(arrow_table(ROLLOUT, columns), counts | {"parse": sum(parsed), "ended": sum(ends)})
+    return Output(arrow_table(schema_of("rollout"), columns), counts | {"parse": sum(parsed), "ended": sum(ends)})
 
 
 def _kept(answer: list[int], room: int, tokens: Tokens) -> list[int]:

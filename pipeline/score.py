@@ -13,7 +13,7 @@ from kidcore.models.backends.base import Backend, ScoreRequest
 from kidcore.models.tokenizers import Tokens
 from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.graph import Output, Task
-from kidcore.store.schemas import GOLD_SCORE, SCORE
+from kidcore.store.schemas import schema_of
 from pipeline.context import Context
 from pipeline.rows import by_shared_prefix, in_row_order, usable
 
@@ -38,7 +38,7 @@ def gold_score(settings: ScoreSettings, tokens: Tokens, backend: Backend, task: 
         **_columns(stored),
     }
     del columns["gold_logprob"]
-    return Output(arrow_table(GOLD_SCORE, columns), _counts(stored))
+    return Output(arrow_table(schema_of("gold_score"), columns), _counts(stored))
 
 
 def score(
@@ -73,7 +73,7 @@ def score(
         "masked": lists(rewrites, "masked"),
         **_columns(stored),
     }
-    return Output(arrow_table(SCORE, columns), _counts(stored) | {"reused_gold": len(gold) - len(changed)})
+    return Output(arrow_table(schema_of("score"), columns), _counts(stored) | {"reused_gold": len(gold) - len(changed)})
 
 
 def _score(
@@ -96,7 +96,7 @@ def _score(
 
 
 def stored_rows(gold_rows: pa.Table) -> list[Stored]:
-    """The rows of a GOLD_SCORE shard as they were stored."""
+    """The rows of a shard of gold_score as they were stored."""
     names = ("topk_count", "topk_ids", "topk_logprobs", "tail", "actual_logprob", "actual_logprob")
     return [Stored(*row) for row in zip(*(lists(gold_rows, name) for name in names), strict=True)]
 

@@ -1,7 +1,8 @@
-"""One direction of imports, and heavy libraries in leaves only."""
+"""One direction of imports, heavy libraries in leaves only, and short files."""
 
 import ast
 import re
+import statistics
 import subprocess
 import sys
 import tomllib
@@ -83,3 +84,11 @@ def test_imports_inside_functions_stay_few() -> None:
         if isinstance(node, (ast.Import, ast.ImportFrom))
     ]
     assert len(set(found)) <= 50, sorted(set(found))
+
+
+def test_files_stay_short() -> None:
+    """A file past the limit holds a second thing, which has a name."""
+    files = [file for package in BELOW for file in (ROOT / package).rglob("*.py")]
+    lines = {file.relative_to(ROOT).as_posix(): len(file.read_text(encoding="utf-8").splitlines()) for file in files}
+    assert {name: count for name, count in lines.items() if count > 350} == {}
+    assert statistics.median(lines.values()) <= 200

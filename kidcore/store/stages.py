@@ -1,4 +1,6 @@
-"""The table of stages: what each reads, which settings decide it, and whether a model runs in it. Imports nothing heavy.
+"""The table of stages: what each reads and writes, which settings decide it, and whether a model runs in it.
+
+Imports nothing heavy.
 
 source --> ingest --+--> gold_score ------------------------------+
                     |        | (hard, easy)                       |
@@ -7,19 +9,16 @@ source --> ingest --+--> gold_score ------------------------------+
                     +--> generate (for method seqkd only)
                     +--> rollout (a student's answers) --> rollout_score (for method opd), rollout_outcome (statistics)
 
-A stage is added here, with a section of the configuration where it has settings of its own, a schema in
-kidcore/store/schemas.py (its name in capitals) and a file pipeline/<name>.py whose `bind` gives the function that runs it.
-The order, the graph, plan, a comparison's sections, query's tables and the trainer's files follow from the row.
+A stage is added in two places: a row here, and a file pipeline/<name>.py whose `bind` gives the function that runs it. (One
+with settings of its own has a section of the configuration, too.) The order, the graph, plan, a comparison's sections, query's
+tables and the trainer's files follow from the row.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from kidcore.config.config import Config
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,9 @@ class StageTraits:
     """A row of the table."""
 
     name: str
+    columns: tuple[str, ...]
+    """Of its shards, `name type` each, `[type]` for lists, `?` where it may be null. Text, because Arrow takes a tenth of a
+    second to load and `kidpipe status` reads this table without it; kidcore/store/schemas.py makes Arrow's schema of it."""
     version: int
     """Raised by hand when results change: source code is not in a shard's key."""
     inputs: tuple[str, ...] = ()
@@ -44,15 +46,6 @@ class StageTraits:
     is_on_request: bool = False
     """Whether it runs only when it is named: no other stage needs it."""
 
-    @property
-    def schema(self) -> "pa.Schema":
-        """The columns of its shards."""
-        # Arrow takes a tenth of a second to load, and `kidpipe status` reads this table without it.
-        from kidcore.store import schemas
-
-        schema: pa.Schema = getattr(schemas, self.name.upper())
-        return schema
-
     def num_views(self, config: Config) -> int:
         """Shards for each part; 0 for a stage without views."""
         return int(_setting(config, self.views)) if self.views else 0
@@ -69,36 +62,116 @@ class StageTraits:
         return self.inputs
 
 
+# One row is one example (ingest, gold_score) or one (example, view) (the others). Token columns are single-level lists, and
+# top-K columns are flat: `topk_count` says how many of `topk_ids` belong to each position, because lists of lists read 8 to
+# 12 times slower. Positions are those of the SQL with its EOS: 0 is the first SQL token. Stored SQL is without EOS; the
+# scored sequence is prompt + SQL + EOS. A row with a `reason` is set aside: it keeps its id, and its token columns are empty.
+_EXAMPLE = ("example_id string", "db_id string")
+_VIEW = (*_EXAMPLE, "view int16")
+_TOKENS = ("prompt_ids [int32]", "gold_ids [int32]")
+_TOPK = ("topk_count [int16]", "topk_ids [int32]", "topk_logprobs [float16]", "tail [float32]", "actual_logprob [float32]")
+# gold_logprob is NaN where the gold token is neither the actual one nor among the engine's top K. Of a rollout, whose length
+# is another than gold's, it is that of its own tokens.
+_SCORED = (*_VIEW, *_TOKENS, "imperfect_ids [int32]", "masked [int32]", *_TOPK, "gold_logprob [float32]")
+_EXECUTED = (*_VIEW, "executes bool", "same_result bool")
+
 _ROWS = (
-    StageTraits("ingest", 1, reads=("source", "databases"), sections=("ingest",)),
-    StageTraits("gold_score", 1, ("ingest",), sections=("score",), model="teacher"),
-    StageTraits("mask", 1, ("ingest", "gold_score"), sections=("mask",), views="mask.views"),
-    StageTraits("predict", 2, ("ingest", "mask"), sections=("predict",), model="predictor", views="mask.views"),
-    StageTraits("rewrite", 1, ("ingest", "mask", "predict"), views="mask.views"),
+    StageTraits(
+        "ingest",
+        # gold_starts: the character of gold_sql at which each gold token starts; schema masking finds identifiers with it.
+        (
+            *_EXAMPLE,
+            *("question string", "gold_sql string", "schema_tokens int32"),
+            *_TOKENS,
+            *("gold_starts [int32]", "reason string?"),
+        ),
+        version=1,
+        reads=("source", "databases"),
+        sections=("ingest",),
+    ),
+    StageTraits(
+        "gold_score",
+        (*_EXAMPLE, *_TOKENS, *_TOPK),
+        version=1,
+        inputs=("ingest",),
+        sections=("score",),
+        model="teacher",
+    ),
+    StageTraits(
+        "mask",
+        (*_VIEW, "strategy string", "masked [int32]"),
+        version=1,
+        inputs=("ingest", "gold_score"),
+        sections=("mask",),
+        views="mask.views",
+    ),
+    StageTraits(
+        "predict",
+        # The holes' columns are the predictor's best k at each masked position, flat, k to a hole.
+        (*_VIEW, "masked [int32]", "filled_ids [int32]", "hole_ids [int32]", "hole_logprobs [float32]"),
+        version=2,
+        inputs=("ingest", "mask"),
+        sections=("predict",),
+        model="predictor",
+        views="mask.views",
+    ),
+    StageTraits(
+        "rewrite",
+        (
+            *_VIEW,
+            *("strategy string", "masked [int32]", "imperfect_ids [int32]", "imperfect_sql string"),
+            *("num_masked int32", "num_rewritten int32", "rewritten float32", "parses bool"),
+        ),
+        version=1,
+        inputs=("ingest", "mask", "predict"),
+        views="mask.views",
+    ),
     StageTraits(
         "outcome",
-        1,
-        ("ingest", "rewrite"),
+        _EXECUTED,
+        version=1,
+        inputs=("ingest", "rewrite"),
         reads=("databases",),
         sections=("outcome",),
         views="mask.views",
         switch="outcome.execute",
     ),
-    StageTraits("score", 1, ("gold_score", "rewrite"), sections=("score",), model="teacher", views="mask.views"),
+    StageTraits(
+        "score",
+        _SCORED,
+        version=1,
+        inputs=("gold_score", "rewrite"),
+        sections=("score",),
+        model="teacher",
+        views="mask.views",
+    ),
     StageTraits(
         "generate",
-        1,
-        ("ingest",),
+        (*_VIEW, "prompt_ids [int32]", "generated_ids [int32]", "generated_sql string", "reason string?"),
+        version=1,
+        inputs=("ingest",),
         sections=("generate",),
         model="teacher",
         views="generate.samples",
         is_on_request=True,
     ),
-    StageTraits("rollout", 1, ("ingest",), sections=("rollout",), model="start", views="rollout.samples", is_on_request=True),
+    StageTraits(
+        "rollout",
+        # Under the names of an imperfect query: an answer is scored and taught as one, with nothing masked. One that does not
+        # end by itself is taught up to where it was cut.
+        (*_VIEW, "masked [int32]", "imperfect_ids [int32]", "imperfect_sql string", "parses bool", "ends bool"),
+        version=1,
+        inputs=("ingest",),
+        sections=("rollout",),
+        model="start",
+        views="rollout.samples",
+        is_on_request=True,
+    ),
     StageTraits(
         "rollout_outcome",
-        1,
-        ("ingest", "rollout"),
+        _EXECUTED,
+        version=1,
+        inputs=("ingest", "rollout"),
         reads=("databases",),
         sections=("outcome",),
         views="rollout.samples",
@@ -107,8 +180,9 @@ _ROWS = (
     ),
     StageTraits(
         "rollout_score",
-        1,
-        ("gold_score", "rollout"),
+        _SCORED,
+        version=1,
+        inputs=("gold_score", "rollout"),
         sections=("score",),
         model="teacher",
         views="rollout.samples",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kidcore.config.config import MaskSettings
 from kidcore.method.masking import evenly_spaced, num_masked, schema_positions
 from kidcore.store.arrow import arrow_table, lists
-from kidcore.store.schemas import GOLD_SCORE, INGEST
+from kidcore.store.schemas import schema_of
 from pipeline.mask import mask
 from pipeline.rewrite import parses
 
@@ -19,7 +19,7 @@ SQL = "SELECT count(*), T1.name FROM stadium AS T1 WHERE T1.year = 2014 AND city
 def ingest(lengths: list[int], first: int = 0) -> pa.Table:
     n = len(lengths)
     return arrow_table(
-        INGEST,
+        schema_of("ingest"),
         {
             "example_id": [f"train:{first + i}" for i in range(n)],
             "db_id": ["d"] * n,
@@ -37,7 +37,7 @@ def ingest(lengths: list[int], first: int = 0) -> pa.Table:
 def gold_score(confidence: list[list[float]]) -> pa.Table:
     n = len(confidence)
     return arrow_table(
-        GOLD_SCORE,
+        schema_of("gold_score"),
         {
             "example_id": [f"train:{i}" for i in range(n)],
             "db_id": ["d"] * n,

@@ -1,4 +1,4 @@
-"""Small real things for the trainer's tests: a 2-layer Qwen2, drawn examples, shards in the schemas of kidcore.store.schemas."""
+"""Small real things for the trainer's tests: a 2-layer Qwen2, drawn examples, shards in the stages' schemas."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from kidcore.store.schemas import GENERATE, GOLD_SCORE, INGEST, SCORE
+from kidcore.store.schemas import schema_of
 from train.data.dataset import Source
 from train.data.examples import Branch, TeacherTopK, TrainingExample
 from train.data.shards import PartFiles
@@ -88,14 +88,18 @@ def write_build(
         usable = [example for i, example in enumerate(examples) if i % 7 != 6]
         folder.mkdir(parents=True, exist_ok=True)
         paths = part_files(folder, part, views)
-        _write(paths.one("ingest"), INGEST, [x.ingest(set_aside=i % 7 == 6) for i, x in enumerate(examples)])
-        _write(paths.one("gold_score"), GOLD_SCORE, [x.key() | x.tokens() | topk(x.teacher(rng, x.gold)) for x in usable])
+        _write(paths.one("ingest"), schema_of("ingest"), [x.ingest(set_aside=i % 7 == 6) for i, x in enumerate(examples)])
+        _write(
+            paths.one("gold_score"),
+            schema_of("gold_score"),
+            [x.key() | x.tokens() | topk(x.teacher(rng, x.gold)) for x in usable],
+        )
         for view, path in enumerate(paths.of("score")):
-            _write(path, SCORE, [x.score(rng, view) for x in usable])
+            _write(path, schema_of("score"), [x.score(rng, view) for x in usable])
         for sample, path in enumerate(paths.of("rollout_score")):
-            _write(path, SCORE, [x.rollout(rng, sample) for x in usable])
+            _write(path, schema_of("score"), [x.rollout(rng, sample) for x in usable])
         for sample, path in enumerate(paths.of("generate")):
-            _write(path, GENERATE, [x.answer(sample, set_aside=i == 3) for i, x in enumerate(usable)])
+            _write(path, schema_of("generate"), [x.answer(sample, set_aside=i == 3) for i, x in enumerate(usable)])
         files.append(paths)
     return Source(files, EOS, f"digest-{seed}")
 

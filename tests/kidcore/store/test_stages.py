@@ -6,18 +6,19 @@ import pytest
 
 from kidcore.config.config import Config, MaskSettings, OutcomeSettings
 from kidcore.config.config_load import sections, setting_names
+from kidcore.store.schemas import schema_of
 from kidcore.store.stages import MODEL_STAGES, STAGE_TABLE, STAGES, built_by, made_from, sections_of
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_row_names_what_is_there(name: str) -> None:
     row = STAGE_TABLE[name]
-    assert {"example_id", "db_id"} <= set(row.schema.names)
+    assert {"example_id", "db_id"} <= set(schema_of(name).names)
     assert callable(import_module(f"pipeline.{name}").bind)
     assert set(row.sections) <= sections().keys()
     assert {row.views, row.switch} - {""} <= set(setting_names())
     assert set(row.inputs) <= set(STAGES[: STAGES.index(name)]), "a stage reads what ran before it"
-    assert ("view" in row.schema.names) == bool(row.views)
+    assert ("view" in schema_of(name).names) == bool(row.views)
 
 
 def test_what_a_build_runs() -> None:
