@@ -34,6 +34,10 @@ class DataSettings(Section):
     dev: Input[str] = Field("", description="file of held-out examples under path; empty = the layout's own")
     databases: Input[str] = Field("", description="folder of <db_id>/<db_id>.sqlite under path; empty = the layout's own")
     limit: Input[int] = Field(0, ge=0, description="use only the first n training examples; 0 = all")
+    sample: Input[int] = Field(
+        0, ge=0, description="use only n training examples (of those that limit leaves), spread over their databases; 0 = all"
+    )
+    sample_seed: Input[int] = Field(0, ge=0, description="seed of the choice of examples by sample")
 
 
 class IngestSettings(Section):

@@ -1,6 +1,8 @@
 """A text-to-SQL data set on disk in, a list of examples out."""
 
-from collections.abc import Mapping
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -81,7 +83,7 @@ LAYOUTS: dict[str, _Layout] = {
 
 
 def read(settings: DataSettings, split: Split) -> DataSet:
-    """Read split `train` or `dev` in the layout that `settings` names; `limit` applies to train.
+    """Read split `train` or `dev` in the layout that `settings` names; `limit` and `sample` apply to train.
 
     Raises:
         KidpipeError: a missing folder or file, malformed JSON (with its line), a missing key (with its row), or an id
@@ -97,7 +99,27 @@ def read(settings: DataSettings, split: Split) -> DataSet:
     _require_unique(examples)
     if split == "train" and settings.limit:
         examples = examples[: settings.limit]
+    if split == "train" and settings.sample:
+        examples = spread_sample(examples, settings.sample, settings.sample_seed)
     return DataSet(examples, _databases(root, layout, split, settings.databases))
+
+
+def spread_sample(examples: Sequence[Example], number: int, seed: int) -> list[Example]:
+    """`number` of the examples in the order they have, from each database as many as from any other, as far as it has them.
+
+    Databases give one example each in turn, in an order that hashes decide; so a larger sample holds the smaller ones.
+    """
+
+    def drawn(text: str) -> bytes:
+        return hashlib.blake2b(f"{seed}|{text}".encode(), digest_size=16).digest()
+
+    turns: Counter[str] = Counter()
+    ranks: list[tuple[int, bytes, int]] = []
+    for place in sorted(range(len(examples)), key=lambda place: drawn(f"example|{examples[place].example_id}")):
+        db_id = examples[place].db_id
+        ranks.append((turns[db_id], drawn(f"database|{db_id}"), place))
+        turns[db_id] += 1
+    return [examples[place] for place in sorted(place for *_, place in sorted(ranks)[:number])]
 
 
 def _files(root: Path, layout: _Layout, split: Split, named: str) -> list[Path]:

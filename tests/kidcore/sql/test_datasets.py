@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,23 @@ def test_limit_cuts_training_only(tmp_path: Path) -> None:
     settings = DataSettings(path=str(tmp_path), limit=2)
     assert len(read(settings, "train").examples) == 2
     assert len(read(settings, "dev").examples) == 3
+
+
+def test_a_sample_spreads_over_databases_and_a_larger_one_holds_it(tmp_path: Path) -> None:
+    sizes = {"one": 1, "few": 4, "many": 40}
+    rows = [ROW | {"db_id": db_id, "question": f"q{i}"} for db_id, size in sizes.items() for i in range(size)]
+    write(tmp_path, "train_spider.json", rows)
+
+    def ids(**settings: Any) -> list[tuple[str, str]]:
+        return [(e.db_id, e.question) for e in read(DataSettings(path=str(tmp_path), **settings), "train").examples]
+
+    whole, drawn = ids(), ids(sample=9)
+    assert Counter(db_id for db_id, _ in drawn) == {"one": 1, "few": 4, "many": 4}
+    assert drawn == [row for row in whole if row in set(drawn)]  # in the file's order
+    assert set(ids(sample=5)) < set(drawn) < set(ids(sample=20))
+    assert ids(sample=9) == drawn != ids(sample=9, sample_seed=1)
+    assert ids(sample=100) == whole
+    assert ids(limit=5, sample=2) == [row for row in whole[:5] if row in set(ids(limit=5, sample=2))]
 
 
 def test_a_missing_folder_says_which_setting(tmp_path: Path) -> None:
