@@ -1,5 +1,8 @@
 """A tree pack teaches what separate sequences teach: the same loss and the same gradient of every parameter."""
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.trees.attention import has_tree_attention, install
 from kidcore.models.trees.layout import PackLayout
+from kidcore.models.trees.tree import build_tree
 from tests.train.small import make_examples, make_student
 from train.data.examples import TrainingExample
 from train.data.packing import make_packs
@@ -55,6 +59,24 @@ def test_tree_and_plain_packs_agree_with_rows(tied: bool, seed: int, databases: 
     assert_same(gradients(model, examples, "tree", 10_000), rows)
     assert_same(gradients(model, examples, "plain", 10_000), rows)
     assert_same(gradients(model, examples, "none", 10_000), rows)
+
+
+def test_one_tree_and_one_a_database_teach_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_student()
+    assert install(model)
+    head = np.full(5, 7, np.int32)
+    examples = [
+        replace(
+            example, branches=tuple(replace(x, tokens=np.append(head, x.tokens), start=x.start + 5) for x in example.branches)
+        )
+        for example in make_examples(np.random.default_rng(3), 3, 3, 2)
+    ]
+    apart = gradients(model, examples, "tree", 10_000)
+    (forest,) = make_packs(examples, "tree", 10_000)
+    monkeypatch.setattr("train.data.packing.build_tree", partial(build_tree, least_shared=1))
+    (tree,) = make_packs(examples, "tree", 10_000)
+    assert forest.num_tokens >= tree.num_tokens + 2 * 5
+    assert_same(gradients(model, examples, "tree", 10_000), apart)
 
 
 @pytest.mark.parametrize("lora_rank", [0, 4])

@@ -59,7 +59,9 @@ def plan_packs(examples: Sequence[TrainingExample], layout: PackLayout, pack_tok
 def build_pack(examples: Sequence[TrainingExample], layout: PackLayout) -> Pack:
     """One pack of all these examples."""
     branches = [branch for example in examples for branch in example.branches]
-    return _padded_pack(branches) if layout == "none" else _row_pack(branches, layout)
+    if layout == "none":
+        return _padded_pack(branches)
+    return _row_pack(branches, layout, [example.db_id for example in examples for _ in example.branches])
 
 
 def _plan_tree(examples: Sequence[TrainingExample], pack_tokens: int) -> list[tuple[int, list[int]]]:
@@ -121,8 +123,8 @@ def _plan_rows(examples: Sequence[TrainingExample], pack_tokens: int) -> list[tu
     return batches
 
 
-def _row_pack(branches: list[Branch], layout: PackLayout) -> Pack:
-    tree = build_tree([branch.tokens for branch in branches], share=layout == "tree")
+def _row_pack(branches: list[Branch], layout: PackLayout, databases: list[str]) -> Pack:
+    tree = build_tree([branch.tokens for branch in branches], share=layout == "tree", groups=databases)
     rows = [path[branch.start - 1 :] for branch, path in zip(branches, tree.paths, strict=True)]
     return Pack(
         layout=layout,

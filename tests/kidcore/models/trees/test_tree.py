@@ -34,6 +34,38 @@ def test_without_sharing_sequences_stand_end_to_end(lists: list[list[int]]) -> N
         assert np.flatnonzero(mask[path[-1]]).tolist() == path.tolist()
 
 
+@given(SEQUENCES, st.integers(1, 6), st.data())
+def test_groups_share_long_beginnings_only_and_each_sequence_sees_itself(
+    lists: list[list[int]], least: int, data: st.DataObject
+) -> None:
+    groups = [data.draw(st.integers(0, 2)) for _ in lists]
+    sequences = [np.array(x, np.int32) for x in lists]
+    tree = build_tree(sequences, groups=groups, least_shared=least)
+    apart = sum(tree_tokens([x for x, g in zip(sequences, groups, strict=True) if g == group]) for group in set(groups))
+    assert tree_tokens(sequences) <= tree.num_rows <= apart
+    assert build_tree(sequences, groups=groups, least_shared=99).num_rows == apart
+    mask = ancestor_mask(torch.from_numpy(tree.tout))[0, 0].numpy()
+    for tokens, path in zip(lists, tree.paths, strict=True):
+        assert tree.input_ids[path].tolist() == tokens
+        assert tree.position_ids[path].tolist() == list(range(len(tokens)))
+        assert np.flatnonzero(mask[path[-1]]).tolist() == path.tolist()
+    for left, own in zip(tree.paths, groups, strict=True):
+        for right, other in zip(tree.paths, groups, strict=True):
+            assert own == other or not 0 < len(np.intersect1d(left, right)) < least
+
+
+def test_databases_do_not_share_the_few_tokens_that_all_prompts_begin_with() -> None:
+    """No row is seen by two databases, or one program of a GPU would do most of the backward pass."""
+    head, schemas = np.arange(30), [np.full(100, number) for number in range(4)]
+    prompts = [np.concatenate([head, schema, [question]]).astype(np.int32) for schema in schemas for question in range(3)]
+    groups = [number // 3 for number in range(12)]
+    tree = build_tree(prompts, groups=groups)
+    assert tree.num_rows == 4 * (30 + 100 + 3)
+    assert int((tree.tout - np.arange(tree.num_rows)).max()) == 133
+    # What is worth sharing is shared: fixed examples in front of all schemas.
+    assert build_tree(prompts, groups=groups, least_shared=30).num_rows == 30 + 4 * 103
+
+
 def test_shared_length() -> None:
     def shared(left: list[int], right: list[int]) -> int:
         return shared_length(np.array(left, np.int32), np.array(right, np.int32))
