@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from bench.students import Lessons, Load, Shape, Trainee, make_model, teacher_of
 from bench.timing import Cost, Stopwatch, Turn
-from kidcore.config.config import MaskSettings, PredictSettings, ScoreSettings
+from kidcore.config.stage_settings import MaskSettings, PredictSettings, ScoreSettings
 from kidcore.models.backends.base import ScoreRequest
 from kidcore.models.backends.transformers import TransformersBackend
 from kidcore.models.sources import ModelSource

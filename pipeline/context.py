@@ -125,7 +125,9 @@ class Context:
     @property
     def most_top_k(self) -> int:
         """The largest K that a stage asks for."""
-        return max(self.config.score.top_k, self.config.predict.top_k + self.tokens.margin)
+        config = self.config
+        verified = config.verify.top_k if config.predict.fill == "verify" else 0
+        return max(config.score.top_k, max(config.predict.top_k, verified) + self.tokens.margin)
 
     @cached_property
     def engines(self) -> EnginePool:
@@ -140,7 +142,7 @@ class Context:
 
     def open_predictor(self) -> Backend:
         """The engine that holds the model that fills holes."""
-        if self.config.predict.predictor == "teacher":
+        if not self.config.predict.is_students:
             return self.open_teacher()
         assert self.predictor is not None
         return self.engines.open(self.predictor, self.config.predict.dtype)
@@ -219,13 +221,13 @@ def open_context(
     tokenizer = TokenizerFiles(named.path, digests)
     tokenizer.remembered("readable", bool)
     predictor = known
-    if config.predict.predictor == "teacher" and config.predict.dtype != "auto":
+    if not config.predict.is_students and config.predict.dtype != "auto":
         raise KidpipeError(
             "predict.dtype is that of a student that fills, and here the teacher does",
             where=f"predict.dtype = {config.predict.dtype}",
             fix="set teacher.dtype instead, or predict.predictor = student",
         )
-    if config.predict.predictor == "student":
+    if config.predict.is_students:
         predictor = find_predictor(config, need_teacher, digests)
         if need_teacher and predictor is not None:
             _require_same(tokenizer, TokenizerFiles(predictor.path, digests))

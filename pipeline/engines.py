@@ -5,7 +5,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
-from kidcore.config.config import Dtype, EngineSettings
+from kidcore.config.config import EngineSettings
+from kidcore.config.settings import Dtype
 from kidcore.models.backends.base import Backend
 from kidcore.models.backends.facts import EngineFacts
 from kidcore.models.backends.select import open_model

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from kidcore.config.config import GenerateSettings
+from kidcore.config.stage_settings import GenerateSettings
 from kidcore.models.backends.base import Backend
 from kidcore.models.tokenizers import special_ids
 from kidcore.store.arrow import arrow_table, lists

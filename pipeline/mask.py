@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kidcore.config.config import MaskSettings
 from kidcore.config.seeds import row_rng
+from kidcore.config.stage_settings import MaskSettings
 from kidcore.method.masking import choose, schema_positions
 from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.graph import Output, Task

@@ -49,14 +49,16 @@ def recorded_teacher(config: Config) -> ModelSource | None:
 
 def find_predictor(config: Config, is_needed: bool, digests: FileDigests) -> ModelSource | None:
     """The student that fills holes. Where it is not needed, one that is not there is None instead of an error."""
+    setting, name = config.student_that_fills
     try:
-        predictor = find_model(config.predict.student, "predict.student", digests)
+        predictor = find_model(name, setting, digests)
     except KidpipeError:
         if is_needed:
             raise
         return None
     if predictor is None and is_needed:
-        raise KidpipeError("predict.predictor is 'student' but no checkpoint is named", fix="set predict.student")
+        why = "predict.fill is 'verify'" if config.predict.fill == "verify" else "predict.predictor is 'student'"
+        raise KidpipeError(f"{why} but no checkpoint is named", fix=f"set {setting}")
     return predictor
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from kidcore.config.config import PredictSettings
 from kidcore.config.seeds import row_rng
+from kidcore.config.stage_settings import PredictSettings
 from kidcore.method.filling import fill, predictions, request, wanted
 from kidcore.models.backends.base import Backend, TopK
 from kidcore.models.tokenizers import Tokens
@@ -29,7 +29,7 @@ def predict(settings: PredictSettings, tokens: Tokens, backend: Backend, task: T
     order = by_shared_prefix(prompts)
     requests = [request(prompts[row], gold[row], masked[row], tokens.mask_id) for row in order]
     answers: list[TopK] = []
-    for row, answer in zip(order, backend.score(requests, wanted(settings, tokens, backend.vocab_size)), strict=True):
+    for row, answer in zip(order, backend.score(requests, wanted(settings.top_k, tokens, backend.vocab_size)), strict=True):
         answers.append(predictions(answer, masked[row], settings.top_k, tokens))
         task.advance(1)
     answers = in_row_order(order, answers)

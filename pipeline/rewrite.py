@@ -1,4 +1,4 @@
-"""Gold, masks and predictions in, imperfect SQL out."""
+"""Gold, masks and predictions (those that the teacher verified, where it does) in, imperfect SQL out."""
 
 import logging
 from collections.abc import Callable
@@ -33,7 +33,8 @@ def rewrite(decode: Callable[[list[int]], str], dialect: Callable[[str], str], t
         decode: the text of SQL tokens.
         dialect: of a db_id.
     """
-    ingest, masks, predictions = usable(task.tables["ingest"]), task.tables["mask"], task.tables["predict"]
+    ingest, masks = usable(task.tables["ingest"]), task.tables["mask"]
+    predictions = task.tables["verify"] if "verify" in task.tables else task.tables["predict"]
     gold, masked, filled = lists(ingest, "gold_ids"), lists(masks, "masked"), lists(predictions, "filled_ids")
     assert masks.column("example_id").equals(predictions.column("example_id"))
     imperfect = [put(*row) for row in zip(gold, masked, filled, strict=True)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kidcore.config.config import RolloutSettings
+from kidcore.config.stage_settings import RolloutSettings
 from kidcore.models.backends.base import Backend
 from kidcore.models.tokenizers import Tokens, special_ids
 from kidcore.store.arrow import arrow_table, lists

@@ -1,7 +1,7 @@
 """The settings of a stage that lets a model answer in, how one of its answers is drawn out."""
 
-from kidcore.config.config import GenerateSettings, RolloutSettings
 from kidcore.config.seeds import row_rng
+from kidcore.config.stage_settings import GenerateSettings, RolloutSettings
 from kidcore.models.backends.base import Sampling
 
 

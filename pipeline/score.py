@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kidcore.config.config import ScoreSettings
+from kidcore.config.stage_settings import ScoreSettings
 from kidcore.method.topk import Stored, cut
 from kidcore.models.backends.base import Backend, ScoreRequest
 from kidcore.models.tokenizers import Tokens

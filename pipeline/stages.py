@@ -7,7 +7,8 @@ from functools import cache
 from importlib import import_module
 from typing import Any, Protocol
 
-from kidcore.config.config import Config, GenerateSettings, RolloutSettings
+from kidcore.config.config import Config
+from kidcore.config.stage_settings import GenerateSettings, RolloutSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.sources import ModelSource
 from kidcore.models.teachers import require_top_k
@@ -28,7 +29,7 @@ def stages(context: Context, until: str = "score") -> list[Stage]:
         _require_different_answers(answers, getattr(context.config, answers))
     asked = built_by(until)
     # Asked of served teachers only: the number takes loading a tokenizer.
-    if context.teacher is not None and context.teacher.served is not None and {"gold_score", "predict"} & set(asked):
+    if context.teacher is not None and context.teacher.served is not None and {"gold_score", "predict", "verify"} & set(asked):
         require_top_k(context.teacher, min(context.most_top_k, context.teacher.vocab_size))
     return [stage for stage in every_stage(context) if stage.name in asked]
 
@@ -38,7 +39,8 @@ def every_stage(context: Context) -> list[Stage]:
     graph: dict[str, Stage] = {}
     for row in STAGE_TABLE.values():
         has_model = not row.model or _model_of(context, row) is not None
-        if row.is_wanted(context.config) and has_model and graph.keys() >= set(row.inputs):
+        lacking = {name for name in row.inputs if name not in graph and STAGE_TABLE[name].is_wanted(context.config)}
+        if row.is_wanted(context.config) and has_model and not lacking:
             graph[row.name] = _stage(context, row)
     return list(graph.values())
 
@@ -94,7 +96,7 @@ def _require_different_answers(section: str, settings: GenerateSettings | Rollou
 def _model_identity(config: Config, role: str, model: ModelSource) -> dict[str, Any]:
     """A model's identity: its weights, and the precision they run in; that of a student is in the settings of its stage."""
     identity = {"weights": model.identity}
-    is_student = role == "start" or (role == "predictor" and config.predict.predictor == "student")
+    is_student = role == "start" or (role == "predictor" and config.predict.is_students)
     if config.teacher.dtype != "auto" and not is_student:
         identity["dtype"] = config.teacher.dtype
     return identity

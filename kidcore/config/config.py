@@ -1,23 +1,31 @@
-"""Every setting of kidpipe, with its kind, unit, range and default; loading them is config_load's."""
+"""Every setting of kidpipe, with its kind, unit, range and default; loading them is config_load's.
+
+Those of the stages in which models fill, score and answer are stage_settings'.
+"""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from kidcore.config.settings import Identity, Input, Later, Place, Runtime, Section
+from kidcore.config.settings import Dtype, Identity, Input, Later, ModelName, Place, Runtime, Section
+from kidcore.config.stage_settings import (
+    GenerateSettings,
+    MaskSettings,
+    OutcomeSettings,
+    PredictSettings,
+    RolloutSettings,
+    ScoreSettings,
+    VerifySettings,
+)
 
 DataLayout = Literal["spider", "spider-syn", "bird", "jsonl"]
-Strategy = Literal["random", "uniform", "hard", "easy", "schema"]
-Fill = Literal["auto", "argmax", "sample", "argmax_wrong"]
 Method = Literal["sft", "seqkd", "fkd", "rkd", "f-distill", "imitkd", "gkd", "kid", "kid-online", "opd"]
 DivergenceName = Literal[
     "auto", "forward_kl", "reverse_kl", "jensen_shannon", "total_variation", "skew_forward_kl", "skew_reverse_kl"
 ]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Parallel = Literal["auto", "ddp", "fsdp"]
 BackendName = Literal["auto", "vllm", "transformers"]
 FilePath = Annotated[str, Place.PATH]
-ModelName = Annotated[str, Place.MODEL]
 TemplateName = Annotated[str, Place.TEMPLATE]
 
 
@@ -111,68 +119,6 @@ class EngineSettings(Section):
     server_patience_s: Runtime[float] = Field(
         600.0, ge=0, description="longest that a build waits for servers that went away, seconds"
     )
-
-
-class MaskSettings(Section):
-    """Which tokens of the gold SQL are masked."""
-
-    strategy: Identity[Strategy] = Field("random", description="how positions are chosen")
-    ratio: Identity[float] = Field(0.2, gt=0, le=1, description="share of SQL tokens masked (alpha in the paper)")
-    views: Input[int] = Field(2, ge=1, le=64, description="differently seeded corruptions per example; each its own shards")
-    seed: Identity[int] = Field(0, ge=0, description="seed of the choice of positions")
-
-
-class PredictSettings(Section):
-    """How masked positions are filled."""
-
-    predictor: Identity[Literal["teacher", "student"]] = Field("teacher", description="the model that fills the holes")
-    student: Input[ModelName] = Field("", description="student checkpoint that fills, with predictor = student")
-    dtype: Later[Identity[Dtype]] = Field("auto", description="precision of a student that fills; auto = as stored")
-    fill: Identity[Fill] = Field(
-        "auto", description="which of the predictions is taken; auto = a teacher's argmax_wrong, a student's argmax"
-    )
-    temperature: Identity[float] = Field(1.0, gt=0, le=10, description="temperature of fill = sample")
-    mask_token: Identity[str] = Field("auto", description="token put at masked positions; auto = mask, else pad, unk, eos")
-    top_k: Identity[int] = Field(10, ge=2, le=64, description="predictions kept at each hole")
-    seed: Identity[int] = Field(0, ge=0, description="seed of fill = sample")
-
-
-class OutcomeSettings(Section):
-    """What becomes of imperfect SQL when it is executed: statistics, which nothing else depends on."""
-
-    execute: Identity[bool] = Field(True, description="execute imperfect SQL and compare with gold, for the statistics")
-    max_steps: Identity[int] = Field(100_000_000, ge=1000, description="SQLite steps per statement: a repeatable deadline")
-
-
-class ScoreSettings(Section):
-    """What is stored of the teacher's distributions."""
-
-    top_k: Identity[int] = Field(64, ge=1, le=1024, description="most token ids stored per position")
-    tail_mass: Identity[float] = Field(
-        1e-4, ge=0, lt=1, description="stop storing ids where the mass outside them is below this; 0 = always top_k"
-    )
-
-
-class GenerateSettings(Section):
-    """The teacher's own answers, which method seqkd trains on. Nothing else depends on them."""
-
-    max_new_tokens: Identity[int] = Field(256, ge=1, description="longest answer, tokens; those that reach it are set aside")
-    temperature: Identity[float] = Field(0.0, ge=0, le=10, description="temperature of sampling; 0 = greedy")
-    samples: Input[int] = Field(1, ge=1, le=64, description="answers per prompt, each its own shards; epochs take turns")
-    seed: Identity[int] = Field(0, ge=0, description="seed of sampling")
-
-
-class RolloutSettings(Section):
-    """A student's own answers, scored by the teacher once: method opd learns from them, and kid may mix them in."""
-
-    model: Input[Annotated[str, Place.MODEL]] = Field(
-        "", description="the model that answers, folder or Hugging Face name; empty = train.student, the start of the run"
-    )
-    dtype: Identity[Dtype] = Field("auto", description="precision of its weights; auto = as stored")
-    max_new_tokens: Identity[int] = Field(256, ge=1, description="longest answer, tokens; longer ones are cut there")
-    temperature: Identity[float] = Field(1.0, ge=0, le=10, description="temperature of sampling; 0 = greedy")
-    samples: Input[int] = Field(1, ge=1, le=64, description="answers per prompt, each its own shards; epochs take turns")
-    seed: Identity[int] = Field(0, ge=0, description="seed of sampling")
 
 
 class TrainSettings(Section):
@@ -324,6 +270,7 @@ class Config(Section):
     engine: Runtime[EngineSettings] = Field(EngineSettings(), description="how models are run")
     mask: Runtime[MaskSettings] = Field(MaskSettings(), description="which SQL tokens are masked")
     predict: Runtime[PredictSettings] = Field(PredictSettings(), description="how masked tokens are filled")
+    verify: Runtime[VerifySettings] = Field(VerifySettings(), description="how the teacher checks what a student filled in")
     outcome: Runtime[OutcomeSettings] = Field(OutcomeSettings(), description="executing imperfect SQL, for the statistics")
     score: Runtime[ScoreSettings] = Field(ScoreSettings(), description="what is stored of the teacher")
     generate: Runtime[GenerateSettings] = Field(GenerateSettings(), description="the teacher's own answers, for seqkd")
@@ -332,6 +279,13 @@ class Config(Section):
     eval: Runtime[EvalSettings] = Field(EvalSettings(), description="generating and judging SQL")
     sandbox: Runtime[SandboxSettings] = Field(SandboxSettings(), description="the processes that execute SQL")
     store: Runtime[StoreSettings] = Field(StoreSettings(), description="where artifacts go")
+
+    @property
+    def student_that_fills(self) -> tuple[str, str]:
+        """The setting that names the student which fills holes, and what it says; with fill = verify it may be the start."""
+        if self.predict.student or self.predict.fill != "verify":
+            return "predict.student", self.predict.student
+        return "train.student", self.train.student
 
 
 RENAMED = {

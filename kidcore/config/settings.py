@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 from enum import Enum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -41,6 +41,9 @@ Runtime = Annotated[T, SettingKind.RUNTIME]
 Input = Annotated[T, SettingKind.INPUT]
 Later = Annotated[T, _Age.LATER]
 """An identity setting that manifests of 0.1.0 do not name: at its default today's leave it out too, so they stay the same."""
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+ModelName = Annotated[str, Place.MODEL]
 
 
 class Section(BaseModel):

@@ -6,14 +6,14 @@ Each hole sees mask tokens at the holes to its left: that is what makes the resu
 import numpy as np
 from numpy.typing import NDArray
 
-from kidcore.config.config import PredictSettings
+from kidcore.config.stage_settings import PredictSettings
 from kidcore.models.backends.base import ScoreRequest, TopK
 from kidcore.models.tokenizers import Tokens
 
 
-def wanted(settings: PredictSettings, tokens: Tokens, vocab_size: int) -> int:
+def wanted(top_k: int, tokens: Tokens, vocab_size: int) -> int:
     """How many predictions to ask for at a hole: banned ids may be among the best, and enough real ones must remain."""
-    return min(settings.top_k + tokens.margin, vocab_size)
+    return min(top_k + tokens.margin, vocab_size)
 
 
 def request(prompt: NDArray[np.int32], gold: NDArray[np.int32], masked: NDArray[np.int32], mask_id: int) -> ScoreRequest:
@@ -43,9 +43,10 @@ def fill(settings: PredictSettings, holes: TopK, gold: NDArray[np.int32], rng: n
 
     `argmax` takes the best, `argmax_wrong` the best that is not gold, `sample` draws from the kept top K at the
     temperature (by the Gumbel trick, so that one draw a candidate decides). `auto`: a strong teacher's best is nearly always
-    gold, which teaches nothing new (docs/results.md), so its best wrong token is taken; a student errs by itself.
+    gold, which teaches nothing new (docs/results.md), so its best wrong token is taken; a student errs by itself. Under
+    `verify` it is `settings.propose` that says which: of a student what it proposes, of the teacher what it puts in its place.
     """
-    rule = settings.fill
+    rule = settings.propose if settings.fill == "verify" else settings.fill
     if rule == "auto":
         rule = "argmax_wrong" if settings.predictor == "teacher" else "argmax"
     if rule == "argmax":
@@ -57,6 +58,30 @@ def fill(settings: PredictSettings, holes: TopK, gold: NDArray[np.int32], rng: n
         noisy = holes.logprobs / settings.temperature + rng.gumbel(size=holes.logprobs.shape)
         best = holes.ids[np.arange(len(gold)), noisy.argmax(axis=1)]
     return np.where(best >= 0, best, gold).astype(np.int32)
+
+
+def proposal(prompt: NDArray[np.int32], proposed: NDArray[np.int32], masked: NDArray[np.int32]) -> ScoreRequest:
+    """Prompt and SQL with a student's tokens at the masked positions, up to the last: what the teacher is to accept."""
+    sql = proposed[: masked[-1] + 1]
+    return ScoreRequest(np.concatenate([prompt, sql]).astype(np.int32), len(prompt) + int(masked[0]))
+
+
+def verify(
+    settings: PredictSettings,
+    top_k: int,
+    proposed: NDArray[np.int32],
+    holes: TopK,
+    gold: NDArray[np.int32],
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """The token for each hole, and whether it is the one proposed: kept among the teacher's best `top_k`, else the teacher's own.
+
+    Propose and verify, as in speculative knowledge distillation (Xu et al. 2025, arXiv 2410.11325, algorithm 1), so that errors
+    are a student's and yet such as the teacher could have made. There each token is decoded and verified in turn; here one pass
+    verifies all holes, each behind the proposals at those to its left, kept or not.
+    """
+    accepted: NDArray[np.bool_] = (holes.ids[:, :top_k] == proposed[:, None]).any(axis=1)
+    return np.where(accepted, proposed, fill(settings, holes, gold, rng)).astype(np.int32), accepted
 
 
 def put(gold: NDArray[np.int32], masked: NDArray[np.int32], filled: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -13,7 +13,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.tokenizer_core import Token, TokenType
 
-from kidcore.config.config import MaskSettings
+from kidcore.config.stage_settings import MaskSettings
 
 Positions = NDArray[np.int32]
 

@@ -71,7 +71,7 @@ class MethodTraits:
         """Sections of the configuration that decide what it does with the teacher during training."""
         if not self.is_online:
             return ()
-        return ("teacher", "score", "mask", "predict") if self.fills_holes else ("teacher", "score")
+        return ("teacher", "score", "mask", "predict", "verify") if self.fills_holes else ("teacher", "score")
 
 
 _DIVERGENCE = frozenset({"kd_weight", "divergence", "divergence_parameter"})

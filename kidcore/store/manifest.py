@@ -278,7 +278,8 @@ def rates(manifest: Manifest) -> dict[str, float]:
     """The figures a build is judged by, from its counts; those whose stage did not run are absent.
 
     `rewrite_rate` is the share of masked positions whose token changed; `parse`, `execute` and `same_result` are shares
-    of imperfect queries; `stored_ids` is the mean number of top-K ids a scored position.
+    of imperfect queries; `accepted` is the share of a student's proposals that the teacher kept; `stored_ids` is the mean number
+    of top-K ids a scored position.
     """
     counts = manifest.counts
     figures: dict[str, float] = {}
@@ -287,6 +288,8 @@ def rates(manifest: Manifest) -> dict[str, float]:
             figures |= {name: counted[name] / max(counted["out"], 1) for name in names}
     if rewrite := counts.get("rewrite"):
         figures["rewrite_rate"] = rewrite["rewritten"] / max(rewrite["masked"], 1)
+    if verified := counts.get("verify"):
+        figures["accepted"] = verified["accepted"] / max(verified["proposed"], 1)
     if score := counts.get("score"):
         figures["stored_ids"] = score["stored_ids"] / max(score["positions"], 1)
     return figures

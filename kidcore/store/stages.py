@@ -4,7 +4,7 @@ Imports nothing heavy.
 
 source --> ingest --+--> gold_score ------------------------------+
                     |        | (hard, easy)                       |
-                    +--> mask --> predict --> rewrite ------------+--> score
+                    +--> mask --> predict [--> verify] --> rewrite +--> score
                     |                            +--> outcome (statistics)
                     +--> generate (for method seqkd only)
                     +--> rollout (a student's answers) --> rollout_score (for method opd), rollout_outcome (statistics)
@@ -43,6 +43,8 @@ class StageTraits:
     """The setting that says how many shards it has for each part; empty = one."""
     switch: str = ""
     """The setting that leaves it out; empty = always there."""
+    switch_value: str = ""
+    """The value at which the switch does not leave it out; empty = any that is true."""
     is_on_request: bool = False
     """Whether it runs only when it is named: no other stage needs it."""
 
@@ -52,14 +54,19 @@ class StageTraits:
 
     def is_wanted(self, config: Config) -> bool:
         """Whether the configuration does not leave it out."""
-        return not self.switch or bool(_setting(config, self.switch))
+        if not self.switch:
+            return True
+        value = _setting(config, self.switch)
+        return value == self.switch_value if self.switch_value else bool(value)
 
     def inputs_of(self, config: Config) -> tuple[str, ...]:
         """The stages whose shards it reads under `config`."""
         if self.name == "mask" and config.mask.strategy not in ("hard", "easy"):
             # Only these two look at the teacher's confidence in the gold tokens.
             return tuple(name for name in self.inputs if name != "gold_score")
-        return self.inputs
+        wanted = tuple(name for name in self.inputs if STAGE_TABLE[name].is_wanted(config))
+        # Proposals that the teacher verified are read in the place of what was predicted.
+        return tuple(name for name in wanted if name != "predict") if self.name == "rewrite" and "verify" in wanted else wanted
 
 
 # One row is one example (ingest, gold_score) or one (example, view) (the others). Token columns are single-level lists, and
@@ -116,6 +123,18 @@ _ROWS = (
         views="mask.views",
     ),
     StageTraits(
+        "verify",
+        # The holes' columns are the teacher's best, behind the proposals of the student.
+        (*_VIEW, "masked [int32]", "filled_ids [int32]", "accepted [bool]", "hole_ids [int32]", "hole_logprobs [float32]"),
+        version=1,
+        inputs=("ingest", "predict"),
+        sections=("verify",),
+        model="teacher",
+        views="mask.views",
+        switch="predict.fill",
+        switch_value="verify",
+    ),
+    StageTraits(
         "rewrite",
         (
             *_VIEW,
@@ -123,7 +142,7 @@ _ROWS = (
             *("num_masked int32", "num_rewritten int32", "rewritten float32", "parses bool"),
         ),
         version=1,
-        inputs=("ingest", "mask", "predict"),
+        inputs=("ingest", "mask", "predict", "verify"),
         views="mask.views",
     ),
     StageTraits(

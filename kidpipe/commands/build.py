@@ -73,6 +73,8 @@ def _print_result(session: Session, summary: Mapping[str, Any]) -> None:
         say(f"imperfect   rewrite rate {share['rewrite_rate']} of masked tokens, {share['changed_rows']} of queries differ")
         executed = f", {share['execute']} execute, {share['same_result']} give the gold result" if "execute" in share else ""
         say(f"              {share['parse']} parse{executed}")
+        if "accepted" in share:
+            say(f"              {share['accepted']} of the student's tokens were kept by the teacher")
     if "stored_ids" in summary:
         say(f"teacher     {summary['stored_ids']:.1f} ids stored a position")
     for line in on_gold_lines(summary["teacher_on_gold"]):

@@ -28,7 +28,8 @@ def inspect(session: Session, example_id: str, view: int, *, as_json: bool) -> N
     """Show gold, masked, predicted and imperfect SQL of one example, and the predictor's best at each hole."""
     store, manifest = session.store, session.manifest()
     part, place, example_id = _locate(store, manifest, example_id)
-    rows = {stage: _find(store, part, stage, example_id, view) for stage in ("ingest", "predict", "rewrite", "outcome")}
+    stages = ("ingest", "predict", "verify", "rewrite", "outcome")
+    rows = {stage: _find(store, part, stage, example_id, view) for stage in stages}
     ingest = rows["ingest"]
     assert ingest is not None, example_id
     if ingest["reason"]:
@@ -42,7 +43,7 @@ def inspect(session: Session, example_id: str, view: int, *, as_json: bool) -> N
     def decode(token: int) -> str:
         return str(tokenizer.decode([token], clean_up_tokenization_spaces=False)) if token >= 0 else ""
 
-    holes = _holes(predict, ingest["gold_ids"], decode)
+    holes = _holes(predict, rows["verify"] or predict, ingest["gold_ids"], decode)
     made = _makers(store, part, view)
     if as_json:
         texts = {name: ingest[name] for name in ("db_id", "question", "gold_sql")}
@@ -122,7 +123,7 @@ def _is_list(table: Any, name: str) -> bool:
     return str(table.schema.field(name).type).startswith("list")
 
 
-def _holes(predict: dict[str, Any], gold: Any, decode: Callable[[int], str]) -> list[dict[str, Any]]:
+def _holes(predict: dict[str, Any], picked: dict[str, Any], gold: Any, decode: Callable[[int], str]) -> list[dict[str, Any]]:
     count = len(predict["masked"])
     ids, logprobs = predict["hole_ids"].reshape(count, -1), predict["hole_logprobs"].reshape(count, -1)
     return [
@@ -135,7 +136,9 @@ def _holes(predict: dict[str, Any], gold: Any, decode: Callable[[int], str]) -> 
                 for token, logprob in zip(ids[hole, :_SHOWN_PREDICTIONS], logprobs[hole, :_SHOWN_PREDICTIONS], strict=True)
             ],
         }
-        for hole, (position, filled) in enumerate(zip(predict["masked"], predict["filled_ids"], strict=True))
+        # A student's proposal may have been replaced: whether it was is said beside the token that stands there.
+        | ({"accepted": bool(picked["accepted"][hole])} if "accepted" in picked else {})
+        for hole, (position, filled) in enumerate(zip(predict["masked"], picked["filled_ids"], strict=True))
     ]
 
 
@@ -166,11 +169,14 @@ def _print_example(
     verdict = {True: "yes", False: "no"}
     checks = {"parses": rewrite["parses"], "executes": outcome.get("executes"), "gold result": outcome.get("same_result")}
     say(", ".join(f"{name} {verdict[value]}" for name, value in checks.items() if value is not None))
-    best = text_table("", {"hole": "right", "gold": "left", "filled": "left", "best three": "left"})
+    verified = any("accepted" in hole for hole in holes)
+    columns = {"hole": "right", "gold": "left", "filled": "left", "best three": "left"}
+    best = text_table("", columns | ({"verified": "left"} if verified else {}))
     for hole in holes:
         style = "" if hole["gold"] == hole["filled"] else "red"
         shown = "  ".join(f"{item['token']!r} {item['probability']:.1%}" for item in hole["best"] if item["token"])
-        best.add_row(str(hole["position"]), repr(hole["gold"]), repr(hole["filled"]), shown, style=style)
+        said = [{True: "the student's", False: "the teacher's"}[hole["accepted"]]] if verified else []
+        best.add_row(str(hole["position"]), repr(hole["gold"]), repr(hole["filled"]), shown, *said, style=style)
     say(best)
 
 

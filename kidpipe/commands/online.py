@@ -50,6 +50,7 @@ def online_setup(session: Session, manifest: Manifest, tokenizer: Any, student: 
         score=config.score,
         mask=config.mask,
         predict=config.predict,
+        verify=config.verify,
         engine=config.engine,
         # A cache for all that the models could take may be more than there is room for.
         engine_length=min(max_length, manifest.facts.max_tokens + config.train.rollout_tokens),

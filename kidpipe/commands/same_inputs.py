@@ -55,8 +55,8 @@ def _named(config: Config, role: str) -> tuple[str, str]:
     """The setting that names the model of a role, and what it says."""
     if role == "start":
         return ("rollout.model", config.rollout.model) if config.rollout.model else ("train.student", config.train.student)
-    if role == "predictor" and config.predict.predictor == "student":
-        return "predict.student", config.predict.student
+    if role == "predictor" and config.predict.is_students:
+        return config.student_that_fills
     return "teacher.model", config.teacher.model
 
 
@@ -65,7 +65,7 @@ def _check_precision(session: Session, manifest: Manifest, role: str, recorded: 
     config = session.config
     if role == "start":
         setting, now, before = "rollout.dtype", config.rollout.dtype, recorded.get("rollout.dtype", "auto")
-    elif role == "predictor" and config.predict.predictor == "student":
+    elif role == "predictor" and config.predict.is_students:
         setting, now, before = "predict.dtype", config.predict.dtype, recorded.get("predict.dtype", "auto")
     else:
         setting, now, before = "teacher.dtype", config.teacher.dtype, recorded.get(f"{role}.dtype", "auto")

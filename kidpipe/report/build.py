@@ -121,7 +121,7 @@ def _examples(store: Store, manifest: Manifest, rewrites: pl.DataFrame, decode: 
     """The first rows of view 0, then of the others, gold and imperfect token by token."""
     rewrites = rewrites.sort("view", maintain_order=True).head(SHOWN)
     ingest = read_frame(store, manifest, "ingest", ["example_id", "question", "gold_ids"], most_files=MOST_SHARDS)
-    names = ["example_id", "view", "filled_ids", "hole_ids", "hole_logprobs"]
+    names = ["example_id", "view", "hole_ids", "hole_logprobs"]
     predict = read_frame(store, manifest, "predict", names, most_files=MOST_SHARDS)
     joined = rewrites.join(ingest, on="example_id").join(predict, on=["example_id", "view"])
     return [_example(row, decode) for row in joined.iter_rows(named=True)]
@@ -138,8 +138,8 @@ def _example(row: Mapping[str, Any], decode: Decode) -> ReadExample:
     lines = [line("question", row["question"]), Line("gold", gold), Line("masked", holes), Line("imperfect", imperfect)]
     best = np.reshape(row["hole_ids"], (len(row["masked"]), -1))
     logprobs = np.reshape(row["hole_logprobs"], (len(row["masked"]), -1))
-    for hole, (position, filled) in enumerate(zip(row["masked"], row["filled_ids"], strict=True)):
-        was = row["gold_ids"][position]
+    for hole, position in enumerate(row["masked"]):
+        was, filled = row["gold_ids"][position], row["imperfect_ids"][position]
         choices = [
             Piece(
                 f"{decode(int(token))!r} {np.exp(logprob):.1%}  ", "right" if token == was else "wrong" if token == filled else ""

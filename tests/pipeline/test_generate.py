@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from kidcore.config.config import GenerateSettings, TrainSettings
+from kidcore.config.config import TrainSettings
 from kidcore.config.settings import SettingKind
+from kidcore.config.stage_settings import GenerateSettings
 from kidcore.errors import KidpipeError
 from kidcore.store.arrow import lists
 from kidcore.store.graph import Grid

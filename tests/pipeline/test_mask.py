@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kidcore.config.config import MaskSettings
+from kidcore.config.stage_settings import MaskSettings
 from kidcore.method.masking import evenly_spaced, num_masked, schema_positions
 from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.schemas import schema_of

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kidcore.config.config import PredictSettings
+from kidcore.config.stage_settings import PredictSettings
 from kidcore.method.filling import fill
 from kidcore.method.topk import cut
 from kidcore.models.backends.base import TopK

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kidcore.config.config import MaskSettings, PredictSettings, ScoreSettings, TrainSettings
+from kidcore.config.config import TrainSettings
+from kidcore.config.stage_settings import MaskSettings, PredictSettings, ScoreSettings
 from kidcore.method.methods import METHODS
 from kidcore.models.sources import resolve
 from kidcore.models.tokenizers import Tokens

@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from kidcore.config.config import Config, MaskSettings, PredictSettings, TrainSettings
+from kidcore.config.config import Config, TrainSettings
+from kidcore.config.stage_settings import MaskSettings, PredictSettings, VerifySettings
 from kidcore.errors import KidpipeError
 from kidcore.models.sources import resolve
 from kidcore.models.tokenizers import load_tokenizer, special_ids, tokens_of
@@ -120,6 +121,31 @@ def test_masks_are_fresh_in_each_step_and_hit_what_the_student_is_unsure_of(buil
             sure = log_q[torch.arange(len(log_q)), ids[gold.start :]]
             order = sure.argsort(descending=strategy == "easy")[: len(first)]
             assert set(order.tolist()) == first
+
+
+def test_what_the_student_fills_is_verified_by_the_teacher(build: tuple[Source, Path]) -> None:
+    settings = config("kid-online")
+    examples = a_step(build[0], settings)
+    masks = MaskSettings(ratio=0.5)
+    proposed = open_online(build, settings, mask=masks, predict=PredictSettings(fill="argmax_wrong")).refilled(1, examples)
+    predict = PredictSettings(fill="verify", propose="argmax_wrong")
+    online = open_online(build, settings, mask=masks, predict=predict, verify=VerifySettings(top_k=20))
+    made, kept, replaced = online.refilled(1, examples), 0, 0
+    teacher = AutoModelForCausalLM.from_pretrained(build[1].parent / "teacher", dtype=torch.float32)
+    for example, (before,), (after,) in zip(examples, proposed, made, strict=True):
+        gold = example.branches[0]
+        ids = torch.from_numpy(np.concatenate([gold.tokens[: gold.start], before]).astype(np.int64))
+        with torch.no_grad():
+            logits = teacher(ids[None]).logits[0, gold.start - 1 : -1]
+        logits[:, sorted(online._setup.tokens.banned)] = -torch.inf
+        for place in np.flatnonzero(before != gold.tokens[gold.start :]):
+            best = logits[place].argsort(descending=True).tolist()
+            is_kept = before[place] in best[:20]
+            own = next(token for token in best if token != gold.tokens[gold.start + place])
+            assert after[place] == (before[place] if is_kept else own)
+            kept, replaced = kept + is_kept, replaced + (not is_kept)
+    assert kept
+    assert replaced
 
 
 def _changed(examples: list[TrainingExample], made: list[list[np.ndarray]]) -> list[list[set[int]]]:

@@ -16,7 +16,7 @@ from torch import nn
 
 from kidcore.config.config import TrainSettings
 from kidcore.config.seeds import row_rng
-from kidcore.method.filling import fill, predictions, put, request, wanted
+from kidcore.method.filling import fill, predictions, proposal, put, request, verify, wanted
 from kidcore.method.masking import choose
 from kidcore.method.methods import METHODS, gold_share, gold_weight, looks_at
 from kidcore.method.topk import cut
@@ -168,18 +168,35 @@ class Online:
         requests = [ScoreRequest(example.branches[0].tokens, example.branches[0].start) for example in examples]
         return [answer.actual_logprob for answer in self._student.score(requests, 1)]
 
-    def _fill(self, examples: Sequence[TrainingExample], masks: Sequence[Int32], view: int) -> Iterator[Int32]:
+    def _fill(self, examples: Sequence[TrainingExample], masks: Sequence[Int32], view: int) -> list[Int32]:
         setup = self._setup
         requests = [
             request(_prompt(example), _sql(example), masked, setup.tokens.mask_id)
             for example, masked in zip(examples, masks, strict=True)
         ]
-        top_k = wanted(self._predict, setup.tokens, self._student.vocab_size)
+        top_k = wanted(self._predict.top_k, setup.tokens, self._student.vocab_size)
+        made: list[Int32] = []
         for example, masked, answer in zip(examples, masks, self._student.score(requests, top_k), strict=True):
             gold = _sql(example)
             holes = predictions(answer, masked, self._predict.top_k, setup.tokens)
             rng = row_rng(self._predict.seed, "predict", example.example_id, view)
-            yield put(gold, masked, fill(self._predict, holes, gold[masked], rng))
+            made.append(put(gold, masked, fill(self._predict, holes, gold[masked], rng)))
+        return self._verified(examples, masks, made, view) if self._predict.fill == "verify" else made
+
+    def _verified(
+        self, examples: Sequence[TrainingExample], masks: Sequence[Int32], proposed: Sequence[Int32], view: int
+    ) -> list[Int32]:
+        """What the teacher makes of the student's proposals, by the rules of the build's stage `verify`."""
+        tokens, asked = self._setup.tokens, max(self._setup.verify.top_k, self._predict.top_k)
+        requests = [proposal(_prompt(example), *pair) for example, *pair in zip(examples, proposed, masks, strict=True)]
+        answers = self._teacher.score(requests, wanted(asked, tokens, self._teacher.vocab_size))
+        made: list[Int32] = []
+        for example, masked, sql, answer in zip(examples, masks, proposed, answers, strict=True):
+            gold, holes = _sql(example), predictions(answer, masked, asked, tokens)
+            rng = row_rng(self._predict.seed, "verify", example.example_id, view)
+            filled, _ = verify(self._predict, self._setup.verify.top_k, sql[masked], holes, gold[masked], rng)
+            made.append(put(gold, masked, filled))
+        return made
 
     def _lessons(self, step: int, example: TrainingExample, sequences: list[Int32]) -> list[_Lesson]:
         """Gold to imitate where the method does, imperfect sequences to be scored; without any of those, gold is scored."""

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from kidcore.config.config import EngineSettings, MaskSettings, PredictSettings, ScoreSettings, TrainSettings
+from kidcore.config.config import EngineSettings, TrainSettings
+from kidcore.config.stage_settings import MaskSettings, PredictSettings, ScoreSettings, VerifySettings
 from kidcore.method.methods import METHODS
 from kidcore.models.sources import ModelSource
 from kidcore.models.tokenizers import Tokens
@@ -27,6 +28,7 @@ class OnlineSetup:
     score: ScoreSettings
     mask: MaskSettings
     predict: PredictSettings
+    verify: VerifySettings = field(default_factory=VerifySettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     """How vLLM runs, where it generates in the student's place."""
     engine_length: int | None = None
@@ -37,5 +39,6 @@ class OnlineSetup:
         sections: dict[str, Any] = {"score": self.score}
         if METHODS[settings.method].fills_holes:
             sections |= {"mask": self.mask, "predict": self.predict}
+            sections |= {"verify": self.verify} if self.predict.fill == "verify" else {}
         changed, _ = settings_of(**sections)
         return {"teacher": self.teacher.identity, "teacher.dtype": self.dtype, **changed}

@@ -6,7 +6,8 @@ import logging
 import struct
 from pathlib import Path
 
-from kidcore.config.config import Dtype, EngineSettings
+from kidcore.config.config import EngineSettings
+from kidcore.config.settings import Dtype
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Backend
 from kidcore.models.sources import ModelSource

@@ -7,17 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kidcore.config.config import (
-    Config,
-    GenerateSettings,
-    IngestSettings,
-    MaskSettings,
-    PredictSettings,
-    ScoreSettings,
-    TrainSettings,
-)
+from kidcore.config.config import Config, IngestSettings, TrainSettings
 from kidcore.config.config_load import sections
 from kidcore.config.settings import SettingKind, canonical_json, fingerprint
+from kidcore.config.stage_settings import GenerateSettings, MaskSettings, PredictSettings, ScoreSettings
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
