@@ -32,6 +32,9 @@ def compare(
     strategies: Annotated[str, typer.Option("--strategies", help="Values of mask.strategy.")] = "",
     ratios: Annotated[str, typer.Option("--ratios", help="Values of mask.ratio.")] = "",
     grid: Annotated[Path | None, typer.Option("--grid", help="TOML file of further axes: section.field = [values].")] = None,
+    arms: Annotated[
+        Path | None, typer.Option("--arms", help="TOML file of named recipes, a table of settings each, instead of a grid.")
+    ] = None,
     seed_masks: Annotated[bool, typer.Option("--seed-masks", help="Let each seed draw its own masks and fills too.")] = False,
     checkpoint: Annotated[str, typer.Option("--checkpoint", help="Judge each run's best or last model.")] = "best",
     finished: Annotated[bool, typer.Option("--finished", help="Train nothing: report the runs that are finished.")] = False,
@@ -52,12 +55,18 @@ def compare(
     Example: kidpipe compare --methods sft,rkd,kid --seeds 0,1,2,3,4 --jobs 4
 
     Example: kidpipe compare --methods kid --ratios 0.1,0.2,0.3,0.5 --name ratios
+
+    Example: kidpipe compare --arms recipes.toml --seeds 0,1,2
     """
-    from kidpipe.study.grid import METHOD, SEED, parse_list, read_grid
+    from kidpipe.study.grid import METHOD, SEED, parse_list, read_arms, read_grid
     from kidpipe.study.study import compare_grid
 
     if checkpoint not in ("best", "last"):
         raise KidpipeError(f"no such checkpoint: {checkpoint}", where="--checkpoint", fix="best or last")
+    if arms and (grid or strategies or ratios or seed_masks):
+        raise KidpipeError(
+            "an arm names all of its settings", where="--arms", fix="leave out --grid, --strategies, --ratios and --seed-masks"
+        )
     axes = {METHOD: parse_list("--methods", methods)}
     for option, setting, text in (("--strategies", "mask.strategy", strategies), ("--ratios", "mask.ratio", ratios)):
         if text:
@@ -73,5 +82,5 @@ def compare(
         return open_command(config, settings, verbose, **{**flags, **changes})
 
     body: dict[str, Any] = {"name": name, "jobs": jobs, "checkpoint": checkpoint, "seed_masks": seed_masks, "as_json": json}
-    body["only_finished"] = finished
+    body |= {"only_finished": finished, "arms": read_arms(arms) if arms else None}
     compare_grid(open_with, axes | further | seed_axis, **body)

@@ -14,7 +14,7 @@ from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS, looks_at, stages_read
 from kidcore.store.stages import STAGES, sections_of
 
-METHOD, SEED = "train.method", "train.seed"
+METHOD, SEED, ARM = "train.method", "train.seed", "arm"
 
 # Sections that decide the shards of some stages only.
 _OPTIONAL = sections_of(STAGES) - sections_of(["ingest"])
@@ -48,6 +48,8 @@ class Trial:
 
     def describe(self) -> str:
         """`kid, mask.ratio 0.3, seed 2`."""
+        if ARM in self.axes:
+            return f"{self.axes[ARM]}, seed {self.seed}"
         others = [f"{name} {value}" for name, value in self.group if name != METHOD and value is not None]
         return ", ".join([self.config.train.method, *others, f"seed {self.seed}"])
 
@@ -72,6 +74,31 @@ def make_cells(
         config = _with_defaults_elsewhere(resolve(counted))
         shown = {name: counted.get(name) for name in axes}
         cells.setdefault(fingerprint(config.model_dump()), Trial(config, shown, METHODS[config.train.method].stage))
+    return list(cells.values())
+
+
+def make_arm_cells(
+    resolve: Callable[[Mapping[str, Any]], Config], arms: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]
+) -> list[Trial]:
+    """Every named arm with every seed: recipes that differ in more than one setting and are no grid.
+
+    Args:
+        resolve: settings that are changed -> the whole configuration.
+        arms: by name, the settings that make the arm; `train.seed` among them is a list of its own seeds.
+        seeds: for the arms that name none.
+    """
+    cells: dict[str, Trial] = {}
+    for name, changes in arms.items():
+        for seed in changes.get(SEED, seeds):
+            config = _with_defaults_elsewhere(resolve({**changes, SEED: seed}))
+            cell = Trial(config, {ARM: name, SEED: seed}, METHODS[config.train.method].stage)
+            same = cells.setdefault(fingerprint(config.model_dump()), cell)
+            if same is not cell:
+                raise KidpipeError(
+                    f"{name} is {same.axes[ARM]} over again",
+                    where="--arms",
+                    fix="leave one out, or name what sets it apart",
+                )
     return list(cells.values())
 
 
@@ -108,21 +135,52 @@ def parse_list(option: str, text: str) -> list[Any]:
 
 def read_grid(path: Path) -> dict[str, list[Any]]:
     """Axes from a TOML file of `section.field = [values]`."""
+    axes: dict[str, list[Any]] = {}
+    for name, values in _settings_in(_read_toml(path, "--grid", "mask.ratio = [0.1, 0.2]")):
+        if name not in setting_names() or not isinstance(values, list) or not values:
+            raise KidpipeError(
+                f"not an axis: {name} = {values!r}",
+                where=str(path),
+                fix="write section.field = [value, value], as in mask.ratio = [0.1, 0.2]; kidpipe config lists the fields",
+            )
+        axes[name] = values
+    return axes
+
+
+def read_arms(path: Path) -> dict[str, dict[str, Any]]:
+    """Arms from a TOML file: a table an arm, under its name, with the settings that make it."""
+    arms: dict[str, dict[str, Any]] = {}
+    for arm, settings in _read_toml(path, "--arms", "[sft] and under it train.method = 'sft'").items():
+        if not isinstance(settings, dict):
+            raise KidpipeError(f"not an arm: {arm} = {settings!r}", where=str(path), fix=f"write [{arm}] and its settings below")
+        arms[arm] = dict(_settings_in(settings))
+        for name, value in arms[arm].items():
+            if name not in setting_names():
+                raise KidpipeError(f"no such setting: {name}", where=f"{path}, [{arm}]", fix="kidpipe config lists the fields")
+            if name == SEED and (not isinstance(value, list) or not value):
+                raise KidpipeError(
+                    f"not a list of seeds: {value!r}", where=f"{path}, [{arm}]", fix="train.seed = [0, 1], or leave it to --seeds"
+                )
+        if METHOD not in arms[arm]:
+            raise KidpipeError("the arm names no method", where=f"{path}, [{arm}]", fix="train.method = 'kid', for example")
+    if not arms:
+        raise KidpipeError("no arm is in the file", where=str(path), fix="write [sft] and under it train.method = 'sft'")
+    return arms
+
+
+def _read_toml(path: Path, option: str, example: str) -> dict[str, Any]:
     if not path.is_file():
-        raise KidpipeError(f"no such grid file: {path}", where="--grid", fix="write one: mask.ratio = [0.1, 0.2]")
+        raise KidpipeError(f"no such file: {path}", where=option, fix=f"write one: {example}")
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise KidpipeError(f"not valid TOML: {error}", where=str(path), fix="mend that line") from None
-    axes: dict[str, list[Any]] = {}
-    for section, fields in document.items():
-        for field, values in fields.items() if isinstance(fields, dict) else [("", fields)]:
-            name = f"{section}.{field}" if field else section
-            if name not in setting_names() or not isinstance(values, list) or not values:
-                raise KidpipeError(
-                    f"not an axis: {name} = {values!r}",
-                    where=str(path),
-                    fix="write section.field = [value, value], as in mask.ratio = [0.1, 0.2]; kidpipe config lists the fields",
-                )
-            axes[name] = values
-    return axes
+
+
+def _settings_in(document: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """`section.field` with its value, for each in the tables of `document`."""
+    return [
+        (f"{section}.{field}" if field else section, value)
+        for section, fields in document.items()
+        for field, value in (fields.items() if isinstance(fields, dict) else [("", fields)])
+    ]

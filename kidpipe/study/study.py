@@ -23,7 +23,7 @@ from kidcore.store.store import Store
 from kidpipe.commands.gc import STUDY_MANIFESTS
 from kidpipe.commands.session import Session
 from kidpipe.commands.train import prepare_run
-from kidpipe.study.grid import Trial, make_cells
+from kidpipe.study.grid import SEED, Trial, make_arm_cells, make_cells
 from kidpipe.study.runs import Run, run_all
 from kidpipe.study.table import groups_of, rows_of, table_of
 from kidpipe.study.trial import RESULT
@@ -39,6 +39,7 @@ def compare_grid(
     open_with: Callable[[Mapping[str, Any]], Session],
     axes: Mapping[str, Sequence[Any]],
     *,
+    arms: Mapping[str, Mapping[str, Any]] | None = None,
     name: str,
     jobs: int,
     checkpoint: str,
@@ -51,6 +52,7 @@ def compare_grid(
     Args:
         open_with: settings that are changed -> a session.
         axes: `section.field` -> values.
+        arms: by name, settings of recipes that are no grid; of `axes` only the seeds count then.
         name: of the comparison.
         jobs: runs at a time.
         checkpoint: which of a run's two models is judged, best or last.
@@ -61,7 +63,14 @@ def compare_grid(
         KidpipeError: before anything runs, for what no run could go on with; after the table, where runs failed.
     """
     session = open_with({})
-    cells = make_cells(lambda changes: open_with(changes).config, axes, seed_masks=seed_masks)
+
+    def resolve_settings(changes: Mapping[str, Any]) -> Config:
+        return open_with(changes).config
+
+    if arms is None:
+        cells = make_cells(resolve_settings, axes, seed_masks=seed_masks)
+    else:
+        cells = make_arm_cells(resolve_settings, arms, axes[SEED])
     _check(session.store, cells)
     files = Store(session.store.root / "compare" / name)
     manifests = _build_all(session, files, cells, only_finished)
@@ -168,7 +177,7 @@ def _with_shared_cores(config: Config, jobs: int) -> Config:
 
 def _report(session: Session, runs: list[Run], out: Path, as_json: bool) -> dict[str, Any]:
     rows = rows_of(runs, session.store)
-    groups = groups_of(runs, rows)
+    groups = groups_of(runs, rows, session.store)
     _write_parquet(rows, out / ROWS)
     failed = [{"run": run.cell.describe(), "error": run.error, "log": str(run.folder)} for run in runs if run.error]
     summary = {"rows": str(out / ROWS), "runs": len(runs), "failed": failed, "groups": groups}

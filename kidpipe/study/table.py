@@ -6,6 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow.parquet as pq
+
+from eval.evaluate import VERDICTS_FILE
+from eval.statistics import estimate_crossed
 from kidcore.config.config import TrainSettings
 from kidcore.store.log import shard_records
 from kidcore.store.manifest import kept_manifest
@@ -13,7 +18,7 @@ from kidcore.store.stages import MODEL_STAGES
 from kidcore.store.store import Store
 from kidpipe.commands.restricted import restricted
 from kidpipe.commands.session import text_table
-from kidpipe.study.grid import METHOD, SEED
+from kidpipe.study.grid import ARM, METHOD, SEED
 from kidpipe.study.intervals import Interval, mean_interval
 from kidpipe.study.runs import Run
 
@@ -77,11 +82,11 @@ def _model_shards(store: Store, digest: str, settings: TrainSettings) -> set[str
     return {name.partition("/")[2].partition(".")[0] for name in files}
 
 
-def groups_of(runs: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def groups_of(runs: Sequence[Run], rows: Sequence[Mapping[str, Any]], store: Store) -> list[dict[str, Any]]:
     """Runs that differ in the seed alone, together: the interval of each figure, and of ex_bag's difference from the first group.
 
     The difference is taken seed by seed: runs of one seed see the examples in the same order and are judged on the same
-    questions, so that what they share falls out.
+    questions, so that what they share falls out. Its other interval is over questions and seeds both.
     """
     groups: dict[Any, dict[int, Mapping[str, Any]]] = {}
     for run, row in zip(runs, rows, strict=True):
@@ -100,9 +105,32 @@ def groups_of(runs: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> list[di
                 "failed": len(by_seed) - len(finished),
                 "figures": {name: _as_json(mean_interval(values)) for name, values in figures.items()},
                 "ex_bag_minus_first": None if by_seed is first else _as_json(mean_interval(differences)),
+                "ex_bag_minus_first_over_questions": None if by_seed is first else _over_questions(pairs, store),
             }
         )
     return found
+
+
+def _over_questions(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], store: Store) -> dict[str, Any] | None:
+    """The paired difference in ex_bag, over questions (those of one gold together) and seeds; None where verdicts are missing."""
+    differences: list[dict[tuple[str, str], float]] = []
+    for pair in pairs:
+        first, other = (_scores(store, row.get("evaluation")) for row in reversed(pair))
+        differences.append({question: other[question] - score for question, score in first.items() if question in other})
+    shared = sorted(set.intersection(*map(set, differences))) if differences else []
+    if not shared:
+        return None
+    values_SQ = np.array([[of_seed[question] for question in shared] for of_seed in differences])
+    return asdict(estimate_crossed(values_SQ, [gold for _example_id, gold in shared]))
+
+
+def _scores(store: Store, evaluation: str | None) -> dict[tuple[str, str], float]:
+    """ex_bag by example id and gold SQL, where there is one."""
+    path = store.root / "eval" / str(evaluation) / VERDICTS_FILE
+    if evaluation is None or not path.is_file():
+        return {}
+    columns = pq.read_table(path, columns=["example_id", "gold_sql", "ex_bag"]).to_pylist()
+    return {(row["example_id"], row["gold_sql"]): float(row["ex_bag"]) for row in columns if row["ex_bag"] is not None}
 
 
 def _as_json(interval: Interval | None) -> dict[str, Any] | None:
@@ -113,8 +141,8 @@ def table_of(groups: Sequence[Mapping[str, Any]]) -> "Table":
     """What people read: a line a group."""
     axes = [name for name in groups[0]["axes"] if name != SEED]
     names = {name: name.removeprefix("train.") for name in axes}
-    columns = {names[name]: "left" if name == METHOD else "right" for name in axes} | {"seeds": "right", "ex_bag": "right"}
-    columns |= {"95% over seeds": "left", "minus first": "right", "95% of that": "left"}
+    columns = {names[name]: "left" if name in (ARM, METHOD) else "right" for name in axes} | {"seeds": "right", "ex_bag": "right"}
+    columns |= {"95% over seeds": "left", "minus first": "right", "95% of that": "left", "95%, questions too": "left"}
     columns |= {"training s": "right", "online s": "right", "build s": "right", "shared s": "right", "peak MiB": "right"}
     table = text_table("", columns)
     for group in groups:
@@ -123,6 +151,7 @@ def table_of(groups: Sequence[Mapping[str, Any]]) -> "Table":
         seconds = [_mean(figures[name], ".1f") for name in _SECONDS]
         quality = [_mean(figures["ex_bag"], ".1%"), _bounds(figures["ex_bag"], ".1%")]
         against = [_mean(difference, "+.1%"), _bounds(difference, "+.1%")]
+        against.append(_bounds(group["ex_bag_minus_first_over_questions"], "+.1%"))
         table.add_row(*settings, str(group["seeds"]), *quality, *against, *seconds, _mean(figures["peak_memory_mib"], ".0f"))
     return table
 

@@ -13,7 +13,7 @@ import pytest
 from kidcore.config.config import Config, TrainSettings
 from kidcore.method.methods import METHODS
 from kidcore.store.store import Store
-from kidpipe.study.grid import Trial, make_cells
+from kidpipe.study.grid import Trial, make_arm_cells, make_cells, read_arms
 from kidpipe.study.intervals import mean_interval, t_quantile
 from kidpipe.study.runs import Run
 from kidpipe.study.table import groups_of, rows_of, table_of
@@ -169,7 +169,7 @@ def test_mistakes_are_told_before_anything_runs(compare: Cli, tmp_path: Path) ->
     assert_said(compare("compare", train__student='""'), "no student is named", "--student")
     assert_said(compare("compare", teacher__model='""'), "no teacher is named", "--teacher")
     assert_said(compare("compare", data__path="./none"), "no such data folder")
-    assert_said(compare("compare", "--grid", "none.toml"), "no such grid file")
+    assert_said(compare("compare", "--grid", "none.toml"), "no such file: none.toml")
     assert_said(compare("compare", "--methods", "sft", "--finished"), "none of these 3 runs is finished")
     for text, said in {
         "mask.ration = [0.1]": "not an axis: mask.ration",
@@ -183,6 +183,21 @@ def test_mistakes_are_told_before_anything_runs(compare: Cli, tmp_path: Path) ->
     with Store(tmp_path / "artifacts").lock():
         assert_said(compare("compare"), "another build holds this store")
     assert not (tmp_path / "artifacts" / "runs").exists()
+
+
+def test_arms_that_are_none_are_told(compare: Cli, tmp_path: Path) -> None:
+    for text, said in {
+        "": "no arm is in the file",
+        "sft = 1": "not an arm: sft",
+        "[sft]\ntrain.methot = 'sft'": "no such setting: train.methot",
+        "[sft]\ntrain.epochs = 1": "the arm names no method",
+        "[sft]\ntrain.method = 'sft'\ntrain.seed = 1": "not a list of seeds",
+        "[a]\ntrain.method = 'sft'\n[b]\ntrain.method = 'sft'\nmask.ratio = 0.2": "b is a over again",
+    }.items():
+        (tmp_path / "arms.toml").write_text(text)
+        assert_said(compare("compare", "--arms", "arms.toml"), said)
+    assert_said(compare("compare", "--arms", "none.toml"), "no such file: none.toml", "--arms")
+    assert_said(compare("compare", "--arms", "arms.toml", "--ratios", "0.1"), "names all of its settings")
 
 
 def test_a_manifest_that_is_not_there(compare: Cli) -> None:
@@ -226,6 +241,25 @@ def test_a_seed_may_draw_masks_too(settings: dict[str, object]) -> None:
     assert len({c.build for c in make_cells(resolve, axes)}) == 2
 
 
+def test_arms_are_recipes_with_their_own_seeds(settings: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "arms.toml").write_text(
+        """
+        [sft]
+        train.method = "sft"
+        [paper]
+        train = { method = "kid", gold_share = 0.0, seed = [4] }
+        predict.fill = "argmax"
+        """
+    )
+
+    def resolve(changes: Mapping[str, Any]) -> Config:
+        return configure(settings, **{name.replace(".", "__"): value for name, value in changes.items()})
+
+    cells = make_arm_cells(resolve, read_arms(tmp_path / "arms.toml"), [0, 1])
+    assert [cell.describe() for cell in cells] == ["sft, seed 0", "sft, seed 1", "paper, seed 4"]
+    assert (cells[2].config.train.gold_share, cells[2].config.predict.fill, cells[2].until) == (0.0, "argmax", "score")
+
+
 def test_intervals_are_students() -> None:
     """Quantiles as tables print them, and one interval computed by hand: 1, 2, 3, 6 has mean 3 and spread 2.160."""
     printed = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 9: 2.2622, 10: 2.2281, 30: 2.0423, 120: 1.9799}
@@ -254,7 +288,7 @@ def test_a_missing_figure_is_a_blank_and_the_table_is_whole(tmp_path: Path) -> N
                 Run(Trial(config, {"train.method": method, "train.seed": seed}, "ingest"), tmp_path, {}, "", dict(result))
             )
     rows = rows_of(runs, Store(tmp_path))
-    groups = groups_of(runs, rows)
+    groups = groups_of(runs, rows, Store(tmp_path))
     assert [group["figures"]["final_nll"] for group in groups] == [None, None]
     assert [group["figures"]["ex_bag"] and group["figures"]["ex_bag"]["mean"] for group in groups] == [0.5, None]
     assert groups[1]["ex_bag_minus_first"] is None
