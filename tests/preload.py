@@ -14,6 +14,7 @@ import kidpipe.commands.build
 import kidpipe.commands.evaluate
 import kidpipe.commands.store
 import kidpipe.commands.train
+import kidpipe.study.trial
 import pipeline.build
 import pipeline.ingest
 import pipeline.mask

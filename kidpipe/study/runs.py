@@ -19,7 +19,7 @@ from kidpipe.study.trial import CELL, RESULT
 
 _Process = subprocess.Popen[bytes]
 _POLL_S = 0.05
-_LOG = "log.txt"
+LOG = "log.txt"
 
 
 @dataclass
@@ -74,13 +74,17 @@ def _start(run: Run, jobs: int) -> _Process:
     Store(run.folder).write_json(CELL, run.request)
     # Cores are shared out, or the threads of one run would wait for those of another.
     threads = {"OMP_NUM_THREADS": str(max(1, processes.usable_cores() // jobs)), "GOMP_SPINCOUNT": "500"}
-    with (run.folder / _LOG).open("wb") as log:
+    return _launch(run.folder, threads | dict(os.environ))
+
+
+def _launch(folder: Path, environment: dict[str, str]) -> _Process:
+    with (folder / LOG).open("wb") as log:
         return subprocess.Popen(
-            [*own_packages.child_command("kidpipe.study.trial"), str(run.folder)],
+            [*own_packages.child_command("kidpipe.study.trial"), str(folder)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=threads | dict(os.environ),
+            env=environment,
         )
 
 
@@ -93,7 +97,7 @@ def _finish(run: Run, code: int) -> None:
     if code == 0:
         run.result = json.loads((run.folder / RESULT).read_text(encoding="utf-8"))
         return
-    lines = (run.folder / _LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    lines = (run.folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
     said = lines[-1].removeprefix("error: ") if lines else ""
     run.error = f"killed by signal {-code}" if code < 0 else said or f"ended with code {code}"
 
