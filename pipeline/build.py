@@ -238,24 +238,22 @@ class _Runner:
         inputs = self.grid.inputs(stage, part, cell.view)
         tables = {name: self._store.read(shard) for name, shard in zip(stage.inputs, inputs, strict=True) if shard is not None}
         output = stage.run(Task(part, cell.view, tables, bar.advance))
-        shard = self._store.commit(stage.name, cell.key, output.table, output.counts)
+        engine, start_s = self._context.take_engine() if self._context else (None, 0.0)
+        line = {
+            "stage": stage.name,
+            "part": cell.part,
+            "view": cell.view,
+            "key": cell.key,
+            "rows": part.rows,
+            "seconds": round(time.perf_counter() - started, 4),
+            "settings": self._remember_settings(stage),
+            "made": this_maker(engine).as_json(),
+            "engine_start_s": round(start_s, 4),
+            "peak_memory_mib": peak_memory_mib(),
+        }
+        shard = self._store.commit(stage.name, cell.key, output.table, output.counts, line)
         self.grid.add(shard)
         self.grid.look(stage, part, cell.view)
-        engine, start_s = self._context.take_engine() if self._context else (None, 0.0)
-        self._store.log_shard(
-            {
-                "stage": stage.name,
-                "part": cell.part,
-                "view": cell.view,
-                "key": cell.key,
-                "rows": part.rows,
-                "seconds": round(time.perf_counter() - started, 4),
-                "settings": self._remember_settings(stage),
-                "made": this_maker(engine).as_json(),
-                "engine_start_s": round(start_s, 4),
-                "peak_memory_mib": peak_memory_mib(),
-            },
-        )
 
     def _remember_settings(self, stage: Stage) -> str:
         """Write a stage's settings once, so that gc can say what a shard was made with."""

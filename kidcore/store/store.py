@@ -118,14 +118,23 @@ class Store:
         counts: dict[str, Any] = json.loads(metadata.get(b"kidpipe", b"{}"))
         return counts
 
-    def commit(self, stage: str, key: str, table: "pa.Table", counts: Mapping[str, Any]) -> Shard:
-        """Write `table` as the shard of `key`, with its counts in the footer; the same rows give the same bytes."""
+    def commit(
+        self, stage: str, key: str, table: "pa.Table", counts: Mapping[str, Any], line: Mapping[str, Any] | None = None
+    ) -> Shard:
+        """Write `table` as the shard of `key`, with its counts in the footer; the same rows give the same bytes.
+
+        Args:
+            line: what the log of shards is to say of it. It comes before the shard is seen: one that is killed in between
+                is made and told again, while a shard without a line would never be known the maker of.
+        """
         import pyarrow.parquet as pq
 
         table = table.replace_schema_metadata({b"kidpipe": json.dumps(counts, sort_keys=True).encode()})
         with atomic.unfinished(self.root / stage / key, tidy=False) as temporary:
             pq.write_table(table, temporary, compression="zstd", row_group_size=1024, store_schema=True)
             shard = Shard(stage, key, table.num_rows, hash_file(temporary)[:_DIGEST_LENGTH])
+            if line is not None:
+                log.append(self.root / log.SHARDS, line)
             atomic.settle(temporary, self.path(shard))
         return shard
 
@@ -155,10 +164,6 @@ class Store:
             raise KidpipeError(
                 f"not readable: {error}", where=str(self.root / name), fix="remove the file and build again"
             ) from None
-
-    def log_shard(self, record: Mapping[str, Any]) -> None:
-        """Add a line to the log of shards; logs are for reading, nothing is decided by them."""
-        log.append(self.root / log.SHARDS, record)
 
     def remove_temporaries(self) -> None:
         """Delete what writers that are gone left; what living ones are at stays."""

@@ -24,7 +24,7 @@ from kidpipe.demo.recipe import ModelSize
 from kidpipe.demo.setup import make_models
 from kidpipe.demo.world import make_world
 from tests.forks import command, start
-from tests.reliability.traces import finished, leftovers, made_twice, outcome, untouched
+from tests.reliability.traces import cut_short, finished, leftovers, made_twice, outcome, untouched
 
 SETTINGS: dict[str, object] = {
     "engine.backend": "transformers",
@@ -147,7 +147,7 @@ def kill_once(world: World, task: Task, whole: Whole, share: float) -> Round | N
     if code is not None:
         shutil.rmtree(folder)
         return None
-    before = finished(folder)
+    before, cut = finished(folder), cut_short(folder)
     faults = []
     try:
         world.run(task.words, folder)
@@ -158,7 +158,7 @@ def kill_once(world: World, task: Task, whole: Whole, share: float) -> Round | N
         names = found.keys() | whole.outcome.keys()
         faults += [f"not as uninterrupted: {name}" for name in sorted(names) if found.get(name) != whole.outcome.get(name)]
         faults += [f"done again or lost: {name}" for name in untouched(before, folder, keep=found.keys())]
-        faults += [f"made twice: {name}" for name in made_twice(folder)]
+        faults += [f"made twice: {name}" for name in made_twice(folder, cut)]
         faults += [f"left over: {name}" for name in leftovers(folder)]
     shutil.rmtree(folder)
     return Round(task.name, round(share, 3), tuple(faults))

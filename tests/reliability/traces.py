@@ -14,8 +14,9 @@ from kidcore.store.stages import STAGES
 
 CLOCKS = re.compile(r"seconds|memory|per_second")
 # Locks, logs of what took how long, and a cache of digests by inode and time.
-UNCOMPARED = re.compile(r"(^|/)(\.lock|[^/]*\.lock|digests\.json|made\.json|log\.txt)$|^artifacts/log/")
+UNCOMPARED = re.compile(r"(^|/)(\.lock|[^/]*\.lock|digests\.json|log\.txt)$|^artifacts/log/")
 Finished = dict[str, tuple[int, int] | bytes]
+Line = tuple[str, str, int, int]
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -72,12 +73,22 @@ def _is_same(trace: tuple[int, int] | bytes, name: str, after: Finished, folder:
     return after.get(name) == trace
 
 
-def made_twice(folder: Path) -> list[str]:
-    """Shards that the log has more than one line of."""
+def made_twice(folder: Path, cut: Counter[Line] | None = None) -> list[str]:
+    """Shards that the log has more than one line of; those lines not counted that `cut_short` gave at the kill."""
+    return [f"{stage}/{key}" for (stage, key, _, _), count in (_lines(folder) - (cut or Counter())).items() if count > 1]
+
+
+def cut_short(folder: Path) -> Counter[Line]:
+    """Lines of the log whose shard is not there: one is written just before its shard is put in its place."""
+    there = {tuple(path.relative_to(folder / "artifacts").parts) for path in folder.glob("artifacts/*/*.parquet")}
+    made = {(stage, name.partition(".")[0]) for stage, name in there}
+    return Counter({line: count for line, count in _lines(folder).items() if line[:2] not in made})
+
+
+def _lines(folder: Path) -> Counter[Line]:
     log = folder / "artifacts" / "log" / "shards.jsonl"
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    made = Counter((entry["stage"], entry["key"], entry["part"], entry["view"]) for entry in map(json.loads, lines))
-    return [f"{stage}/{key}" for (stage, key, _, _), count in made.items() if count > 1]
+    return Counter((entry["stage"], entry["key"], entry["part"], entry["view"]) for entry in map(json.loads, lines))
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -3,8 +3,12 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pytest
+
+from kidcore import atomic
 from kidcore.models.backends.facts import EngineFacts
-from kidcore.store.log import SHARDS
+from kidcore.store.log import SHARDS, append
 from kidcore.store.makers import Maker, makers_of, mixtures, read_summary, this_maker, write_summary
 from kidcore.store.store import Shard, Store
 
@@ -15,7 +19,7 @@ LINE = {"stage": "score", "rows": 1, "seconds": 1.0, "settings": "x"}
 
 def log(store: Store, *records: tuple[str, EngineFacts | None]) -> None:
     for key, engine in records:
-        store.log_shard(LINE | {"key": key, "made": this_maker(engine).as_json()})
+        append(store.root / SHARDS, LINE | {"key": key, "made": this_maker(engine).as_json()})
 
 
 def entry(engine: EngineFacts | None, shards: int, kidpipe: str = "0.1.0") -> dict[str, object]:
@@ -25,7 +29,7 @@ def entry(engine: EngineFacts | None, shards: int, kidpipe: str = "0.1.0") -> di
 def test_the_last_line_counts_and_broken_or_older_ones_are_passed_over(tmp_path: Path) -> None:
     store = Store(tmp_path)
     log(store, ("a", REFERENCE), ("b", None), ("c", VLLM), ("a", VLLM))
-    store.log_shard(LINE | {"key": "d"})
+    append(tmp_path / SHARDS, LINE | {"key": "d"})
     with (tmp_path / SHARDS).open("ab") as file:
         file.write(
             b'\xff\x00\n[1]\n{"key": "c", "made": {"engine"\n{"key": "a", "made": {"kidpipe": "1", "engine": {"name": 1}}}\n'
@@ -56,3 +60,24 @@ def test_gold_and_imperfect_scores_have_to_come_from_one_engine() -> None:
 def test_another_kidpipe_or_another_model_is_no_mixture() -> None:
     by_student = EngineFacts("vllm", "0.32.0", "cpu", "bfloat16")
     assert mixtures({"score": [entry(VLLM, 2), entry(VLLM, 2, "0.2.0")], "predict": [entry(by_student, 4)]}) == []
+
+
+def test_a_kill_before_the_shard_is_seen_loses_no_maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, key = Store(tmp_path), "1" * 32
+
+    def die(*_: Path) -> None:
+        raise KeyboardInterrupt
+
+    def commit(engine: EngineFacts) -> Shard:
+        line = LINE | {"key": key, "made": this_maker(engine).as_json()}
+        return store.commit("score", key, pa.table({"x": [1]}), {}, line)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "settle", die)
+        with pytest.raises(KeyboardInterrupt):
+            commit(VLLM)
+    assert store.scan("score") == {}
+    assert makers_of(store, {key})[key].engine == VLLM, "the line is there first"
+    commit(REFERENCE)
+    assert set(store.scan("score")) == set(makers_of(store, {key})) == {key}
+    assert makers_of(store, {key})[key].engine == REFERENCE, "the last one made it"
