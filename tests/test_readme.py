@@ -13,6 +13,7 @@ import pytest
 
 from tests.kidpipe.commands.conftest import cli  # noqa: F401
 from tests.kidpipe.commands.running import Cli
+from tests.kidpipe.commands.trials import launch
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,7 +34,13 @@ def commands(program: str) -> list[list[str]]:
 
 
 @pytest.mark.slow
-def test_every_kidpipe_command_of_the_readme_works(cli: Cli, world: Path, tiny_model: Path) -> None:  # noqa: F811
+def test_every_kidpipe_command_of_the_readme_works(
+    cli: Cli,  # noqa: F811
+    world: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kidpipe.study.runs._launch", launch)
     stand_ins = {"spider": str(world), "Qwen/Qwen2.5-Coder-7B": str(tiny_model), "Qwen/Qwen2.5-Coder-0.5B": str(tiny_model)}
     small = {"engine.backend": "transformers", "train.max_steps": 2, "eval.limit": 3, "eval.max_new_tokens": 4, "score.top_k": 8}
     names = {arguments[0] for arguments in commands("kidpipe")}

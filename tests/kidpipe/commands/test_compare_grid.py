@@ -2,12 +2,8 @@
 
 import json
 import math
-import os
-import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +15,13 @@ from kidcore.method.methods import METHODS
 from kidcore.store.store import Store
 from kidpipe.study.grid import Trial, make_arm_cells, make_cells, read_arms
 from kidpipe.study.intervals import mean_interval, t_quantile
-from kidpipe.study.runs import LOG, Run
+from kidpipe.study.runs import Run
 from kidpipe.study.table import groups_of, rows_of, table_of
-from kidpipe.study.trial import main as trial_main
 from tests.conftest import configure
-from tests.forks import Fork, start
 from tests.forks import command as run_command
+from tests.forks import start
 from tests.kidpipe.commands.running import Cli, Done
+from tests.kidpipe.commands.trials import launch
 
 SMALL: dict[str, object] = {
     "train.max_steps": 3,
@@ -37,41 +33,10 @@ SMALL: dict[str, object] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class ForkedTrial:
-    """A run's process as the comparison sees it, but for a fork: a program of its own imports torch for eight seconds."""
-
-    fork: Fork
-    stdin: BytesIO = field(default_factory=BytesIO)
-
-    @property
-    def returncode(self) -> int | None:
-        return self.fork.poll()
-
-    def poll(self) -> int | None:
-        return self.fork.poll()
-
-    def kill(self) -> None:
-        self.fork.kill()
-
-    def wait(self) -> int:
-        return self.fork.wait()
-
-
-def trial(folder: Path) -> None:
-    """What `python -m kidpipe.study.trial FOLDER` does, its parent always there."""
-    log, (reader, _) = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), os.pipe()
-    for descriptor, opened in enumerate((reader, log, log)):
-        os.dup2(opened, descriptor)
-    sys.argv = ["trial", str(folder)]
-    trial_main()
-
-
 @pytest.fixture
 def compare(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
     """The command, its runs in forks; the test that kills one has it start programs."""
     cli.settings.update(SMALL)
-    launch = lambda folder, environment: ForkedTrial(start(trial, folder, environment=environment))  # noqa: E731
     monkeypatch.setattr("kidpipe.study.runs._launch", launch)
     return cli
 
