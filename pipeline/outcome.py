@@ -3,8 +3,10 @@
 A stage of its own: executing looks at databases, and a changed database must not send the teacher back to work.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+import pyarrow as pa
 
 from kidcore.sql.database import Database
 from kidcore.sql.results import is_ordered, same_bag
@@ -14,6 +16,7 @@ from kidcore.store.arrow import arrow_table
 from kidcore.store.graph import Output, Task
 from kidcore.store.schemas import schema_of
 from pipeline.context import Context
+from pipeline.rewrite import parses
 from pipeline.rows import usable
 
 
@@ -30,15 +33,16 @@ class OutcomeStage:
     pool: SandboxPool
     queries: str = "rewrite"
     """The stage whose SQL is executed."""
+    sql: str = "imperfect_sql"
+    """Its column of SQL."""
 
     def __call__(self, task: Task) -> Output:
         rewrites = task.tables[self.queries]
         db_ids = rewrites.column("db_id").to_pylist()
         gold = usable(task.tables["ingest"]).column("gold_sql").to_pylist()
-        imperfect = rewrites.column("imperfect_sql").to_pylist()
-        parsed = rewrites.column("parses").to_pylist()
-        results = self._execute(db_ids, gold, imperfect, parsed)
+        imperfect = rewrites.column(self.sql).to_pylist()
         dialects = {db_id: self.database(db_id).dialect for db_id in set(db_ids)}
+        results = self._execute(db_ids, gold, imperfect, self._parsed(rewrites, imperfect, dialects))
         executes, same = [], []
         for db_id, old, new in zip(db_ids, gold, imperfect, strict=True):
             result = results.get((db_id, new))
@@ -56,6 +60,13 @@ class OutcomeStage:
             },
         )
         return Output(table, {"in": len(db_ids), "out": len(db_ids), "execute": sum(executes), "same_result": sum(same)})
+
+    def _parsed(self, rows: pa.Table, texts: list[str], dialects: Mapping[str, str]) -> list[bool]:
+        """Whether each text is a query, from the rows where they know."""
+        if "parses" in rows.column_names:
+            known: list[bool] = rows.column("parses").to_pylist()
+            return known
+        return [parses(text, dialects[db_id]) for text, db_id in zip(texts, rows.column("db_id").to_pylist(), strict=True)]
 
     def _execute(
         self, db_ids: list[str], gold: list[str], imperfect: list[str], parsed: list[bool]

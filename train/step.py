@@ -18,7 +18,8 @@ from train.data.packing import Pack
 from train.data.sampler import hashed
 from train.loss.head import Objective, head_loss
 from train.loss.knowledge import NUM_SUMS, gold_sums
-from train.loss.losses import Divergence, divergence
+from train.loss.losses import Divergence
+from train.loss.weights import divergence_of
 from train.student.layout import head_of, hidden_states
 from train.student.ranks import ALONE, Ranks
 from train.student.sharding import Sharded
@@ -41,8 +42,7 @@ class RunObjective:
         own = METHODS[settings.method].divergence
         if own is None:
             return cls(1.0, 0.0, None)
-        name = own if settings.divergence == "auto" else settings.divergence
-        return cls(gold_weight(settings), settings.kd_weight, divergence(name, settings.divergence_parameter))
+        return cls(gold_weight(settings), settings.kd_weight, divergence_of(settings, own))
 
     def scaled(self, counts: Counts) -> Objective:
         """The objective of one pack of a step that has `counts` supervised tokens over all packs and processes."""

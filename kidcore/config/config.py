@@ -157,6 +157,15 @@ class TrainSettings(Section):
     divergence_parameter: Identity[float] = Field(
         0.5, gt=0, lt=1, description="beta of jensen_shannon (teacher's share), skew of skew_forward_kl and skew_reverse_kl"
     )
+    gold_divergence: Identity[DivergenceName] = Field(
+        "auto", description="the same on gold SQL, for methods that teach imperfect SQL too; auto = that of divergence"
+    )
+    position_weight: Identity[Literal["none", "entropy", "sure_and_wrong"]] = Field(
+        "none",
+        description="positions whose divergence counts more: where the teacher's stored entropy is high, or the student is sure "
+        "and the teacher does not agree",
+    )
+    position_gain: Identity[float] = Field(5.0, ge=1, description="how many times such a position counts at most")
     views_per_step: Identity[int] = Field(1, ge=1, description="imperfect views per example and step (kid, kid-online)")
     imperfect_share: Identity[float] = Field(
         1.0,
@@ -173,6 +182,14 @@ class TrainSettings(Section):
         ge=0,
         le=1,
         description="share of examples whose imperfect SQL is a stored answer of the start, not filled (kid)",
+    )
+    view_choice: Identity[Literal["all", "prefer_plausible", "only_plausible"]] = Field(
+        "all",
+        description="imperfect SQL that an example shows (kid, opd); plausible = it executes and gives another result than gold; "
+        "prefer_plausible: those where there are any; only_plausible: those, else gold",
+    )
+    answers: Identity[Literal["all", "correct"]] = Field(
+        "all", description="which of the teacher's answers are taught (seqkd); correct = those whose result is gold's"
     )
     oracle_end: Identity[float] = Field(
         0.05, gt=0, le=1, description="share of examples taught on gold at the end of a run (imitkd), decaying from 1"

@@ -24,6 +24,12 @@ kid-online  w * -log q(y | x) + v * KL(q || p) on y', as in the paper: the stude
 opd         v * KL(q || p) on s, s an answer of the start of the run, made and scored once by the build (Lightning OPD 2026, arXiv
             2604.13010: on-policy distillation with the teacher out of the loop; there start and scores come from one teacher)
 
+seqkd may leave out answers whose result is not gold's (`train.answers = correct`: rejection sampling, as in Yuan et al. 2023,
+arXiv 2308.01825). kid and opd may choose among an example's queries by what became of them when they were executed
+(`train.view_choice`): one that executes and gives another result than gold is the error that a student makes. Gold and
+imperfect SQL may have a divergence each (`train.gold_divergence`), and positions may count more than others
+(`train.position_weight`): train/loss/weights.py has both with their sources.
+
 The papers of imitkd, gkd and opd have no maximum-likelihood term; `train.on_policy_mle` adds one.
 """
 
@@ -74,18 +80,24 @@ class MethodTraits:
         return ("teacher", "score", "mask", "predict", "verify") if self.fills_holes else ("teacher", "score")
 
 
-_DIVERGENCE = frozenset({"kd_weight", "divergence", "divergence_parameter"})
+_DIVERGENCE = frozenset({"kd_weight", "divergence", "divergence_parameter", "position_weight", "position_gain"})
 _STORED = _DIVERGENCE | {"mle_weight"}
-_VIEWS = frozenset({"views_per_step", "imperfect_share", "gold_share"})
+_VIEWS = frozenset({"views_per_step", "imperfect_share", "gold_share", "gold_divergence"})
 _MIXED = _STORED | _VIEWS
-_ROLLOUTS = _DIVERGENCE | {"on_policy_mle", "gold_share", "rollout_tokens", "rollout_temperature", "rollout_backend"}
+_STORED_VIEWS = frozenset({"view_choice"})
+_ROLLOUTS = _DIVERGENCE | {
+    *("on_policy_mle", "gold_share", "gold_divergence"),
+    *("rollout_tokens", "rollout_temperature", "rollout_backend"),
+}
 
 ROLLOUTS = "rollout_score"
 """The stage whose views are a student's own answers."""
+OUTCOMES = {"score": "outcome", "rollout_score": "rollout_outcome", "generate": "generate_outcome"}
+"""By the stage whose queries are taught, the one that says what became of them when they were executed."""
 
 METHODS: dict[Method, MethodTraits] = {
     "sft": MethodTraits(None, frozenset()),
-    "seqkd": MethodTraits(None, frozenset(), answers="generate"),
+    "seqkd": MethodTraits(None, frozenset({"answers"}), answers="generate"),
     "fkd": MethodTraits("forward_kl", _STORED, gold="gold_score"),
     "rkd": MethodTraits("reverse_kl", _STORED, gold="gold_score"),
     "f-distill": MethodTraits("total_variation", _STORED, gold="gold_score"),
@@ -93,10 +105,16 @@ METHODS: dict[Method, MethodTraits] = {
     "gkd": MethodTraits(
         "jensen_shannon", _ROLLOUTS | {"imperfect_share"}, mle="on_policy_mle", is_online=True, is_on_policy=True
     ),
-    "kid": MethodTraits("reverse_kl", _MIXED | {"rollout_share"}, gold="gold_score", imperfect="score", gold_share=1.0),
+    "kid": MethodTraits(
+        "reverse_kl", _MIXED | _STORED_VIEWS | {"rollout_share"}, gold="gold_score", imperfect="score", gold_share=1.0
+    ),
     "kid-online": MethodTraits("reverse_kl", _MIXED, is_online=True),
     "opd": MethodTraits(
-        "reverse_kl", _DIVERGENCE | _VIEWS | {"on_policy_mle"}, gold="gold_score", imperfect="rollout_score", mle="on_policy_mle"
+        "reverse_kl",
+        _DIVERGENCE | _VIEWS | _STORED_VIEWS | {"on_policy_mle"},
+        gold="gold_score",
+        imperfect="rollout_score",
+        mle="on_policy_mle",
     ),
 }
 _OWN = frozenset[str]().union(*(traits.settings for traits in METHODS.values()))
@@ -117,7 +135,25 @@ def stages_read(settings: TrainSettings) -> tuple[str, ...]:
     traits = METHODS[settings.method]
     gold = () if traits.imperfect and not is_mixture(settings) else (traits.gold,)
     answers = (ROLLOUTS,) if mixes_rollouts(settings) else ()
-    return tuple(dict.fromkeys(name for name in ("ingest", *gold, traits.imperfect, *answers, traits.answers) if name))
+    taught = [name for name in (traits.imperfect, *answers, traits.answers) if name]
+    outcomes = [OUTCOMES[name] for name in taught] if chooses_views(settings) or takes_correct_answers(settings) else []
+    return tuple(dict.fromkeys(["ingest", *gold, *taught, *outcomes]))
+
+
+def chooses_views(settings: TrainSettings) -> bool:
+    """Whether it matters to a run what became of imperfect SQL when it was executed."""
+    return settings.view_choice != "all" and "view_choice" in METHODS[settings.method].settings
+
+
+def takes_correct_answers(settings: TrainSettings) -> bool:
+    """Whether answers whose result is not gold's are left out (rejection sampling)."""
+    return settings.answers == "correct" and "answers" in METHODS[settings.method].settings
+
+
+def last_stage(settings: TrainSettings) -> str:
+    """The stage up to which a build makes all that a run reads, but for what other runs share or leave to be asked for."""
+    traits = METHODS[settings.method]
+    return OUTCOMES[traits.answers] if takes_correct_answers(settings) else traits.stage
 
 
 def mixes_rollouts(settings: TrainSettings) -> bool:
@@ -140,4 +176,5 @@ def gold_share(settings: TrainSettings) -> float:
 
 def is_mixture(settings: TrainSettings) -> bool:
     """Whether a method that reads imperfect views also teaches the divergence on gold."""
-    return settings.imperfect_share < 1 or gold_share(settings) > 0
+    lacks_views = chooses_views(settings) and settings.view_choice == "only_plausible"
+    return settings.imperfect_share < 1 or gold_share(settings) > 0 or lacks_views

@@ -6,7 +6,7 @@ source --> ingest --+--> gold_score ------------------------------+
                     |        | (hard, easy)                       |
                     +--> mask --> predict [--> verify] --> rewrite +--> score
                     |                            +--> outcome (statistics)
-                    +--> generate (for method seqkd only)
+                    +--> generate (for method seqkd only) --> generate_outcome (statistics)
                     +--> rollout (a student's answers) --> rollout_score (for method opd), rollout_outcome (statistics)
 
 A stage is added in two places: a row here, and a file pipeline/<name>.py whose `bind` gives the function that runs it. (One
@@ -47,6 +47,8 @@ class StageTraits:
     """The value at which the switch does not leave it out; empty = any that is true."""
     is_on_request: bool = False
     """Whether it runs only when it is named: no other stage needs it."""
+    comes_along: bool = False
+    """Whether it runs, on request, with the stages that it reads: it costs no model, and its statistics are worth having."""
 
     def num_views(self, config: Config) -> int:
         """Shards for each part; 0 for a stage without views."""
@@ -175,6 +177,17 @@ _ROWS = (
         is_on_request=True,
     ),
     StageTraits(
+        "generate_outcome",
+        _EXECUTED,
+        version=1,
+        inputs=("ingest", "generate"),
+        reads=("databases",),
+        sections=("outcome",),
+        views="generate.samples",
+        switch="outcome.execute",
+        is_on_request=True,
+    ),
+    StageTraits(
         "rollout",
         # Under the names of an imperfect query: an answer is scored and taught as one, with nothing masked. One that does not
         # end by itself is taught up to where it was cut.
@@ -196,6 +209,7 @@ _ROWS = (
         views="rollout.samples",
         switch="outcome.execute",
         is_on_request=True,
+        comes_along=True,
     ),
     StageTraits(
         "rollout_score",
@@ -230,11 +244,11 @@ def made_from(stages: Iterable[str]) -> frozenset[str]:
 def built_by(until: str) -> tuple[str, ...]:
     """The stages that a build up to `until` runs: all before it in the order, or its own inputs where it runs on request.
 
-    What costs no model and follows from those inputs comes along: the statistics of answers are worth having.
+    What comes along does where all that it reads is built.
     """
     if STAGE_TABLE[until].is_on_request:
         chain = made_from([until])
-        free = {row.name for row in _ROWS if row.is_on_request and not row.model and chain >= set(row.inputs)}
+        free = {row.name for row in _ROWS if row.comes_along and chain >= set(row.inputs)}
         return tuple(name for name in STAGES if name in chain | free)
     return tuple(name for name in STAGES[: STAGES.index(until) + 1] if not STAGE_TABLE[name].is_on_request)
 

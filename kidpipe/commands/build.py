@@ -80,7 +80,9 @@ def _print_result(session: Session, summary: Mapping[str, Any]) -> None:
     for line in on_gold_lines(summary["teacher_on_gold"]):
         say(line, markup=False)
     if answers := summary["counts"].get("generate"):
-        say(f"answers     {answers['out']:,} of the teacher's own, {answers['gold']:,} of them gold to the token")
+        correct = summary["counts"].get("generate_outcome")
+        same = f", {correct['same_result']:,} give the gold result" if correct else ""
+        say(f"answers     {answers['out']:,} of the teacher's own, {answers['gold']:,} of them gold to the token{same}")
         for reason, number in sorted(answers.get("set_aside", {}).items(), key=lambda item: -item[1]):
             say(f"              {number:,} set aside: {reason}")
     if "rollout" in summary["counts"]:

@@ -14,7 +14,7 @@ from kidcore.config.config import TrainSettings
 from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
 from kidcore.method.knowledge import GoldKnowledge, students_advantage
-from kidcore.method.methods import METHODS, stages_read
+from kidcore.method.methods import METHODS, last_stage, stages_read
 from kidcore.models.sources import ModelSource, resolve
 from kidcore.models.tokenizers import load_tokenizer, require_same
 from kidcore.store.kept_knowledge import read_knowledge
@@ -71,7 +71,7 @@ def prepare_run(session: Session, digest: str = "", *, quiet: bool = False) -> P
     student = resolve(settings.student, digests=FileDigests(session.store.root / "digests.json"))
     settings = settled(settings, student.path)
     traits = METHODS[settings.method]
-    manifest = restricted(_manifest(session, traits.stage, digest, quiet), settings)
+    manifest = restricted(_manifest(session, last_stage(settings), digest, quiet), settings)
     tokenizer = load_tokenizer(session.store.root / "tokenizers" / manifest.facts.tokenizer)
     require_same(tokenizer, load_tokenizer(student.path))
     if student.max_length < manifest.facts.max_tokens:

@@ -11,7 +11,7 @@ from kidcore.config.config import Config, TrainSettings
 from kidcore.config.config_load import setting_names
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
-from kidcore.method.methods import METHODS, looks_at, stages_read
+from kidcore.method.methods import METHODS, last_stage, looks_at, stages_read
 from kidcore.store.stages import STAGES, sections_of
 
 METHOD, SEED, ARM = "train.method", "train.seed", "arm"
@@ -73,7 +73,7 @@ def make_cells(
         counted = {name: value for name, value in chosen.items() if _matters(name, asked)}
         config = _with_defaults_elsewhere(resolve(counted))
         shown = {name: counted.get(name) for name in axes}
-        cells.setdefault(fingerprint(config.model_dump()), Trial(config, shown, METHODS[config.train.method].stage))
+        cells.setdefault(fingerprint(config.model_dump()), Trial(config, shown, last_stage(config.train)))
     return list(cells.values())
 
 

@@ -11,11 +11,12 @@ from kidcore.config.settings import SettingKind
 from kidcore.config.stage_settings import GenerateSettings
 from kidcore.errors import KidpipeError
 from kidcore.store.arrow import lists
-from kidcore.store.graph import Grid
+from kidcore.store.graph import Grid, Task
 from kidcore.store.manifest import read_manifest
 from kidcore.store.plan import make_plan
 from kidpipe.commands.restricted import restricted
 from pipeline.context import open_context
+from pipeline.generate_outcome import bind
 from pipeline.stages import stages
 from tests.conftest import configure
 from tests.pipeline.running import files, made, run_build, store_of
@@ -99,6 +100,28 @@ def test_answers_and_scores_are_built_apart_and_named_together(small: dict[str, 
     assert restricted(other.manifest, seqkd) == restricted(answered.manifest, seqkd)
     assert restricted(other.manifest, gkd) == restricted(scored.manifest, gkd)
     assert restricted(other.manifest, kid) != restricted(scored.manifest, kid)
+
+
+def test_which_answers_are_correct_is_found_on_request_and_by_executing_them(small: dict[str, object]) -> None:
+    """The untrained teacher's answers are no SQL; those that are put in their place are gold, gold's twin, and another query."""
+    config = configure(small, generate__max_new_tokens=4, ingest__shard_rows=20)
+    assert made(run_build(config, "generate_outcome")) == {"ingest": 1, "generate": 1, "generate_outcome": 1}
+    store, context = store_of(config), open_context(config)
+    manifest = read_manifest(store)
+    assert manifest is not None
+    tables = {name: store.read(shard_of(files(manifest, name)[0])) for name in ("ingest", "generate")}
+    rows = zip(*(tables["ingest"].column(name).to_pylist() for name in ("gold_sql", "reason")), strict=True)
+    gold = [sql for sql, reason in rows if not reason]
+    kinds = ("{} ", "SELECT 'no such value'", "SELECT FROM")
+    texts = [kinds[row % 3].format(sql) for row, sql in enumerate(gold)]
+    place = tables["generate"].schema.get_field_index("generated_sql")
+    tables["generate"] = tables["generate"].set_column(place, "generated_sql", [texts])
+    try:
+        output = bind(context)(Task(context.parts[0], 0, tables, lambda _rows: None))
+    finally:
+        context.close()
+    became = [(row["executes"], row["same_result"]) for row in output.table.to_pylist()]
+    assert became == [[(True, True), (True, False), (False, False)][row % 3] for row in range(len(gold))]
 
 
 CHANGES = {"generate__max_new_tokens": 5, "generate__temperature": 0.7, "generate__seed": 3}

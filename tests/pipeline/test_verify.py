@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as fewer
 from hypothesis import strategies as st
 
 from kidcore.config.stage_settings import PredictSettings
@@ -24,6 +25,7 @@ from tests.pipeline.test_predict_and_score import dense, shard_of, top_k
     propose=st.sampled_from(["argmax", "argmax_wrong", "sample"]),
     gold=st.integers(0, 9),
 )
+@fewer(max_examples=50, deadline=None)
 def test_a_proposal_stays_where_it_is_among_the_best_and_else_the_teachers_own_comes(
     seed: int, k: int, propose: str, gold: int
 ) -> None:

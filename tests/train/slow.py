@@ -45,6 +45,7 @@ class Sequence:
     sql: list[int]
     is_imitated: bool
     teacher: list[tuple[list[int], list[float], float]] | None
+    is_gold: bool = False
 
 
 def plain_descent(model: nn.Module, _settings: TrainSettings) -> torch.optim.SGD:
@@ -80,7 +81,7 @@ class SlowTrainer:
                         nlls += [-log_q_V[token] for log_q_V, token in zip(log_q_nV, [*sequence.sql, EOS], strict=True)]
                     if sequence.teacher is not None:
                         pairs = zip(log_q_nV, sequence.teacher, strict=True)
-                        divergences += [self.divergence(log_q_V, *stored) for log_q_V, stored in pairs]
+                        divergences += [self.divergence(log_q_V, *stored, sequence.is_gold) for log_q_V, stored in pairs]
             loss = torch.zeros(())
             if nlls:
                 loss = loss + self.gold_weight() * torch.stack(nlls).mean()
@@ -111,20 +112,22 @@ class SlowTrainer:
         if method == "sft":
             return [Sequence(gold, True, None)]
         if method == "seqkd":
-            return [Sequence(self.rows[f"generate{epoch % 2}"][example_id]["generated_ids"], True, None)]
+            name = self.shown("generate", "generate_outcome", example_id, epoch)
+            return [Sequence(self.rows[name][example_id]["generated_ids"], True, None)]
         if method in ("fkd", "rkd", "f-distill"):
             return [Sequence(gold, True, self.stored("gold_score", example_id))]
         if method == "opd":
-            name = f"rollout_score{epoch % 2}"
+            name = self.shown("rollout_score", "rollout_outcome", example_id, epoch)
             answer = Sequence(self.rows[name][example_id]["imperfect_ids"], False, self.stored(name, example_id))
             return [*gold_first, answer]
         if method == "kid":
             from_start = s.rollout_share > 0 and is_drawn(s.rollout_share, "rollout", s.seed, epoch, example_id)
-            name = f"{'rollout_score' if from_start else 'score'}{epoch % 2}"
-            view = Sequence(self.rows[name][example_id]["imperfect_ids"], False, self.stored(name, example_id))
-            on_gold = Sequence(gold, True, self.stored("gold_score", example_id))
-            if not is_drawn(s.imperfect_share, "imperfect", s.seed, epoch, example_id):
+            stages = ("rollout_score", "rollout_outcome") if from_start else ("score", "outcome")
+            name = self.shown(*stages, example_id, epoch)
+            on_gold = Sequence(gold, True, self.stored("gold_score", example_id), is_gold=True)
+            if not name or not is_drawn(s.imperfect_share, "imperfect", s.seed, epoch, example_id):
                 return [on_gold]
+            view = Sequence(self.rows[name][example_id]["imperfect_ids"], False, self.stored(name, example_id))
             if is_drawn(gold_share(s), "gold", s.seed, epoch, example_id):
                 return [on_gold, view]
             return [*gold_first, view]
@@ -137,6 +140,18 @@ class SlowTrainer:
             return [Sequence(gold, bool(gold_first), self.asked(prompt, gold))]
         answer = self.decode(prompt)
         return [*gold_first, Sequence(answer, False, self.asked(prompt, answer))]
+
+    def shown(self, stage: str, outcome: str, example_id: str, epoch: int) -> str:
+        """The view (of two) that an example shows in an epoch, as `score0`; nothing where it has none to show."""
+        wanted, choice = {"generate": True}.get(stage, False), self.settings.view_choice
+        chooses = self.settings.answers == "correct" if stage == "generate" else choice != "all"
+        became = [self.rows[f"{outcome}{view}"][example_id] for view in range(2)]
+        chosen = [view for view in range(2) if became[view]["executes"] and became[view]["same_result"] == wanted]
+        if stage == "generate":
+            chosen = [view for view in chosen if self.rows[f"generate{view}"][example_id]["reason"] is None]
+        if not chooses or (not chosen and choice == "prefer_plausible"):
+            chosen = [0, 1]
+        return f"{stage}{chosen[epoch % len(chosen)]}" if chosen else ""
 
     def stored(self, name: str, example_id: str) -> list[tuple[list[int], list[float], float]]:
         row = self.rows[name][example_id]
@@ -180,14 +195,28 @@ class SlowTrainer:
         best = log_q_nV.argmax(-1).tolist()
         return [best[position] if position in holes else token for position, token in enumerate(gold)]
 
-    def divergence(self, log_q_V: Tensor, ids: list[int], logprobs: list[float], tail: float) -> Tensor:
+    def divergence(self, log_q_V: Tensor, ids: list[int], logprobs: list[float], tail: float, is_gold: bool) -> Tensor:
         """Over the stored ids and one category for all others."""
         others = torch.ones(len(log_q_V), dtype=torch.bool)
         others[ids] = False
         log_q = torch.cat([log_q_V[ids], log_q_V[others].logsumexp(0)[None]])
         log_p = torch.tensor([*logprobs, np.log(max(tail, 1e-8))])
         p, q = torch.tensor([*np.exp(logprobs), tail]).float(), log_q.exp()
-        name = DIVERGENCES[self.settings.method]
+        names = (self.settings.gold_divergence if is_gold else "auto", self.settings.divergence)
+        name = next((name for name in names if name != "auto"), DIVERGENCES[self.settings.method])
+        return self.weight(p, q.detach()) * self.plain_divergence(name, p, log_p, q, log_q)
+
+    def weight(self, p: Tensor, q: Tensor) -> float:
+        """How much a position counts."""
+        gain = self.settings.position_gain - 1
+        if self.settings.position_weight == "entropy":
+            return 1 + gain * (1 - float(torch.exp((p * p.clamp_min(1e-30).log()).sum())))
+        if self.settings.position_weight == "sure_and_wrong":
+            return 1 + gain * max(0.0, float((q - p).max()))
+        return 1.0
+
+    @staticmethod
+    def plain_divergence(name: str, p: Tensor, log_p: Tensor, q: Tensor, log_q: Tensor) -> Tensor:
         if name == "forward_kl":
             return (p * (log_p - log_q)).sum()
         if name == "reverse_kl":
@@ -195,6 +224,10 @@ class SlowTrainer:
         if name == "total_variation":
             return 0.5 * (p - q).abs().sum()
         log_m = torch.log(0.5 * p + 0.5 * q)
+        if name == "skew_forward_kl":
+            return (p * (log_p - log_m)).sum()
+        if name == "skew_reverse_kl":
+            return (q * (log_q - log_m)).sum()
         return 0.5 * (p * (log_p - log_m)).sum() + 0.5 * (q * (log_q - log_m)).sum()
 
 
@@ -203,7 +236,7 @@ def _files(source: Source) -> dict[str, list[Path]]:
     for part in source.parts:
         for stage in ("ingest", "gold_score"):
             named.setdefault(stage, []).append(part.one(stage))
-        for stage in ("score", "rollout_score", "generate"):
+        for stage in ("score", "rollout_score", "generate", "outcome", "rollout_outcome", "generate_outcome"):
             for view, path in enumerate(part.of(stage)):
                 named.setdefault(f"{stage}{view}", []).append(path)
     return named

@@ -100,6 +100,11 @@ def write_build(
             _write(path, schema_of("score"), [x.rollout(rng, sample) for x in usable])
         for sample, path in enumerate(paths.of("generate")):
             _write(path, schema_of("generate"), [x.answer(sample, set_aside=i == 3) for i, x in enumerate(usable)])
+        # Drawn apart, so that nothing else of a build depends on it.
+        executed = np.random.default_rng([seed, part])
+        for stage in ("outcome", "rollout_outcome", "generate_outcome"):
+            for view, path in enumerate(paths.of(stage)):
+                _write(path, schema_of(stage), [x.outcome(executed, view) for x in usable])
         files.append(paths)
     return Source(files, EOS, f"digest-{seed}")
 
@@ -113,6 +118,9 @@ def part_files(folder: Path, part: int, views: int = 2) -> PartFiles:
             "gold_score": (folder / f"gold-{part}.parquet",),
             "score": tuple(folder / f"score-{part}-{view}.parquet" for view in range(views)),
             "rollout_score": tuple(folder / f"rollout-{part}-{sample}.parquet" for sample in range(2)),
+            "outcome": tuple(folder / f"outcome-{part}-{view}.parquet" for view in range(views)),
+            "rollout_outcome": tuple(folder / f"rollout-outcome-{part}-{sample}.parquet" for sample in range(2)),
+            "generate_outcome": tuple(folder / f"generate-outcome-{part}-{sample}.parquet" for sample in range(2)),
             "generate": tuple(folder / f"generate-{part}-{sample}.parquet" for sample in range(2)),
         },
     )
@@ -160,6 +168,10 @@ class _Row:
         extra = {"view": view, "imperfect_ids": answer, "masked": np.array([], np.int32)}
         extra["gold_logprob"] = np.zeros(len(answer) + 1, np.float32)
         return self.key() | self.tokens() | extra | topk(self.teacher(rng, answer))
+
+    def outcome(self, rng: np.random.Generator, view: int) -> dict[str, Any]:
+        executes, same = (bool(x) for x in rng.random(2) < (0.7, 0.5))
+        return self.key() | {"view": view, "executes": executes, "same_result": executes and same}
 
     def answer(self, sample: int, set_aside: bool) -> dict[str, Any]:
         answer = np.roll(self.gold, 0 if self._learnable else 1 + sample)

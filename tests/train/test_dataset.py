@@ -1,10 +1,11 @@
 """The stream is a function of (seed, step), and the holdout never enters it."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from kidcore.config.config import TrainSettings
@@ -13,6 +14,7 @@ from tests.train.small import EOS, write_build
 from train.data.dataset import Dataset, Source
 from train.data.examples import TrainingExample
 from train.data.shards import PartFiles
+from train.data.views import turns
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +77,11 @@ def test_groups_share_a_database_and_windows_mix_their_parts(source: Source) -> 
 
 
 def test_views_take_turns(source: Source) -> None:
-    one, two = Dataset(source, config()), Dataset(source, config(views_per_step=2, gold_share=0.0))
-    assert [one.views(epoch) for epoch in range(4)] == [[0], [1], [2], [0]]
-    assert [two.views(epoch) for epoch in range(3)] == [[0, 1], [2, 0], [1, 2]]
+    two = Dataset(source, config(views_per_step=2, gold_share=0.0))
+    assert [turns([0, 1, 2], epoch, 1) for epoch in range(4)] == [[0], [1], [2], [0]]
+    assert [turns([0, 1, 2], epoch, 2) for epoch in range(3)] == [[0, 1], [2, 0], [1, 2]]
+    assert [turns([4, 7], epoch, 3) for epoch in range(2)] == [[4, 7], [4, 7]]
+    assert turns([], 1, 2) == []
     (step,) = islice(two.steps(), 1)
     assert [len(example.branches) for example in step] == [3] * 8
     assert [b.learn_gold for b in step[0].branches] == [True, False, False]
@@ -93,6 +97,64 @@ def test_a_mixture_shows_its_shares_and_always_something(source: Source) -> None
     assert not kinds
     for count, share in ((gold, 0.3), (views, 0.7 * 0.6), (both, 0.7 * 0.4)):
         assert abs(count / len(examples) - share) < 4 * (share * (1 - share) / len(examples)) ** 0.5
+
+
+@pytest.mark.parametrize("choice", ["prefer_plausible", "only_plausible"])
+def test_queries_that_execute_and_err_are_chosen_and_take_turns(source: Source, choice: str) -> None:
+    dataset = Dataset(source, config(batch_size=1, view_choice=choice, views_per_step=2, gold_share=0.0))
+    plausible: dict[str, set[tuple[int, ...]]] = defaultdict(set)
+    every: dict[str, set[tuple[int, ...]]] = defaultdict(set)
+    for part in source.parts:
+        for query, became in zip(part.of("score"), part.of("outcome"), strict=True):
+            sql = {row["example_id"]: tuple(row["imperfect_ids"]) for row in pq.read_table(query).to_pylist()}
+            for row in pq.read_table(became).to_pylist():
+                every[row["example_id"]].add(sql[row["example_id"]])
+                if row["executes"] and not row["same_result"]:
+                    plausible[row["example_id"]].add(sql[row["example_id"]])
+    seen: dict[str, set[tuple[int, ...]]] = defaultdict(set)
+    for (example,) in islice(dataset.steps(), 3 * dataset.num_examples):
+        views = [b.tokens[b.start :] for b in example.branches if not b.is_gold]
+        seen[example.example_id] |= {tuple(view.tolist()) for view in views}
+        if not views:
+            (gold,) = example.branches
+            assert gold.teacher is not None, "what has nothing to show is taught the divergence on gold"
+    rest = every if choice == "prefer_plausible" else defaultdict(set)
+    assert {0, 1, 2} <= {len(plausible[example_id]) for example_id in seen}
+    for example_id, views in seen.items():
+        assert views == (plausible[example_id] or rest[example_id])
+
+
+def test_rejection_sampling_keeps_questions_with_a_correct_answer(source: Source) -> None:
+    every, correct = (Dataset(source, config(batch_size=1, method="seqkd", answers=answers)) for answers in ("all", "correct"))
+    right: dict[str, set[int]] = defaultdict(set)
+    for part in source.parts:
+        for sample, (answers, became) in enumerate(zip(part.of("generate"), part.of("generate_outcome"), strict=True)):
+            kept = {row["example_id"] for row in pq.read_table(answers).to_pylist() if row["reason"] is None}
+            same = {row["example_id"] for row in pq.read_table(became).to_pylist() if row["same_result"]}
+            for example_id in kept & same:
+                right[example_id].add(sample)
+    seen: dict[str, set[int]] = defaultdict(set)
+    for (example,) in islice(correct.steps(), 2 * correct.num_examples):
+        (branch,) = example.branches
+        seen[example.example_id].add(_sample(source, example.example_id, branch.tokens[branch.start :].tolist()))
+    held = {example.example_id for part in every.held_out() for example in part}
+    assert seen == {example_id: samples for example_id, samples in right.items() if example_id not in held}
+    assert 0 < correct.num_examples < every.num_examples
+
+
+def _sample(source: Source, example_id: str, answer: list[int]) -> int:
+    """The number of the answer, the first of those alike."""
+    part = source.parts[int(example_id.partition("-")[0][1:])]
+    rows = [{row["example_id"]: row["generated_ids"] for row in pq.read_table(path).to_pylist()} for path in part.of("generate")]
+    return [row[example_id] for row in rows].index(answer)
+
+
+def test_a_run_that_looks_at_outcomes_needs_them(source: Source) -> None:
+    without = [PartFiles(p.part, {k: v for k, v in p.files.items() if "outcome" not in k}) for p in source.parts]
+    for settings in (config(view_choice="only_plausible"), config(method="seqkd", answers="correct")):
+        with pytest.raises(KidpipeError, match="build holds none") as caught:
+            Dataset(Source(without, EOS, "d"), settings)
+        assert "outcome.execute" in caught.value.fix
 
 
 def test_seqkd_trains_on_answers_and_holds_out_gold(source: Source) -> None:

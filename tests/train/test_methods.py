@@ -88,6 +88,10 @@ CASES: list[tuple[str, dict[str, object]]] = [
     ("gkd", {"imperfect_share": 0.5, "on_policy_mle": 1.0}),
     ("kid", {"rollout_share": 0.5}),
     ("opd", {"on_policy_mle": 0.5}),
+    ("seqkd", {"answers": "correct"}),
+    ("kid", {"view_choice": "only_plausible", "gold_divergence": "skew_forward_kl", "divergence": "skew_reverse_kl"}),
+    ("kid", {"view_choice": "prefer_plausible", "rollout_share": 0.5, "position_weight": "entropy"}),
+    ("opd", {"view_choice": "prefer_plausible", "position_weight": "sure_and_wrong", "learning_rate": 0.1}),
 ]
 
 

@@ -12,11 +12,12 @@ from functools import cached_property
 
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
-from kidcore.method.methods import METHODS, ROLLOUTS, gold_share, gold_weight, mixes_rollouts, stages_read
+from kidcore.method.methods import METHODS, ROLLOUTS, gold_share, gold_weight, mixes_rollouts, stages_read, takes_correct_answers
 from kidcore.store.stages import STAGE_TABLE
 from train.data.examples import TrainingExample
 from train.data.sampler import group_order, is_drawn, is_held_out, part_order
 from train.data.shards import PartFiles, ShardRows, gold_example, mixed_example, read_shard, read_usable_ids
+from train.data.views import correct_answers, views_of
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,17 @@ class Dataset:
     def _usable(self) -> dict[int, tuple[set[str], set[str]]]:
         """Ids to train on and held-out ids, by part. Only two columns of the shards are read for it.
 
-        A method that is taught answers trains on questions all of whose answers are of use, and holds out as the others do.
+        A method that is taught answers trains on questions all of whose answers are of use, or, where correct ones are asked
+        for, that have one; it holds out as the others do.
         """
         usable, answers = {}, METHODS[self.settings.method].answers
         for number, files in enumerate(self.source.parts):
             ids = read_usable_ids(files.one("ingest"))
             held = {x for x in ids if is_held_out(x, self.settings.holdout, self.settings.seed)}
-            answered = [set(read_usable_ids(path)) for path in files.of(answers)]
+            if takes_correct_answers(self.settings):
+                answered = [set(correct_answers(files, answers))]
+            else:
+                answered = [set(read_usable_ids(path)) for path in files.of(answers)]
             usable[number] = (set(ids).difference(held).intersection(*answered), held)
         return usable
 
@@ -113,26 +118,15 @@ class Dataset:
 
     def _epoch(self, epoch: int, offset: int) -> Iterator[tuple["_Part", str]]:
         """The part and id of each example of an epoch, from the `offset`-th on."""
-        views = self.views(epoch)
         windows = self._epoch_windows(epoch)
         start = bisect.bisect_right([window.first for window in windows], offset) - 1
         for window in windows[start:]:
-            parts = [_Part(self.source, number, self.settings, epoch, views) for number in window.parts]
+            parts = [_Part(self.source, number, self.settings, epoch) for number in window.parts]
             home = {x: part for number, part in zip(window.parts, parts, strict=True) for x in self._usable[number][0]}
             pairs = [(x, part.db_id(x)) for x, part in home.items()]
             ordered = group_order(sorted(pairs), self.settings.group_size, self.settings.seed, epoch)
             for example_id in ordered[max(0, offset - window.first) :]:
                 yield home[example_id], example_id
-
-    def views(self, epoch: int) -> list[int]:
-        """The views that the examples of an epoch show; consecutive epochs take turns through all of them."""
-        files, traits = self.source.parts[0], METHODS[self.settings.method]
-        if traits.answers:
-            return [epoch % len(files.of(traits.answers))]
-        if not traits.imperfect:
-            return []
-        first, num_views = epoch * self.settings.views_per_step, len(files.of(traits.imperfect))
-        return [(first + j) % num_views for j in range(self.settings.views_per_step)]
 
     def _epoch_windows(self, epoch: int) -> list[_Window]:
         if epoch not in self._windows:
@@ -149,45 +143,54 @@ class Dataset:
 class _Part:
     """The shards of one part that the method learns from in one epoch."""
 
-    def __init__(self, source: Source, number: int, settings: TrainSettings, epoch: int, views: list[int]) -> None:
+    def __init__(self, source: Source, number: int, settings: TrainSettings, epoch: int) -> None:
         files, self._eos_id = source.parts[number], source.eos_id
         self._settings, self._epoch = settings, epoch
-        self._gold: ShardRows | None = None
         traits = self._traits = METHODS[settings.method]
-        if traits.answers:
-            self._gold = read_shard(files.of(traits.answers)[views[0]], traits.answers)
-        elif traits.gold in stages_read(settings):
-            self._gold = read_shard(files.one(traits.gold), traits.gold)
-        shown = files.of(traits.imperfect)
-        self._views = [read_shard(shown[view], traits.imperfect) for view in views] if traits.imperfect else []
+        self._gold = read_shard(files.one(traits.gold), traits.gold) if self._reads_gold() else None
+        shown = traits.answers or traits.imperfect
+        number = 1 if traits.answers else settings.views_per_step
+        self._views = views_of(files, shown, settings, epoch, number) if shown else None
         # Answers take turns like other views, however many of each there are.
-        answered = files.of(ROLLOUTS) if mixes_rollouts(settings) else ()
-        self._answers = [read_shard(answered[view % len(answered)], ROLLOUTS) for view in views] if answered else []
+        self._answers = views_of(files, ROLLOUTS, settings, epoch, number) if mixes_rollouts(settings) else None
+
+    def _reads_gold(self) -> bool:
+        return not self._traits.answers and self._traits.gold in stages_read(self._settings)
 
     def db_id(self, example_id: str) -> str:
-        shard = self._gold or self._views[0]
+        shard = self._gold
+        if shard is None:
+            assert self._views is not None
+            shard = self._views.any
         return shard.db_ids[shard.row(example_id)]
 
     def example(self, example_id: str) -> TrainingExample:
         """What the epoch teaches of an example."""
         learn_gold = gold_weight(self._settings) > 0
         if not self._traits.imperfect:
-            assert self._gold is not None
             # An online method makes its own sequences from gold, whatever it does with it.
             learn_gold = learn_gold or self._traits.is_online
-            return gold_example(self._gold, self._gold.row(example_id), self._eos_id, learn_gold=learn_gold)
-        shows_views = is_drawn(self._settings.imperfect_share, *self._draw("imperfect", example_id))
-        shows_gold = not shows_views or is_drawn(gold_share(self._settings), *self._draw("gold", example_id))
-        views = self._views
-        if self._answers and is_drawn(self._settings.rollout_share, *self._draw("rollout", example_id)):
-            views = self._answers
+            shard = self._gold or self._shown(example_id)[0]
+            return gold_example(shard, shard.row(example_id), self._eos_id, learn_gold=learn_gold)
+        views = []
+        if is_drawn(self._settings.imperfect_share, *self._draw("imperfect", example_id)):
+            views = self._shown(example_id)
+        shows_gold = not views or is_drawn(gold_share(self._settings), *self._draw("gold", example_id))
         return mixed_example(
-            views if shows_views else [],
+            views,
             self._gold if shows_gold else None,
             example_id,
             self._eos_id,
             learn_gold=learn_gold,
         )
+
+    def _shown(self, example_id: str) -> list[ShardRows]:
+        """The views of an example: stored answers of a student where those are drawn, and it has some to show."""
+        assert self._views is not None
+        views: list[ShardRows] = []
+        if self._answers is not None and is_drawn(self._settings.rollout_share, *self._draw("rollout", example_id)):
+            views = self._answers.of(example_id)
+        return views or self._views.of(example_id)
 
     def _draw(self, purpose: str, example_id: str) -> tuple[object, ...]:
         return purpose, self._settings.seed, self._epoch, example_id
@@ -213,6 +216,15 @@ class _HeldOut:
 _LACKING = {
     "gold_score": ("learns from the teacher's scores on gold SQL", "run kidpipe build-imperfect"),
     "score": ("learns from the teacher's scores on imperfect SQL", "run kidpipe build-imperfect"),
+    "outcome": ("chooses queries by what became of them", "set outcome.execute = true and run kidpipe build-imperfect"),
+    "rollout_outcome": (
+        "chooses answers by what became of them",
+        "set outcome.execute = true and run kidpipe build-imperfect --until rollout_outcome",
+    ),
+    "generate_outcome": (
+        "is to learn from the teacher's correct answers, which nobody looked for",
+        "set outcome.execute = true and run kidpipe build-imperfect --until generate_outcome",
+    ),
     "generate": ("learns from the teacher's own answers", "run kidpipe build-imperfect --until generate"),
     "rollout_score": ("learns from scored answers of a student", "run kidpipe build-imperfect --until rollout_score"),
 }

@@ -33,6 +33,8 @@ class Branch:
     learn_gold: bool
     """Whether the branch's own tokens are maximum-likelihood targets."""
     teacher: TeacherTopK | None
+    is_gold: bool = False
+    """Whether its SQL is the gold SQL, which may have a divergence of its own."""
 
     @property
     def num_supervised(self) -> int:

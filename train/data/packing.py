@@ -163,7 +163,8 @@ def collect_targets(branches: Sequence[Branch], rows: Sequence[Int64]) -> Target
     share becomes several slots, each with its own target.
     """
     gold_rows, gold_ids = _gather_gold(branches, rows)
-    teachers = [(branch.teacher, row) for branch, row in zip(branches, rows, strict=True) if branch.teacher is not None]
+    scored = [(branch, row) for branch, row in zip(branches, rows, strict=True) if branch.teacher is not None]
+    teachers = [(branch.teacher, row) for branch, row in scored if branch.teacher is not None]
     kd_rows = np.concatenate([row for _, row in teachers]) if teachers else np.empty(0, np.int64)
     gold_keys, kd_keys = _slot_keys(gold_rows, len(branches)), _slot_keys(kd_rows, len(branches))
     keys = np.union1d(gold_keys, kd_keys)
@@ -174,6 +175,7 @@ def collect_targets(branches: Sequence[Branch], rows: Sequence[Int64]) -> Target
     ids = np.zeros((len(keys), width), np.int64)
     logprobs = np.zeros((len(keys), width), np.float32)
     count, tail = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.float32)
+    is_gold = np.zeros(len(keys), np.bool_)
     if teachers:
         place = np.searchsorted(keys, kd_keys)
         stored_NK = np.arange(width) < count_N[:, None]
@@ -184,7 +186,8 @@ def collect_targets(branches: Sequence[Branch], rows: Sequence[Int64]) -> Target
         logprobs[place] = flat_logprobs
         count[place] = count_N
         tail[place] = np.concatenate([teacher.tail for teacher, _ in teachers])
-    arrays = (keys // (len(branches) + 1), gold, count, ids, logprobs, tail)
+        is_gold[place] = np.concatenate([np.full(len(row), branch.is_gold) for branch, row in scored])
+    arrays = (keys // (len(branches) + 1), gold, count, ids, logprobs, tail, is_gold)
     return Targets(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
 
 

@@ -81,7 +81,7 @@ COLUMNS = {
 def read_shard(path: Path, stage: str) -> ShardRows:
     """What is learnt from the shard of `stage` at `path`."""
     columns = COLUMNS[stage]
-    table = _read(path, ["example_id", "db_id", *columns])
+    table = read_columns(path, ["example_id", "db_id", *columns])
     ids = table["example_id"].to_pylist()
     return ShardRows(
         path=path,
@@ -94,11 +94,12 @@ def read_shard(path: Path, stage: str) -> ShardRows:
 
 def read_usable_ids(path: Path) -> list[str]:
     """Ids of the rows of an ingest or generate shard that were not set aside, in the shard's order."""
-    table = _read(path, ["example_id", "reason"])
+    table = read_columns(path, ["example_id", "reason"])
     return [str(x) for x in table.filter(table["reason"].is_null())["example_id"].to_pylist()]
 
 
-def _read(path: Path, columns: list[str]) -> pa.Table:
+def read_columns(path: Path, columns: list[str]) -> pa.Table:
+    """Some columns of the shard at `path`; a KidpipeError where it cannot be read."""
     try:
         return pq.read_table(path, columns=columns, memory_map=False)
     except (OSError, pa.ArrowException) as error:
@@ -151,7 +152,7 @@ def mixed_example(
 def _branch(shard: ShardRows, row: int, sql: str, eos_id: int, learn_gold: bool, teacher: TeacherTopK | None) -> Branch:
     prompt = shard.columns["prompt_ids"][row]
     tokens = np.concatenate([prompt, shard.columns[sql][row]]).astype(np.int32, copy=False)
-    branch = Branch(tokens, len(prompt), eos_id, learn_gold, teacher)
+    branch = Branch(tokens, len(prompt), eos_id, learn_gold, teacher, is_gold=sql == "gold_ids")
     if teacher is not None and len(teacher.count) != branch.num_supervised:
         raise KidpipeError(
             f"{len(teacher.count)} teacher distributions for {branch.num_supervised} SQL tokens",

@@ -29,6 +29,7 @@ class Slots(NamedTuple):
     ids_CK: Tensor
     logprobs_CK: Tensor
     tail_C: Tensor
+    is_gold_C: Tensor | None = None
 
 
 def chunk_loss(
@@ -81,7 +82,7 @@ def dense_part(
     total_C = torch.logaddexp(outside_C, torch.where(taken_CK, inside_CK, -torch.inf).logsumexp(-1))
     mle = torch.where(has_gold_C, total_C - gold_C.float(), zero).sum()
     log_q_CK = inside_CK - total_C[:, None]
-    x = masses((slots.logprobs_CK, slots.tail_C, stored_CK), log_q_CK, (outside_C - total_C).exp())
+    x = masses((slots.logprobs_CK, slots.tail_C, stored_CK), log_q_CK, (outside_C - total_C).exp(), slots.is_gold_C)
     result = divergence(x)
     has_kd_C = slots.count_C > 0
     # Rounding can leave a value a few 1e-8 below zero where the masses agree.

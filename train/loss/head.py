@@ -4,7 +4,7 @@ Shapes: R rows of the trunk's output, D hidden size, V vocabulary, M supervised 
 one chunk. Logits exist for C slots at a time, and never for the prompt.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,8 @@ class Targets:
     """Stored teacher ids, int64; padding repeats the slot's first id."""
     logprobs_MK: Tensor
     tail_M: Tensor
+    is_gold_M: Tensor | None = None
+    """Whether the teacher's distribution is one on gold SQL, bool; None where the objective does not ask."""
 
     def padded(self, num_slots: int) -> "Targets":
         """The same with slots behind that learn nothing, and never with a single column of ids.
@@ -41,17 +43,23 @@ class Targets:
             ids_MK, logprobs_MK = ids_MK.repeat(1, 2), logprobs_MK.repeat(1, 2)
         row_M, count_M, tail_M = (pad(x, (0, missing)) for x in (self.row_M, self.count_M, self.tail_M))
         ids_MK, logprobs_MK = (pad(x, (0, 0, 0, missing)) for x in (ids_MK, logprobs_MK))
-        return Targets(row_M, pad(self.gold_M, (0, missing), value=-1), count_M, ids_MK, logprobs_MK, tail_M)
+        is_gold_M = None if self.is_gold_M is None else pad(self.is_gold_M, (0, missing))
+        return Targets(row_M, pad(self.gold_M, (0, missing), value=-1), count_M, ids_MK, logprobs_MK, tail_M, is_gold_M)
 
     def chunk(self, start: int, stop: int) -> tuple[Tensor, Slots]:
         """Trunk rows of some slots, and what they learn."""
         fields = (self.gold_M, self.count_M, self.ids_MK, self.logprobs_MK, self.tail_M)
-        return self.row_M[start:stop], Slots(*(field[start:stop] for field in fields))
+        slots = Slots(*(field[start:stop] for field in fields))
+        if self.is_gold_M is not None:
+            slots = slots._replace(is_gold_C=self.is_gold_M[start:stop])
+        return self.row_M[start:stop], slots
 
     def to(self, device: torch.device) -> "Targets":
         """The same on `device`."""
         fields = (self.row_M, self.gold_M, self.count_M, self.ids_MK, self.logprobs_MK, self.tail_M)
-        return Targets(*(field.to(device, non_blocking=True) for field in fields))
+        moved = Targets(*(field.to(device, non_blocking=True) for field in fields))
+        is_gold_M = None if self.is_gold_M is None else self.is_gold_M.to(device, non_blocking=True)
+        return replace(moved, is_gold_M=is_gold_M)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ class Masses:
     log_q_NK: Tensor
     q_NK: Tensor
     q_tail_N: Tensor
+    is_gold_N: Tensor | None = None
+    """Whether a position is one of gold SQL; None where nobody asks."""
 
     @property
     def log_p_tail_N(self) -> Tensor:
@@ -56,7 +58,7 @@ class DivergenceSum:
     w_tail_N: Tensor
 
 
-def masses(teacher: tuple[Tensor, Tensor, Tensor], log_q_NK: Tensor, q_tail_N: Tensor) -> Masses:
+def masses(teacher: tuple[Tensor, Tensor, Tensor], log_q_NK: Tensor, q_tail_N: Tensor, is_gold_N: Tensor | None = None) -> Masses:
     """Join (stored log-probabilities [N, K], stored tail [N], is-stored [N, K]) with the student's.
 
     Stored log-probabilities are float16. They are rescaled to the mass that the float32 tail leaves, so that the teacher
@@ -71,7 +73,7 @@ def masses(teacher: tuple[Tensor, Tensor, Tensor], log_q_NK: Tensor, q_tail_N: T
     log_q_NK = torch.where(stored_NK, log_q_NK, zero)
     p_NK = torch.where(stored_NK, log_p_NK.exp(), zero)
     q_NK = torch.where(stored_NK, log_q_NK.exp(), zero)
-    return Masses(log_p_NK, p_NK, tail_N, log_q_NK, q_NK, q_tail_N)
+    return Masses(log_p_NK, p_NK, tail_N, log_q_NK, q_NK, q_tail_N, is_gold_N)
 
 
 def forward_kl(x: Masses) -> DivergenceSum:

@@ -46,6 +46,7 @@ class _Lesson:
     sql: Int32
     is_imitated: bool
     is_scored: bool
+    is_gold: bool = False
 
 
 class Online:
@@ -106,7 +107,7 @@ class Online:
     def held_out(self, batches: Iterable[list[TrainingExample]]) -> list[list[TrainingExample]]:
         """Held-out gold with the teacher's distributions on it, which are asked for once."""
         if self._held_out is None:
-            gold = [(batch, [[_Lesson(_sql(example), True, True)] for example in batch]) for batch in batches]
+            gold = [(batch, [[_Lesson(_sql(example), True, True, True)] for example in batch]) for batch in batches]
             self._held_out = [self._score(*pair) for pair in gold]
         return self._held_out
 
@@ -203,7 +204,7 @@ class Online:
         settings = self._settings
         is_imitated = gold_weight(settings) > 0
         is_scored = not sequences or is_drawn(gold_share(settings), "gold", settings.seed, step, example.example_id)
-        gold = [_Lesson(_sql(example), is_imitated, is_scored)] if is_imitated or is_scored else []
+        gold = [_Lesson(_sql(example), is_imitated, is_scored, True)] if is_imitated or is_scored else []
         return gold + [_Lesson(sql, False, True) for sql in sequences]
 
     def _score(self, examples: Sequence[TrainingExample], lessons: Sequence[Sequence[_Lesson]]) -> list[TrainingExample]:
@@ -229,7 +230,7 @@ class Online:
         prompt = _prompt(example)
         tokens = np.concatenate([prompt, lesson.sql]).astype(np.int32)
         teacher = next(teachers) if lesson.is_scored else None
-        return Branch(tokens, len(prompt), self._setup.tokens.eos_id, lesson.is_imitated, teacher)
+        return Branch(tokens, len(prompt), self._setup.tokens.eos_id, lesson.is_imitated, teacher, lesson.is_gold)
 
     @contextmanager
     def _frozen_student(self) -> Iterator[None]:

@@ -40,6 +40,20 @@ def test_kid_reads_answers_of_the_start_only_where_it_mixes_them_in() -> None:
     assert stages_read(TrainSettings(method="rkd", rollout_share=0.1)) == ("ingest", "gold_score")
 
 
+def test_outcomes_are_read_only_where_queries_are_chosen_by_them() -> None:
+    assert stages_read(TrainSettings(gold_share=0.0, view_choice="only_plausible")) == (
+        "ingest",
+        "gold_score",
+        "score",
+        "outcome",
+    )
+    assert stages_read(TrainSettings(gold_share=0.0, view_choice="prefer_plausible")) == ("ingest", "score", "outcome")
+    mixed = stages_read(TrainSettings(view_choice="prefer_plausible", rollout_share=0.5))
+    assert mixed == ("ingest", "gold_score", "score", "rollout_score", "outcome", "rollout_outcome")
+    assert stages_read(TrainSettings(method="seqkd", answers="correct")) == ("ingest", "generate", "generate_outcome")
+    assert stages_read(TrainSettings(method="rkd", view_choice="only_plausible", answers="correct")) == ("ingest", "gold_score")
+
+
 def test_settings_of_other_methods_are_no_part_of_a_run() -> None:
     # The schedule as a run settles it: `auto` itself never gets into an identity.
     others = TrainSettings(learning_rate=2e-4, warmup_steps=0, kd_weight=0.3, views_per_step=2)

@@ -27,6 +27,7 @@ def test_what_a_build_runs() -> None:
     assert built_by("predict") == ("ingest", "gold_score", "mask", "predict")
     assert built_by("score") == ("ingest", "gold_score", "mask", "predict", "verify", "rewrite", "outcome", "score")
     assert built_by("generate") == ("ingest", "generate")
+    assert built_by("generate_outcome") == ("ingest", "generate", "generate_outcome")
     assert built_by("rollout_score") == ("ingest", "gold_score", "rollout", "rollout_outcome", "rollout_score")
     assert built_by("rollout") == ("ingest", "rollout", "rollout_outcome"), "statistics cost no model"
     assert {"gold_score", "predict", "verify", "score", "generate", "rollout", "rollout_score"} == MODEL_STAGES
