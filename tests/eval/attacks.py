@@ -154,11 +154,12 @@ MUST_BE_REFUSED = {*WRITES, *SEVERAL} - {
 def within_a_second(pool: SandboxPool, job: Job) -> QueryResult:
     """The job's result, having checked that its run, or the longer of its runs, ended within a second of the deadline.
 
-    Counted from when the worker has the statement and is ready. A machine busy with other work may lose one try.
+    Counted from when the worker has the statement and is ready. A machine busy with other work may lose a few tries.
     """
     result = pool.execute(job)
-    if result.seconds > pool.limits.timeout_s + 1:
-        result = pool.execute(job)
+    for _ in range(4):
+        if result.seconds > pool.limits.timeout_s + 1:
+            result = pool.execute(job)
     assert result.seconds < pool.limits.timeout_s + 1, f"{result.seconds:.2f} s: {job.sql[:60]}"
     return result
 

@@ -24,7 +24,7 @@ def lock(tmp_path: Path) -> Path:
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "BEAT_S", 0.02)
-    monkeypatch.setattr(locks, "SILENCE_S", 0.4)
+    monkeypatch.setattr(locks, "SILENCE_S", 2.0)
 
 
 def no_flock(*_: object) -> None:

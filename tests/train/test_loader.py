@@ -128,7 +128,7 @@ def test_workers_end_with_a_trainer_that_was_killed(source: Source) -> None:
         trainer.kill()
     workers = [int(text) for text in trainer.out.split()]
     assert len(workers) == 2
-    assert within(10, lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+    assert within(60, lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
 
 
 def within(seconds: float, is_so: Callable[[], bool]) -> bool:

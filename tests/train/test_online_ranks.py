@@ -10,8 +10,8 @@ from kidcore.models.backends.transformers import TransformersBackend
 from kidcore.models.trees.trunk import causal_of
 from tests.train.small import make_student, save_small_student, write_build
 from tests.train.test_methods import online_setup
-from tests.train.test_ranks import assert_same_run, interrupted, lines
-from tests.train.together import config, finish, source_of
+from tests.train.test_ranks import assert_same_run, lines
+from tests.train.together import config, finish, interrupt, source_of
 from train.student.adapters import add_adapters
 from train.student.placement import WholeCopy
 from train.trainer import run
@@ -65,7 +65,7 @@ def test_two_processes_make_and_learn_what_one_does(
 def test_a_divided_student_generates_on_after_an_interruption(folder: Path, tmp_path: Path, changes: dict[str, object]) -> None:
     fixed = options("gkd", max_steps=40, save_every=2, eval_every=10, **changes)
     alone(folder, tmp_path / "whole", fixed)
-    interrupted(2, folder, tmp_path / "cut", 10, **fixed, parallel="fsdp")
+    interrupt(2, folder, tmp_path / "cut", 10, **fixed, parallel="fsdp")
     finish(2, "train", folder, tmp_path / "cut", **fixed, parallel="fsdp")
     assert_same_run(lines(tmp_path / "cut"), lines(tmp_path / "whole"), rel=1e-3)
 

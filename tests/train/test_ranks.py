@@ -2,7 +2,6 @@
 
 import json
 import random
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from tests.train.small import make_student, save_small_student, write_build
-from tests.train.together import config, finish, gradients, launch
+from tests.train.together import config, finish, gradients, interrupt
 from train.data.dataset import Source
 from train.data.distribute import divide
 from train.student.ranks import ALONE
@@ -94,21 +93,6 @@ def test_two_processes_train_as_one_does(build: tuple[Source, Path], tmp_path: P
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == names
 
 
-def interrupted(processes: int, folder: Path, out: Path, lines_wanted: int, **changes: object) -> None:
-    """Run until the log has so many lines, then kill every process."""
-    with launch(processes, "train", folder, out, **changes) as child:
-        while child.poll() is None and lines_logged(out) < lines_wanted:
-            time.sleep(0.005)
-        # torchrun ends its processes when it is asked to end; alone, there is nobody to ask.
-        child.terminate() if processes > 1 else child.kill()
-        child.wait(60)
-    assert not (out / "result.json").exists(), "the run was over before it could be interrupted"
-
-
-def lines_logged(out: Path) -> int:
-    return (out / "log.jsonl").read_bytes().count(b"\n") if (out / "log.jsonl").exists() else 0
-
-
 @pytest.mark.engine
 def test_killed_and_continued_with_other_processes_and_workers(build: tuple[Source, Path], tmp_path: Path) -> None:
     """One process, two with whole models and two loader workers each, two with divided ones, one again with a worker."""
@@ -117,9 +101,9 @@ def test_killed_and_continued_with_other_processes_and_workers(build: tuple[Sour
     run(config(**fixed), source, folder / "student", tmp_path / "whole")
     whole, out = lines(tmp_path / "whole"), tmp_path / "killed"
     marks = sorted(random.Random(1).sample(range(4, len(whole) - 6), 3))
-    interrupted(1, folder, out, marks[0], **fixed)
-    interrupted(2, folder, out, marks[1], **fixed, loader_workers=2, parallel="ddp")
-    interrupted(2, folder, out, marks[2], **fixed, parallel="fsdp")
+    interrupt(1, folder, out, marks[0], **fixed)
+    interrupt(2, folder, out, marks[1], **fixed, loader_workers=2, parallel="ddp")
+    interrupt(2, folder, out, marks[2], **fixed, parallel="fsdp")
     finish(1, "train", folder, out, **fixed, loader_workers=1)
     assert_same_run(lines(out), whole)
     assert json.loads((out / "result.json").read_text())["best_step"] > 0
@@ -149,7 +133,7 @@ def test_dropout_is_decided_by_the_pack_and_not_by_who_runs_it(build: tuple[Sour
     (tmp_path / "build" / "student" / "tokenizer.json").write_text("{}")
     options: dict[str, object] = {"pack_tokens": 64, "epochs": 1, "save_every": 2, "eval_every": 4}
     run(config(**options), source, tmp_path / "build" / "student", tmp_path / "one")
-    interrupted(1, tmp_path / "build", tmp_path / "two", 4, **options)
+    interrupt(1, tmp_path / "build", tmp_path / "two", 4, **options)
     finish(2, "train", tmp_path / "build", tmp_path / "two", **options)
     assert_same_run(lines(tmp_path / "two"), lines(tmp_path / "one"))
     run(config(**options), source, build[1] / "student", tmp_path / "without")
@@ -164,14 +148,14 @@ def test_divided_checkpoints_hold_parts_and_continue_under_any_division(build: t
     fixed: dict[str, object] = {"save_every": 2, "eval_every": 50, "pack_tokens": 64, "epochs": 3}
     run(config(**fixed), source, folder / "student", tmp_path / "whole")
     whole, out = lines(tmp_path / "whole"), tmp_path / "killed"
-    interrupted(2, folder, out, 7, **fixed, parallel="fsdp")
+    interrupt(2, folder, out, 7, **fixed, parallel="fsdp")
     newest = sorted((out / "checkpoints").iterdir())[-1]
     parts = sorted(newest.glob("*.distcp"))
     assert len(parts) == 2
     assert not (newest / "optimizer.pt").exists()
     total = sum(path.stat().st_size for path in parts)
     assert all(path.stat().st_size < 0.7 * total for path in parts)
-    interrupted(1, folder, out, 12, **fixed)
+    interrupt(1, folder, out, 12, **fixed)
     assert (sorted((out / "checkpoints").iterdir())[-1] / "optimizer.pt").exists()
     finish(2, "train", folder, out, **fixed, parallel="fsdp")
     assert_same_run(lines(out), whole)

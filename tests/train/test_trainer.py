@@ -4,9 +4,9 @@ import json
 import logging
 import random
 import resource
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from kidcore.errors import KidpipeError
 from kidcore.method.knowledge import GoldKnowledge
 from tests.forks import start
 from tests.train.small import EOS, make_examples, make_student, save_small_student, write_build
-from tests.train.together import source_of
+from tests.train.together import finish, num_lines, train_and_die
 from train.data.dataset import Source
 from train.runlog import RunLog
 from train.step import Runner, RunObjective
@@ -77,34 +77,17 @@ def test_a_finished_run_does_nothing(build: tuple[Source, Path], tmp_path: Path)
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def work(folder: Path, out: Path) -> None:
-    run(config(save_every=2, eval_every=4), source_of(folder), folder / "student", out)
-
-
-def finish(folder: Path, out: Path) -> None:
-    with start(work, folder, out) as child:
-        assert child.wait() == 0, child.err
-
-
-def lines_logged(out: Path) -> int:
-    return (out / "log.jsonl").read_bytes().count(b"\n") if (out / "log.jsonl").exists() else 0
-
-
 @pytest.mark.engine
 def test_killed_at_random_moments_equals_uninterrupted(build: tuple[Source, Path], tmp_path: Path) -> None:
-    student = build[1]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(student.parent, whole)
-    total = lines_logged(whole)
-    for target in sorted(random.Random(0).sample(range(1, total - 2), 4)):
-        with start(work, student.parent, killed) as child:
-            while child.poll() is None and lines_logged(killed) < target:
-                time.sleep(0.001)
-            # Somewhere in the next step, evaluation or checkpoint.
-            time.sleep(random.Random(target).random() * 0.02)
-            child.kill()
-    assert not (killed / "result.json").exists()
-    finish(student.parent, killed)
+    folder, whole, killed = build[1].parent, tmp_path / "whole", tmp_path / "killed"
+    changes: dict[str, object] = {"batch_size": 8, "epochs": 2, "save_every": 2, "eval_every": 4}
+    finish(1, "train", folder, whole, **changes)
+    rng = random.Random(0)
+    for target in sorted(rng.sample(range(1, num_lines(whole / "log.jsonl") - 2), 4)):
+        # Somewhere in the next step, evaluation or checkpoint.
+        with start(train_and_die, folder, killed, changes, target, rng.randrange(3000)) as child:
+            assert child.wait() == -signal.SIGKILL, child.err
+    finish(1, "train", folder, killed, **changes)
     assert lines(killed) == lines(whole)
     for name in ("best", "last"):
         assert (killed / name / "model.safetensors").read_bytes() == (whole / name / "model.safetensors").read_bytes()

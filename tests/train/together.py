@@ -1,6 +1,12 @@
 """A named job in; what one process of several does for it in the tests of train.student.ranks."""
 
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +17,7 @@ from tests.forks import Fork, start, start_ranks
 from tests.train.small import EOS, make_examples, make_student, part_files
 from tests.train.test_methods import online_setup
 from train.data.dataset import Source
+from train.runlog import RunLog
 from train.step import Runner, RunObjective
 from train.student.placement import place
 from train.student.ranks import Ranks, open_ranks
@@ -54,6 +61,59 @@ def launch(processes: int, job: str, folder: Path, out: Path, **changes: object)
     if processes == 1:
         return start(work, job, folder, out, changes)
     return start_ranks(processes, work, job, folder, out, changes)
+
+
+def interrupt(processes: int, folder: Path, out: Path, lines: int, **changes: object) -> None:
+    """Train until the log has so many lines. Then one process alone is killed, and torchrun is asked to end several."""
+    if processes == 1:
+        with start(train_and_die, folder, out, changes, lines, 0) as child:
+            assert child.wait() == -signal.SIGKILL, child.err
+    else:
+        with start_ranks(processes, train_slowly, folder, out, changes, lines) as child:
+            while child.poll() is None and num_lines(out / "log.jsonl") < lines:
+                time.sleep(0.005)
+            child.terminate()
+            child.wait()
+    assert not (out / "result.json").exists(), "the run was over before it could be interrupted"
+
+
+def num_lines(log: Path) -> int:
+    return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
+def train_and_die(folder: Path, out: Path, changes: dict[str, object], lines: int, calls: int) -> None:
+    """`kill -9` of this process, so many calls of functions after its log got so many lines.
+
+    Counted in calls rather than seconds, so that a busy machine neither finishes first nor dies elsewhere.
+    """
+    left = calls
+
+    def count(*_: object) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    after_line(lines, lambda: sys.setprofile(count))
+    work("train", folder, out, changes)
+
+
+def train_slowly(folder: Path, out: Path, changes: dict[str, object], lines: int) -> None:
+    """From so many lines on, half a second for each: time enough to be interrupted."""
+    after_line(lines, lambda: time.sleep(0.5))
+    work("train", folder, out, changes)
+
+
+def after_line(lines: int, act: Callable[[], None]) -> None:
+    """Call `act` after each line of a run's log from the one of this number on."""
+    write = RunLog.write
+
+    def write_and_act(log: RunLog, figures: Mapping[str, Any]) -> None:
+        write(log, figures)
+        if num_lines(log._path) >= lines:
+            act()
+
+    RunLog.write = write_and_act  # type: ignore[method-assign]
 
 
 def finish(processes: int, job: str, folder: Path, out: Path, **changes: object) -> str:

@@ -58,13 +58,13 @@ def test_different_widths_and_lengths_differ() -> None:
 
 
 def test_many_equal_columns_do_not_hang() -> None:
-    started = time.monotonic()
+    started = time.process_time()
     same = [(number,) * 26 for number in range(200)]
     assert same_bag(same, list(reversed(same)), ordered=False)
     assert not same_bag(same, [*reversed(same[1:]), (0,) * 25 + (1,)], ordered=False)
     twins = [tuple((row + column) % 26 for column in range(26)) for row in range(26)]
     assert not same_bag(twins, [*twins[1:], tuple(reversed(twins[0]))], ordered=False)
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 20, "trying all orders would take years"
 
 
 def test_a_wide_shuffled_table_is_found() -> None:
@@ -73,9 +73,9 @@ def test_a_wide_shuffled_table_is_found() -> None:
     order = source.sample(range(26), 26)
     pred = [tuple(row[column] for column in order) for row in gold]
     source.shuffle(pred)
-    started = time.monotonic()
+    started = time.process_time()
     assert same_bag(gold, pred, ordered=False)
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 20, "trying all orders would take years"
 
 
 def test_same_set_ignores_repeats_and_row_order_not_columns() -> None:

@@ -132,7 +132,7 @@ def test_killed_and_run_again_it_gives_the_same_rows(compare: Cli, tmp_path: Pat
     assert compare(*command, "--jobs", "2").code == 0
     given = [text for name, value in compare.settings.items() for text in ("--set", f"{name}={value}")]
     with start(run_command, *command, *given, cwd=cut) as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not list(cut.rglob("compare/runs/*/result.json")) and time.monotonic() < deadline:
             time.sleep(0.02)
         process.kill()

@@ -155,16 +155,17 @@ def test_a_worker_killed_by_something_else_is_not_held_against_its_job(world: Pa
 def test_a_thousand_verdicts_with_every_tenth_hostile(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each hostile row gets the very kind it earns, and all others are as if it weren't there."""
     kinds = {
-        ENDLESS: (VerdictKind.TIMEOUT, "more than 0.6 s"),
-        "SELECT printf('%.*c', 1000000000, 'x')": (VerdictKind.TIMEOUT, "more than 0.6 s"),
+        ENDLESS: (VerdictKind.TIMEOUT, "more than 2 s"),
+        "SELECT printf('%.*c', 1000000000, 'x')": (VerdictKind.TIMEOUT, "more than 2 s"),
         KILLED: (VerdictKind.ERROR, "its process died"),
         HOG: (VerdictKind.ERROR, "needs more than 64 MiB of memory"),
     }
     hang, stuck, killed, hog = kinds
-    hostile = [hang, killed, hog, killed, hog, stuck, killed, hog, killed, hog]  # few hang: each takes its time
+    hostile = [killed, hog] * 50
+    hostile[0], hostile[33], hostile[66] = hang, stuck, hang  # few: each takes its time
     right = "SELECT name FROM singer WHERE id = 1 + {} % 60"
     examples = [Example(f"row {n}", "world", "", right.format(n)) for n in range(1_000)]
-    sqls = [hostile[n // 10 % 10] if n % 10 == 0 else right.format(n) for n in range(1_000)]
+    sqls = [hostile[n // 10] if n % 10 == 0 else right.format(n) for n in range(1_000)]
     predictions = {f"row {n}": sqls[n] for n in sorted(range(1_000), key=lambda n: n * 7919 % 1_000)}
     started: list[WorkerProcess] = []
 
@@ -174,7 +175,7 @@ def test_a_thousand_verdicts_with_every_tenth_hostile(world: Path, monkeypatch: 
             started.append(self)
 
     monkeypatch.setattr("kidcore.sql.sandbox.pool.WorkerProcess", Noted)
-    golds = GoldCache(EvalSettings(max_steps=0, exact_match=False), SandboxSettings(timeout_s=0.6, memory_mib=64, workers=2))
+    golds = GoldCache(EvalSettings(max_steps=0, exact_match=False), SandboxSettings(timeout_s=2, memory_mib=64, workers=2))
     with Killer(started):
         verdicts = judge(examples, predictions, Databases(lambda _db_id: world), golds)
     assert [verdict.example_id for verdict in verdicts] == [f"row {n}" for n in range(1_000)]
@@ -185,12 +186,12 @@ def test_a_thousand_verdicts_with_every_tenth_hostile(world: Path, monkeypatch: 
 
 
 def test_stopping_early_leaves_the_pool_usable(world: Path) -> None:
-    with SandboxPool(Limits(timeout_s=5), workers=2) as pool:
+    with SandboxPool(Limits(timeout_s=60), workers=2) as pool:
         jobs = (Job(str(world), sql) for sql in ["SELECT 1", ENDLESS, ENDLESS, "SELECT 2"])
         assert next(iter(pool.run(jobs))).rows == [(1,)]
         started = time.monotonic()
         assert pool.execute(Job(str(world), "SELECT 3")).rows == [(3,)]
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 30
 
 
 def test_no_worker_outlives_the_pool(world: Path) -> None:
