@@ -23,7 +23,11 @@ StudentOption = Annotated[str | None, typer.Option("--student", help="Hugging Fa
 BackendOption = Annotated[str | None, typer.Option("--backend", help="auto, vllm or transformers.")]
 PredictorOption = Annotated[str | None, typer.Option("--predictor", help="Who fills the holes: teacher or student.")]
 UntilOption = Annotated[
-    str, typer.Option("--until", help="Last stage to run: score, one before it, generate (for seqkd) or rollout_score (for opd).")
+    str,
+    typer.Option(
+        "--until",
+        help="Last stage to run: score, one before it, generate (for seqkd) or rollout_score (for opd); commas between several.",
+    ),
 ]
 
 

@@ -151,9 +151,14 @@ def takes_correct_answers(settings: TrainSettings) -> bool:
 
 
 def last_stage(settings: TrainSettings) -> str:
-    """The stage up to which a build makes all that a run reads, but for what other runs share or leave to be asked for."""
+    """The last data stage of a run's own: up to it a build makes all that it reads, but for answers that it mixes in."""
     traits = METHODS[settings.method]
     return OUTCOMES[traits.answers] if takes_correct_answers(settings) else traits.stage
+
+
+def built_until(settings: TrainSettings) -> str:
+    """The stages, with commas between, up to which a build makes all that a run reads."""
+    return ",".join([last_stage(settings), *([ROLLOUTS] if mixes_rollouts(settings) else [])])
 
 
 def mixes_rollouts(settings: TrainSettings) -> bool:

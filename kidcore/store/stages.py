@@ -244,8 +244,11 @@ def made_from(stages: Iterable[str]) -> frozenset[str]:
 def built_by(until: str) -> tuple[str, ...]:
     """The stages that a build up to `until` runs: all before it in the order, or its own inputs where it runs on request.
 
-    What comes along does where all that it reads is built.
+    What comes along does where all that it reads is built. Several names, with commas between, are built together.
     """
+    if "," in until:
+        together = {stage for name in until.split(",") for stage in built_by(name)}
+        return tuple(name for name in STAGES if name in together)
     if STAGE_TABLE[until].is_on_request:
         chain = made_from([until])
         free = {row.name for row in _ROWS if row.comes_along and chain >= set(row.inputs)}

@@ -54,10 +54,12 @@ def build_imperfect(session: Session, *, until: str, as_json: bool, quiet: bool 
 
 
 def _require_stage(until: str) -> None:
-    if until not in STAGES:
-        near = nearest(until, STAGES)
+    for name in until.split(","):
+        if name in STAGES:
+            continue
+        near = nearest(name, STAGES)
         fix = f"did you mean {near}? " if near else ""
-        raise KidpipeError(f"no such stage: {until}", where="--until", fix=f"{fix}the stages are {', '.join(STAGES)}")
+        raise KidpipeError(f"no such stage: {name}", where="--until", fix=f"{fix}the stages are {', '.join(STAGES)}")
 
 
 def _print_result(session: Session, summary: Mapping[str, Any]) -> None:

@@ -51,6 +51,8 @@ def next_command(session: Session, command: str, *arguments: str, **lacking: str
 
 def after_build(session: Session, until: str) -> str:
     """What follows `build-imperfect --until UNTIL`."""
+    if "score" in until.split(","):
+        until = "score"
     method = next((name for name, traits in METHODS.items() if traits.stage == until), "")
     if until == "score" or (method and STAGE_TABLE[until].is_on_request):
         only_one = f" --method {method}" if until != "score" else ""

@@ -11,7 +11,7 @@ from kidcore.config.config import Config, TrainSettings
 from kidcore.config.config_load import setting_names
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
-from kidcore.method.methods import METHODS, last_stage, looks_at, stages_read
+from kidcore.method.methods import METHODS, built_until, looks_at, stages_read
 from kidcore.store.stages import STAGES, sections_of
 
 METHOD, SEED, ARM = "train.method", "train.seed", "arm"
@@ -29,7 +29,7 @@ class Trial:
     axes: Mapping[str, Any]
     """The value on each axis; None where it makes no difference to this run."""
     until: str
-    """The last stage whose shards the run reads."""
+    """The last stages whose shards the run reads, with commas between."""
 
     @property
     def group(self) -> tuple[tuple[str, Any], ...]:
@@ -43,7 +43,7 @@ class Trial:
     @property
     def build(self) -> str:
         """The same for runs that can train on one build."""
-        sections = sorted({"data", *sections_of([self.until])})
+        sections = sorted({"data", *sections_of(self.until.split(","))})
         return fingerprint([self.until, {name: getattr(self.config, name).model_dump() for name in sections}])
 
     def describe(self) -> str:
@@ -73,7 +73,7 @@ def make_cells(
         counted = {name: value for name, value in chosen.items() if _matters(name, asked)}
         config = _with_defaults_elsewhere(resolve(counted))
         shown = {name: counted.get(name) for name in axes}
-        cells.setdefault(fingerprint(config.model_dump()), Trial(config, shown, last_stage(config.train)))
+        cells.setdefault(fingerprint(config.model_dump()), Trial(config, shown, built_until(config.train)))
     return list(cells.values())
 
 
@@ -91,7 +91,7 @@ def make_arm_cells(
     for name, changes in arms.items():
         for seed in changes.get(SEED, seeds):
             config = _with_defaults_elsewhere(resolve({**changes, SEED: seed}))
-            cell = Trial(config, {ARM: name, SEED: seed}, METHODS[config.train.method].stage)
+            cell = Trial(config, {ARM: name, SEED: seed}, built_until(config.train))
             same = cells.setdefault(fingerprint(config.model_dump()), cell)
             if same is not cell:
                 raise KidpipeError(

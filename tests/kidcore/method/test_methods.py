@@ -5,8 +5,8 @@ from typing import get_args
 import pytest
 
 from kidcore.config.config import Method, TrainSettings
-from kidcore.method.methods import METHODS, looks_at, settings_used, stages_read
-from kidcore.store.stages import STAGES
+from kidcore.method.methods import METHODS, built_until, looks_at, settings_used, stages_read
+from kidcore.store.stages import STAGES, built_by
 
 READS: dict[str, tuple[str, ...]] = {
     "sft": ("ingest",),
@@ -52,6 +52,13 @@ def test_outcomes_are_read_only_where_queries_are_chosen_by_them() -> None:
     assert mixed == ("ingest", "gold_score", "score", "rollout_score", "outcome", "rollout_outcome")
     assert stages_read(TrainSettings(method="seqkd", answers="correct")) == ("ingest", "generate", "generate_outcome")
     assert stages_read(TrainSettings(method="rkd", view_choice="only_plausible", answers="correct")) == ("ingest", "gold_score")
+
+
+def test_a_build_is_told_of_all_that_a_run_reads() -> None:
+    for method in METHODS:
+        for changes in ({}, {"rollout_share": 0.5}, {"answers": "correct"}, {"view_choice": "only_plausible"}):
+            settings = TrainSettings.model_validate({"method": method, **changes})
+            assert set(stages_read(settings)) <= set(built_by(built_until(settings)))
 
 
 def test_settings_of_other_methods_are_no_part_of_a_run() -> None:

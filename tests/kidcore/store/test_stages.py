@@ -29,6 +29,8 @@ def test_what_a_build_runs() -> None:
     assert built_by("generate") == ("ingest", "generate")
     assert built_by("generate_outcome") == ("ingest", "generate", "generate_outcome")
     assert built_by("rollout_score") == ("ingest", "gold_score", "rollout", "rollout_outcome", "rollout_score")
+    together = (*built_by("score"), "rollout", "rollout_outcome", "rollout_score")
+    assert built_by("rollout_score,score") == built_by("score,rollout_score") == together
     assert built_by("rollout") == ("ingest", "rollout", "rollout_outcome"), "statistics cost no model"
     assert {"gold_score", "predict", "verify", "score", "generate", "rollout", "rollout_score"} == MODEL_STAGES
 
