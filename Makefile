@@ -47,7 +47,7 @@ $(INSTALLED): pyproject.toml requirements/overrides.txt requirements/cpu.txt
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --override requirements/overrides.txt $(CONSTRAINTS) \
-		--editable '.[$(EXTRA),lora,dev]'
+		--editable '.[$(EXTRA),ray,lora,dev]'
 	touch $@
 
 clean:

@@ -82,6 +82,9 @@ def build_imperfect(
     predictor: PredictorOption = None,
     backend: BackendOption = None,
     until: UntilOption = "score",
+    ray: Annotated[
+        str | None, typer.Option("--ray", help="Ray cluster to work on: HOST:PORT, or auto for the one at hand (engine.ray).")
+    ] = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     verbose: VerboseOption = False,
@@ -92,7 +95,7 @@ def build_imperfect(
     Example: kidpipe build-imperfect --teacher Qwen/Qwen2.5-Coder-7B --data spider
     """
     flags = {"teacher__model": teacher, "data__path": data, "data__layout": layout}
-    flags |= {"predict__predictor": predictor, "engine__backend": backend}
+    flags |= {"predict__predictor": predictor, "engine__backend": backend, "engine__ray": ray}
     session = open_command(config, settings, verbose, **flags)
     load_body("commands.build.build_imperfect")(session, until=until, as_json=json)
 

@@ -1,31 +1,31 @@
 """A context in, finished shards and a manifest out; whatever is finished already is reused."""
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from kidcore.atomic import replacing
-from kidcore.config.processes import peak_memory_mib
-from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
-from kidcore.interrupt import StopRequest
 from kidcore.method.knowledge import GoldKnowledge
 from kidcore.store.footers import FooterCounts
-from kidcore.store.graph import Cell, Grid, Stage, Task
+from kidcore.store.graph import Grid, Stage
 from kidcore.store.kept_knowledge import keep_knowledge
 from kidcore.store.knowledge import teacher_knowledge
-from kidcore.store.makers import this_maker, write_summary
+from kidcore.store.makers import write_summary
 from kidcore.store.manifest import Facts, Manifest, TeacherRecord, make_manifest, write_manifest
 from kidcore.store.model_names import remember_model
 from kidcore.store.prompts import prompt_folder
 from kidcore.store.store import DamagedShard, Store
 from pipeline.changed_inputs import remember_databases
 from pipeline.context import Context
-from pipeline.progress import StageProgress
+from pipeline.ledger import Ledger
+from pipeline.serial import SerialRunner
 from pipeline.stages import every_stage, stages
+from pipeline.workers.wanted import num_workers, require_ray
 
 _LOG = logging.getLogger(__name__)
 # A shard found damaged while it is read is made again; the same one twice is the disk's fault, not an accident.
@@ -70,20 +70,20 @@ def build(
         grid = Grid(graph, context.parts, store)
         # Where ingest is all that was asked for, its shards are listed all the same: people look there for reasons.
         check = (lambda: None) if until == "ingest" else (lambda: _require_rows(context, store, grid))
-        runner = _Runner(grid, store, progress, context, check)
-        for _ in range(_MOST_REPAIRS):
-            try:
-                runner.run()
-                # A comparison's names what its runs read, whatever else was built before: the same again for the same command.
-                listed = _finished(context, store) if is_latest else runner.grid
-                manifest = make_manifest(listed, store, _facts(context))
-                knowledge = teacher_knowledge(store, manifest)
-                break
-            except DamagedShard as damage:
-                store.set_aside(damage.shard)
-                runner.grid.drop(damage.shard)
-        else:
-            raise KidpipeError("shards are damaged as fast as they are made", where=str(store.root), fix="check the disk")
+        with closing(_runner(grid, store, progress, context, check)) as runner:
+            for _ in range(_MOST_REPAIRS):
+                try:
+                    runner.run()
+                    # A comparison's names what its runs read, whatever else was built before: the same for the same command.
+                    listed = _finished(context, store) if is_latest else runner.grid
+                    manifest = make_manifest(listed, store, _facts(context))
+                    knowledge = teacher_knowledge(store, manifest)
+                    break
+                except DamagedShard as damage:
+                    store.set_aside(damage.shard)
+                    runner.grid.drop(damage.shard)
+            else:
+                raise KidpipeError("shards are damaged as fast as they are made", where=str(store.root), fix="check the disk")
         write_manifest(store, manifest, is_latest=is_latest)
         if is_latest:
             keep_knowledge(store, manifest, knowledge)
@@ -98,7 +98,31 @@ def build(
                 _LOG.warning("%s (kidpipe status)", mixture)
     if until == "ingest":
         _require_rows(context, store, grid)
-    return BuildResult(manifest, dict(runner.ran), dict(runner.reused), dict(runner.seconds), knowledge)
+    ledger = runner.ledger
+    return BuildResult(manifest, dict(ledger.ran), dict(ledger.reused), dict(ledger.seconds), knowledge)
+
+
+class _Runner(Protocol):
+    """What makes the missing shards of a grid."""
+
+    grid: Grid
+    ledger: Ledger
+
+    def run(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _runner(grid: Grid, store: Store, progress: bool, context: Context, check: Callable[[], None]) -> _Runner:
+    engine = context.config.engine
+    is_finished = all(grid.is_finished(stage) for stage in grid.stages)  # then there is nothing to start anything for
+    if is_finished or (num_workers(engine) == 1 and not engine.ray):
+        return SerialRunner(grid, store, progress, context, check)
+    require_ray()
+    # Ray is optional, and takes a third of a second to load.
+    from pipeline.workers.crew import parallel_runner
+
+    return parallel_runner(grid, store, progress, context, check)
 
 
 def _require_rows(context: Context, store: Store, grid: Grid) -> None:
@@ -165,99 +189,3 @@ def _save_prompts(context: Context, store: Store, ingest: Stage) -> None:
     if not folder.exists():
         with replacing(folder) as temporary:
             context.prompts.save(temporary)
-
-
-class _Runner:
-    """Runs a grid to its end, and keeps count."""
-
-    def __init__(
-        self,
-        grid: Grid,
-        store: Store,
-        progress: bool,
-        context: Context | None = None,
-        check_ingested: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.grid = grid
-        self.ran: Counter[str] = Counter()
-        self.reused: Counter[str] = Counter()
-        self.seconds: dict[str, float] = {}
-        self._store = store
-        self._progress = progress
-        self._context = context
-        self._check_ingested = check_ingested
-        self._settled: set[tuple[str, int, int]] = set()
-
-    def run(self) -> None:
-        with StageProgress(self._progress) as bar, StopRequest():  # SIGTERM ends what is under way as Ctrl-C does
-            if self._context is not None:
-                self._context.engine_starting = bar.starting
-            for stage in self.grid.stages:
-                started = time.perf_counter()
-                try:
-                    self._run_stage(stage, bar)
-                except KeyboardInterrupt:
-                    self._say_where(stage)
-                    raise
-                self.seconds[stage.name] = self.seconds.get(stage.name, 0.0) + time.perf_counter() - started
-                if stage.name == "ingest":
-                    self._check_ingested()
-
-    def _say_where(self, stage: Stage) -> None:
-        done, total = self.ran[stage.name] + self.reused[stage.name], len(self.grid.parts) * len(stage.each_view())
-        _LOG.warning(
-            "stopped in %s: %d of its %d shards are finished and kept; the same command continues there", stage.name, done, total
-        )
-
-    def _run_stage(self, stage: Stage, bar: StageProgress) -> None:
-        cells = list(self.grid.cells(stage))
-        pending = [cell for cell in cells if cell.state != "done"]
-        assert all(cell.state == "stale" for cell in pending), "a stage ran before its inputs"
-        for cell in cells:
-            if cell.state == "done" and self._settle(cell):
-                self.reused[stage.name] += 1
-        rows = {part.index: part.rows for part in self.grid.parts}
-        to_do, in_all = (sum(rows[cell.part] for cell in some) for some in (pending, cells))
-        bar.start(stage.name, to_do, in_all, len(cells) - len(pending), len(cells))
-        for cell in pending:
-            self._run_cell(stage, cell, bar)
-            self._settle(cell)
-            self.ran[stage.name] += 1
-        bar.finish()
-
-    def _settle(self, cell: Cell) -> bool:
-        """Whether this shard is counted for the first time (a repair goes over the grid again)."""
-        name = (cell.stage, cell.part, cell.view)
-        is_new = name not in self._settled
-        self._settled.add(name)
-        return is_new
-
-    def _run_cell(self, stage: Stage, cell: Cell, bar: StageProgress) -> None:
-        part = self.grid.parts[cell.part]
-        started = time.perf_counter()
-        inputs = self.grid.inputs(stage, part, cell.view)
-        tables = {name: self._store.read(shard) for name, shard in zip(stage.inputs, inputs, strict=True) if shard is not None}
-        output = stage.run(Task(part, cell.view, tables, bar.advance))
-        engine, start_s = self._context.take_engine() if self._context else (None, 0.0)
-        line = {
-            "stage": stage.name,
-            "part": cell.part,
-            "view": cell.view,
-            "key": cell.key,
-            "rows": part.rows,
-            "seconds": round(time.perf_counter() - started, 4),
-            "settings": self._remember_settings(stage),
-            "made": this_maker(engine).as_json(),
-            "engine_start_s": round(start_s, 4),
-            "peak_memory_mib": peak_memory_mib(),
-        }
-        shard = self._store.commit(stage.name, cell.key, output.table, output.counts, line)
-        self.grid.add(shard)
-        self.grid.look(stage, part, cell.view)
-
-    def _remember_settings(self, stage: Stage) -> str:
-        """Write a stage's settings once, so that gc can say what a shard was made with."""
-        name = fingerprint([stage.name, stage.version, dict(stage.resolved)], 16)
-        if not (self._store.root / "settings" / f"{name}.json").exists():
-            self._store.write_json(f"settings/{name}.json", {"stage": stage.name, "settings": dict(stage.resolved)})
-        return name

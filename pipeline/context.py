@@ -161,6 +161,12 @@ class Context:
         engines.used, engines.start_s = None, 0.0
         return taken
 
+    def release_engine(self) -> None:
+        """Free the engine, if one is open."""
+        engines: EnginePool | None = self.__dict__.get("engines")
+        if engines is not None:
+            engines.close()
+
     @property
     def longest(self) -> int:
         """Tokens of the longest sequence that ingest lets through."""

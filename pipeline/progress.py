@@ -1,12 +1,16 @@
 """Rows finished in, a line a stage with rate and time left out, on stderr: a bar on a terminal, else a line at half minutes."""
 
+import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import TracebackType
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import TaskID
 
-from kidcore.progress import WorkProgress
+from kidcore.progress import SECONDS_A_LINE, WorkProgress
 
 
 class StageProgress:
@@ -48,3 +52,108 @@ class StageProgress:
         self._task = None
         speed = f" in {elapsed:.1f} s ({done / elapsed:,.0f} rows/s)" if done and elapsed > 0 else ""
         self._work.say(self._line + speed)
+
+
+class WorkerFigures(Protocol):
+    """What a worker did so far."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def is_there(self) -> bool: ...
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def shards(self) -> int: ...
+
+    @property
+    def computed_s(self) -> float: ...
+
+    @property
+    def idle_s(self) -> float: ...
+
+
+@dataclass
+class _Line:
+    """A stage that runs beside others."""
+
+    rows: int
+    total_rows: int
+    shards: int
+    total: int
+    task: TaskID | None = None
+    began: float = 0.0
+
+
+class ManyStagesProgress:
+    """Stages that run side by side: a bar each while shards of it are made, its line at its end, and the rate of each engine."""
+
+    def __init__(self, is_shown: bool) -> None:
+        self._work = WorkProgress(Console(stderr=True, quiet=not is_shown), is_shown)
+        self._lines: dict[str, _Line] = {}
+        self._said = time.monotonic()
+        self.seconds: dict[str, float] = {}
+        """Wall time by stage, from its first shard to its last."""
+
+    def __enter__(self) -> "ManyStagesProgress":
+        self._work.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._work.__exit__()
+
+    def add(self, name: str, rows: int, total_rows: int, shards: int, total: int) -> None:
+        """A stage of which `rows` of its `total_rows` in `shards` of its `total` shards are to be made."""
+        self._lines[name] = _Line(rows, total_rows, shards, total)
+        self.seconds[name] = 0.0
+        if not shards:
+            self._work.say(f"{name:<11} reused, {total} shards")
+
+    def start(self, name: str) -> None:
+        """The stage's next shard is begun."""
+        line = self._lines[name]
+        if line.task is None:
+            line.task, line.began = self._work.add(name, line.total_rows, first=line.total_rows - line.rows), time.monotonic()
+
+    def advance(self, name: str, rows: int, *, is_last: bool) -> None:
+        """A shard of a stage is finished; with the last one its line is left."""
+        line = self._lines[name]
+        if line.task is None:
+            return
+        self._work.advance(line.task, rows)
+        self.seconds[name] = time.monotonic() - line.began
+        if is_last:
+            done, elapsed = self._work.end(line.task)
+            line.task = None
+            rate = f" in {elapsed:.1f} s ({done / elapsed:,.0f} rows/s)" if done and elapsed > 0 else ""
+            self._work.say(f"{name:<11} {line.shards} of {line.total} shards, {line.rows:,} rows{rate}")
+
+    def tick(self, workers: Sequence[WorkerFigures]) -> None:
+        """Say how fast the engines are, at half minutes."""
+        if time.monotonic() - self._said < SECONDS_A_LINE:
+            return
+        self._said = time.monotonic()
+        engines = [worker for worker in workers if worker.kind == "engine"]
+        there = [worker for worker in engines if worker.is_there]
+        if len(there) < len(engines):
+            self._work.say(f"engines     {len(there)} of {len(engines)} are there, the others are waited for")
+        if there:
+            self._work.say(f"engines     rows/s: {', '.join(f'{_rate(worker):,.1f}' for worker in there)}")
+
+    def finish(self, workers: Sequence[WorkerFigures]) -> None:
+        """Leave a line for each engine."""
+        for number, worker in enumerate(worker for worker in workers if worker.kind == "engine"):
+            if worker.shards:
+                waited = worker.idle_s / max(worker.idle_s + worker.computed_s, 1e-9)
+                self._work.say(
+                    f"engine {number:<4} {worker.shards} shards, {worker.rows:,} rows ({_rate(worker):,.0f} rows/s), "
+                    f"waited {waited:.0%} of the time"
+                )
+
+
+def _rate(worker: WorkerFigures) -> float:
+    """Rows a second while it computed."""
+    return worker.rows / max(worker.computed_s, 1e-9)

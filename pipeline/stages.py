@@ -64,9 +64,7 @@ def _stage(context: Context, row: StageTraits) -> Stage:
 
     @cache
     def body() -> Body:
-        # Here alone: a plan needs no stage's own libraries (sqlglot, polars), and a build only those of what it runs.
-        bound: Body = import_module(f"pipeline.{row.name}").bind(context)
-        return bound
+        return bind(row.name, context)
 
     return Stage(
         row.name,
@@ -78,6 +76,13 @@ def _stage(context: Context, row: StageTraits) -> Stage:
         views=row.num_views(config),
         run=lambda task: body()(task),
     )
+
+
+def bind(stage: str, context: Context) -> Body:
+    """The function that runs a stage under the settings of `context`."""
+    # Here alone: a plan needs no stage's own libraries (sqlglot, polars), and a build only those of what it runs.
+    bound: Body = import_module(f"pipeline.{stage}").bind(context)
+    return bound
 
 
 def _model_of(context: Context, row: StageTraits) -> ModelSource | None:

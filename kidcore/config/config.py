@@ -110,6 +110,12 @@ class EngineSettings(Section):
     backend: Runtime[BackendName] = Field("auto", description="auto = vLLM where it is installed, else transformers")
     device: Runtime[Literal["auto", "cpu", "cuda"]] = Field("auto", description="auto = a GPU where there is one")
     tensor_parallel: Runtime[int] = Field(1, ge=1, description="GPUs a model is split over (vLLM)")
+    workers: Runtime[Literal["auto"] | Annotated[int, Field(ge=1)]] = Field(
+        1, description="engines that a build asks side by side (Ray); auto = GPUs / tensor_parallel, at least 1"
+    )
+    ray: Runtime[str] = Field(
+        "", description="Ray cluster that the engines run on: HOST:PORT, or auto for the one at hand; empty = this machine"
+    )
     gpu_memory: Runtime[float] = Field(0.85, gt=0, le=1, description="share of GPU memory that vLLM may take")
     kv_cache_mib: Runtime[int] = Field(512, ge=32, description="key-value cache on the CPU, MiB (vLLM)")
     batch_tokens: Runtime[int] = Field(8192, ge=64, description="tokens per forward pass; bounds peak memory")

@@ -88,9 +88,7 @@ class Store:
 
     def read(self, shard: Shard, columns: list[str] | None = None) -> "pa.Table":
         """The shard's rows, all columns or those named. Raises DamagedShard for a file that is unreadable or of other rows."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
+        pa, pq = _arrow()
         try:
             table = pq.read_table(self.path(shard), columns=columns, partitioning=None)
         except (OSError, pa.ArrowException) as error:
@@ -108,9 +106,7 @@ class Store:
 
     def counts(self, shard: Shard) -> dict[str, Any]:
         """The counts that the stage stored with the shard. Raises DamagedShard."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
+        pa, pq = _arrow()
         try:
             metadata = pq.read_metadata(self.path(shard)).metadata or {}
         except (OSError, pa.ArrowException) as error:
@@ -127,8 +123,7 @@ class Store:
             line: what the log of shards is to say of it. It comes before the shard is seen: one that is killed in between
                 is made and told again, while a shard without a line would never be known the maker of.
         """
-        import pyarrow.parquet as pq
-
+        _, pq = _arrow()
         table = table.replace_schema_metadata({b"kidpipe": json.dumps(counts, sort_keys=True).encode()})
         with atomic.unfinished(self.root / stage / key, tidy=False) as temporary:
             pq.write_table(table, temporary, compression="zstd", row_group_size=1024, store_schema=True)
@@ -184,3 +179,11 @@ class Store:
     @property
     def _lock_file(self) -> Path:
         return self.root / "build.lock"
+
+
+def _arrow() -> tuple[Any, Any]:
+    """Arrow and its Parquet, which take a tenth of a second to load."""
+    import pyarrow
+    import pyarrow.parquet
+
+    return pyarrow, pyarrow.parquet

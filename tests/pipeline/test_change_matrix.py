@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from kidcore.store.plan import StagePlan, make_plan
 from kidpipe.commands.session import open_session
 from kidpipe.commands.train import prepare_run
 from pipeline.context import open_context
+from pipeline.serial import SerialRunner
 from pipeline.stages import stages
 from tests.conftest import configure
 from tests.pipeline.running import made, run_build, store_of
@@ -298,20 +300,16 @@ def test_a_changed_database_row_does_not_rerun_the_teacher(copy: dict[str, objec
 
 
 def test_a_version_bump_that_rewrites_the_same_bytes_stops_there(copy: dict[str, object]) -> None:
-    import dataclasses
-
-    from pipeline import build
-
     config = configure(copy)
     context = open_context(config)
-    graph = [dataclasses.replace(s, version=s.version + 1) if s.name == "mask" else s for s in stages(context)]
+    graph = [replace(s, version=s.version + 1) if s.name == "mask" else s for s in stages(context)]
     store = store_of(config)
     plan = {p.stage: p for p in make_plan(Grid(graph, context.parts, store), store, read_manifest(store))}
     assert plan["mask"].reasons == ("mask version 1 -> 2",)
-    runner = build._Runner(Grid(graph, context.parts, store), store, False)
+    runner = SerialRunner(Grid(graph, context.parts, store), store, False)
     runner.run()
     context.close()
-    assert {stage: count for stage, count in runner.ran.items() if count} == {"mask": 6}
+    assert {stage: count for stage, count in runner.ledger.ran.items() if count} == {"mask": 6}
 
 
 def test_estimates_come_from_earlier_shards(copy: dict[str, object]) -> None:

@@ -12,6 +12,10 @@ from kidcore.errors import KidpipeError
 from kidcore.models.backends.facts import EngineFacts
 
 
+class EngineDied(KidpipeError):
+    """The process of an engine ended while it was asked: an accident, which another engine may be spared."""
+
+
 @dataclass(frozen=True)
 class ScoreRequest:
     """Log-probabilities wanted at positions `start` to the end of `token_ids`, start >= 1.

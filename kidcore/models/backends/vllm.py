@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from kidcore.config.config import EngineSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.backends import vllm_engine, vllm_rows
-from kidcore.models.backends.base import Sampling, ScoreRequest, TopK, check_prompts, check_score, in_ranked_order
+from kidcore.models.backends.base import EngineDied, Sampling, ScoreRequest, TopK, check_prompts, check_score, in_ranked_order
 from kidcore.models.backends.facts import EngineFacts
 from kidcore.models.backends.quiet import quiet
 
@@ -150,7 +150,8 @@ class VllmBackend:
     def close(self) -> None:
         """Free the engine's memory. Closing twice is harmless."""
         if self._engine is not None:
-            self._begin(None)
+            if not self._engine.watch.is_dead:
+                self._begin(None)
             vllm_engine.stop(self._engine, self._verbose)
             self._engine = None
 
@@ -158,11 +159,12 @@ class VllmBackend:
         """Drop what an abandoned call left behind and forget its prefixes: answers depend on the call alone."""
         assert self._engine is not None, "the engine is closed"
         llm = self._engine.llm
-        if self._call is not None and self._call.live:
-            llm.abort_request(sorted(self._call.live))
-            self._call.live.clear()
-        self._call = call
-        llm.reset_prefix_cache()
+        with vllm_engine.telling_of_death(self._engine, self._model_path):
+            if self._call is not None and self._call.live:
+                llm.abort_request(sorted(self._call.live))
+                self._call.live.clear()
+            self._call = call
+            llm.reset_prefix_cache()
         return llm
 
     def _add(self, request_id: str, token_ids: list[int], params: Any, salt: str = "") -> None:
@@ -177,13 +179,13 @@ class VllmBackend:
         """Keep the engine supplied within the call's bounds; yield the answers in order."""
         llm = self._begin(call)
         assert self._engine is not None
-        on_cpu = self._engine.on_cpu
+        engine = self._engine
         answers: dict[int, Answer] = {}
         tokens: dict[int, int] = {}
         submitted = yielded = in_flight = 0
         while yielded < call.count:
             assert self._call is call, "another call of this engine began before this one had ended"
-            with vllm_engine.graph_compiler_off(on_cpu):
+            with vllm_engine.telling_of_death(engine, self._model_path), vllm_engine.graph_compiler_off(engine.on_cpu):
                 while submitted < min(call.count, yielded + _HELD_BACK) and (not tokens or in_flight < call.tokens_in_flight):
                     tokens[submitted] = call.submit(submitted)
                     in_flight += tokens[submitted]
@@ -237,6 +239,9 @@ class VllmBackend:
         with quiet(self._verbose):
             try:
                 return list(self._run(self._scoring(requests, min(5, self.max_top_k))))
+            except EngineDied:
+                self.close()
+                raise
             except Exception as error:
                 self.close()
                 raise vllm_engine.refusal(error, self._model_path) from error

@@ -19,7 +19,9 @@ import torch
 
 from kidcore.config.config import EngineSettings
 from kidcore.errors import KidpipeError
+from kidcore.models.backends.base import EngineDied
 from kidcore.models.backends.quiet import quiet
+from kidcore.models.backends.vllm_watch import CoreWatch
 
 _LOGPROBS_BYTES = 2 << 30
 """Bound on the memory that vLLM takes for the log-probabilities of one step, which its own profile leaves out."""
@@ -41,6 +43,7 @@ class Engine:
     """Tokens that the key-value cache holds."""
     step_tokens: int
     """Tokens it computes in a step at most."""
+    watch: CoreWatch
 
 
 _running: list[Engine] = []
@@ -87,7 +90,7 @@ def start(
     step_tokens = llm.vllm_config.scheduler_config.max_num_batched_tokens
     # Blocks times their size is too much where layers of several kinds keep caches of their own.
     capacity = cache.kv_cache_size_tokens or (cache.num_gpu_blocks or 0) * cache.block_size
-    engine = Engine(llm, on_cpu, cache.block_size, capacity, step_tokens)
+    engine = Engine(llm, on_cpu, cache.block_size, capacity, step_tokens, CoreWatch(llm))
     _running.append(engine)
     return engine
 
@@ -102,6 +105,7 @@ def version_and_device(engine: Engine) -> tuple[str, str]:
 def stop(engine: Engine, verbose: bool) -> None:
     """Free the engine's memory and let another one be started in this process."""
     _running.remove(engine)
+    engine.watch.stop()
     _retired.append(engine.llm)
     engine.llm = None
     if engine.on_cpu and _running:
@@ -122,6 +126,21 @@ def refusal(error: Exception, model_path: Path, printed: str = "") -> KidpipeErr
         where=str(model_path),
         fix="set engine.backend = transformers; where memory is short, raise engine.kv_cache_mib (CPU) or engine.gpu_memory",
     )
+
+
+@contextmanager
+def telling_of_death(engine: Engine, model_path: Path) -> Iterator[None]:
+    """Turn whatever is raised within into EngineDied where the engine's process is gone."""
+    try:
+        yield
+    except Exception as error:
+        if not engine.watch.is_dead:
+            raise
+        raise EngineDied(
+            "the process of the vLLM engine ended while it worked: it was killed, or ran out of memory",
+            where=str(model_path),
+            fix="run the same command again: what is finished is kept; where it was memory (dmesg), lower engine.gpu_memory",
+        ) from error
 
 
 def graph_compiler_off(on_cpu: bool) -> AbstractContextManager[object]:
