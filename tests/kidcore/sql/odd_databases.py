@@ -1,9 +1,11 @@
 """Odd databases, made at random in both dialects, and what must hold of each.
 
     python -m tests.kidcore.sql.odd_databases 500
+    python -m tests.kidcore.sql.odd_databases 100 duckdb 7        of one dialect alone, and others than without the 7
 
-Each goes through schema, prompt, ingest and an evaluation of gold against gold. What can be read of it is found out with the
-engine alone, not with the code under test.
+Each goes through schema, prompt and ingest, and all of them through one evaluation of gold against gold: its processes are
+started once then, not twice a database. What can be read of a database is found out with the engine alone, not with the code
+under test.
 """
 
 import shutil
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from eval.databases import Databases
@@ -30,6 +32,7 @@ from kidcore.sql.datasets import DataSet, Example
 from kidcore.sql.sandbox.job import Limits
 from kidcore.sql.sandbox.pool import SandboxPool
 from kidcore.sql.schema.identifiers import always_quoted as q
+from kidcore.sql.schema.tables import Schema
 from kidcore.store.graph import Partition, Task
 from kidpipe.demo.models import train_tokenizer
 from pipeline.ingest import IngestStage
@@ -51,28 +54,18 @@ NAMES = st.one_of(
 TYPES = {
     "sqlite": ["INT", "TEXT", "REAL", "BLOB", "", "VARCHAR(20)", "DECIMAL(10, 2)", "UNSIGNED BIG INT", '"odd, type"', "JSON"],
     "duckdb": [
-        *(
-            "INT",
-            "VARCHAR",
-            "DOUBLE",
-            "BLOB",
-            "DECIMAL(10, 2)",
-            "HUGEINT",
-            "DATE",
-            "TIMESTAMP",
-            "BOOLEAN",
-            "JSON",
-            "INT[]",
-            "UUID",
-        ),
-        *("INT[]", "UUID"),
+        *("INT", "VARCHAR", "DOUBLE", "BLOB", "DECIMAL(10, 2)", "HUGEINT", "DATE", "TIMESTAMP", "BOOLEAN", "JSON", "INT[]"),
+        *("UUID", "INTERVAL", "TIME", "TIMESTAMPTZ", "BIT", "UBIGINT", "FLOAT[2]", "TIMESTAMP_NS", "VARCHAR[][]"),
         *("ENUM ('Red', 'it''s', 'a, b')", 'STRUCT("In Ner" INT, b VARCHAR)', "MAP(INT, VARCHAR)", "UNION(n INT, s VARCHAR)"),
     ],
 }
 VALUES = st.one_of(
     st.none(),
     st.integers(-(2**63), 2**63 - 1),
-    st.floats(allow_nan=False),
+    st.floats(),
+    # Texts that DuckDB casts to its types.
+    st.sampled_from(["2024-02-29", "infinity", "12:34:56.789", "[1, NULL]", '{"a": 1}', "true", "1 month", "101", "[['a'], []]"]),
+    st.sampled_from(["290000-01-01 (BC) 00:00:00", "1.5", "it''s", "00000000-0000-0000-0000-000000000000", "{k=v}", "NaN"]),
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20),
     st.binary(max_size=12),
 )
@@ -184,25 +177,30 @@ class Checker:
         self.pool = pool
         self.tokenizer = train_tokenizer(["SELECT a FROM t", "database: x\nt: a int\n"], 300)
         self.settings = IngestSettings(max_prompt_tokens=1_000_000, max_sql_tokens=100_000)
+        self.folder = Path(tempfile.mkdtemp())
+        self.examples: list[Example] = []
 
     def check(self, made: OddDatabase) -> None:
-        """Raise AssertionError, or whatever our code raised."""
-        folder = Path(tempfile.mkdtemp())
-        try:
-            readable = write(made, folder / "x" / f"x.{made.dialect}")
-            examples = [Example(str(number), "x", "what?", sql) for number, (_path, _columns, sql) in enumerate(readable)]
-            data = DataSet(examples, folder)
-            self._check_schema(data, readable)
-            self._check_ingest(data)
-            golds = {example.example_id: example.gold_sql for example in examples}
-            cache = GoldCache(EvalSettings(exact_match=False), SandboxSettings(workers=1))
-            for verdict in judge(examples, golds, Databases(data.database), cache):
-                assert verdict.kind is VerdictKind.CORRECT, verdict
-        finally:
-            shutil.rmtree(folder)
+        """Raise AssertionError, or whatever our code raised; `check_golds` is to follow."""
+        db_id = f"x{len(list(self.folder.iterdir()))}"
+        readable = write(made, self.folder / db_id / f"{db_id}.{made.dialect}")
+        examples = [Example(f"{db_id}:{number}", db_id, "what?", sql) for number, (_path, _columns, sql) in enumerate(readable)]
+        data = DataSet(examples, self.folder)
+        self._check_schema(data.database(db_id).schema(2), readable)
+        self._check_ingest(data)
+        self.examples += examples
 
-    def _check_schema(self, data: DataSet, readable: list[tuple[tuple[str, ...], list[str], str]]) -> None:
-        schema = data.database("x").schema(2)
+    def check_golds(self) -> None:
+        """Raise AssertionError where a gold of any database so far doesn't score 1 against itself."""
+        data = DataSet(self.examples, self.folder)
+        golds = {example.example_id: example.gold_sql for example in self.examples}
+        cache = GoldCache(EvalSettings(exact_match=False), SandboxSettings(workers=1))
+        verdicts = judge(self.examples, golds, Databases(data.database), cache)
+        assert len(verdicts) == len(self.examples)
+        for verdict in verdicts:
+            assert verdict.kind is VerdictKind.CORRECT, (verdict, golds[verdict.example_id])
+
+    def _check_schema(self, schema: Schema, readable: list[tuple[tuple[str, ...], list[str], str]]) -> None:
         for template in ("compact", "ddl"):
             prompt = write_schema(schema, template)
             for path, columns, _sql in readable:
@@ -227,22 +225,30 @@ class Checker:
 @contextmanager
 def checker() -> Iterator[Checker]:
     with SandboxPool(Limits(timeout_s=20), workers=1) as pool:
-        yield Checker(pool)
+        found = Checker(pool)
+        try:
+            yield found
+        finally:
+            shutil.rmtree(found.folder)
 
 
-def check_many(dialect: str, count: int) -> None:
-    """Check `count` databases of a dialect."""
+def check_many(dialect: str, count: int, number: int = 0) -> None:
+    """Check `count` databases of a dialect, the same ones for the same `number`."""
     with checker() as found:
 
+        @seed(number)
         @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         @given(odd_databases(dialect))
         def check(made: OddDatabase) -> None:
             found.check(made)
 
         check()
+        found.check_golds()
 
 
 if __name__ == "__main__":
-    for name in ("sqlite", "duckdb"):
-        check_many(name, int(sys.argv[1]) // 2)
-        print(f"{int(sys.argv[1]) // 2} {name} databases hold")
+    dialects = sys.argv[2:3] or ["sqlite", "duckdb"]
+    for name in dialects:
+        each = int(sys.argv[1]) // len(dialects)
+        check_many(name, each, int(sys.argv[3]) if sys.argv[3:] else 0)
+        print(f"{each} {name} databases hold")
