@@ -1,6 +1,6 @@
 """A model and examples in, one predicted SQL text an example out, by id; examples whose prompt doesn't fit get a reason."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Backend, Sampling
 from kidcore.models.prompts import PromptBuilder
 from kidcore.models.tokenizers import eos_id, special_ids
-from kidcore.sql.answers import read_answer
+from kidcore.sql.answers import parts_answer, read_answer
 from kidcore.sql.database import Database
 from kidcore.sql.datasets import Example
 from kidcore.sql.named_tables import named_tables
@@ -54,11 +54,11 @@ def generate_predictions(
     tokenizer = builder.tokenizer
     prompts = _prompts(backend, builder, examples, database, predictions)
     predictions.prompts = prompts
-    stop_ids = sorted({eos_id(tokenizer), *special_ids(tokenizer)})
+    structure = _structure(tokenizer)
     asked = [example_id for example_id in prompts for _ in range(sampling.number if sampling else 1)]
-    answers = backend.generate(list(prompts.values()), max_new_tokens, stop_ids, sampling)
+    answers = backend.generate(list(prompts.values()), max_new_tokens, sorted(structure), sampling)
     for done, (example_id, ids) in enumerate(zip(asked, answers, strict=True), 1):
-        text = _text(tokenizer, ids)
+        text = _text(tokenizer, ids, structure)
         predictions.samples.setdefault(example_id, []).append(read_answer(text))
         predictions.texts.setdefault(example_id, []).append(text)
         predictions.answers.setdefault(example_id, ids)
@@ -70,14 +70,24 @@ def generate_predictions(
 
 def answer_questions(backend: Backend, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
     """Greedy SQL for each prompt, given as token ids, by the rule of `read_answer`."""
-    stop_ids = sorted({eos_id(tokenizer), *special_ids(tokenizer)})
-    answers = backend.generate([list(prompt) for prompt in prompts], max_new_tokens, stop_ids, None)
-    return [read_answer(_text(tokenizer, ids)) for ids in answers]
+    structure = _structure(tokenizer)
+    answers = backend.generate([list(prompt) for prompt in prompts], max_new_tokens, sorted(structure), None)
+    return [read_answer(_text(tokenizer, ids, structure)) for ids in answers]
 
 
-def _text(tokenizer: Any, ids: Sequence[int]) -> str:
+def _structure(tokenizer: Any) -> set[int]:
+    """Ids of the tokens that end an answer: all that stand for structure, but for those that part thinking from what is said.
+
+    Without these what was thought and what was said would run into one, and such an answer would end where it begins.
+    """
+    end = eos_id(tokenizer)
+    found = sorted(special_ids(tokenizer) - {end})
+    return {end} | {i for i, token in zip(found, tokenizer.convert_ids_to_tokens(found), strict=True) if not parts_answer(token)}
+
+
+def _text(tokenizer: Any, ids: Sequence[int], structure: Container[int]) -> str:
     # Some tokenizers would tidy spaces before full stops and commas, which SQL's texts may hold.
-    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    return str(tokenizer.decode([i for i in ids if i not in structure], clean_up_tokenization_spaces=False))
 
 
 def _prompts(

@@ -3,60 +3,57 @@
 The rule, in order:
 
 1. **Thinking is no answer.** `<think>...</think>` and its kin go; what comes before a closing tag that was never opened goes
-   (chat templates open it in the prompt); after an opening tag that is never closed nothing is left.
+   (chat templates open it in the prompt); after an opening tag that is never closed nothing is left. Of harmony's channels the
+   final one counts, with or without its control tokens.
 2. **Control tokens** that a tokenizer left as text (`<|im_end|>`, `</s>`) end the answer.
-3. **Of several code blocks the last counts**: fences of three or more ` or ~, with or without a language, on one line or many,
-   never closed too. A last block that is not SQL (a table of results) gives way to the last one that is.
-4. **A label or a sentence that ends in a colon** before the statement ("SQL:") goes.
-5. **What follows the statement's semicolon goes, unless it is SQL**: two statements stay two, and are refused as such. Without a
+3. **What wraps the SQL goes**, where the answer doesn't begin as SQL itself: tags (`<sql>`, `<answer>`, `[SQL]`, a tool call's),
+   JSON (the value of "sql", "query" or the like, else the last text that is SQL), the marks of a block quote, a list's numbers,
+   quotes or emphasis around it all, a program that assigns it.
+4. **Of several the last counts**, be they tags, code blocks, JSON's keys or numbered statements. Code blocks have fences of
+   three or more ` or ~, with or without a language, on one line or many, never closed too. A last block that holds no SQL (a
+   table of results, a program that runs it) gives way to the last one that does.
+5. **A label, a heading or a sentence** before the statement ("SQL:", "**Query**", "sqlite>") goes.
+6. **What follows the statement's semicolon goes, unless it is SQL**: two statements stay two, and are refused as such. Without a
    semicolon only a paragraph that reads as prose goes. Quoted text and comments are looked into by none of these.
 
-Nothing is added or mended, and SQL that stands alone comes back as it is, but for the space around it.
+Nothing is added or mended: JSON's escapes and a tag's `&lt;` are read as what they stand for. SQL that stands alone comes back as
+it is, but for the space around it.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
-from kidcore.sql.lexer import Token, TokenKind, tokens
+from kidcore.sql.lexer import TokenKind, tokens
+from kidcore.sql.statements import begins_statement, next_unquoted, statement_end
+from kidcore.sql.wrappers import enclosed_texts, is_quoted_line, json_texts, last_item, tagged_texts, unquoted_lines
 
 _THOUGHTS = r"think|thinking|thought|thoughts|reason|reasoning|reflection|analysis|scratchpad|seed:think|begin_of_thought"
-# Also Magistral's [THINK], Kimi's ◁think▷ and the <|begin_of_thought|> family.
-_OPEN = re.compile(rf"<\|?(?:{_THOUGHTS})\|?>|\[THINK\]|◁think▷", re.IGNORECASE)
-_CLOSE = re.compile(rf"</(?:{_THOUGHTS})>|<\|(?:/(?:{_THOUGHTS})|end_of_thought)\|>|\[/THINK\]|◁/think▷", re.IGNORECASE)
-_CHANNEL = "<|channel|>final<|message|>"
-"""Opens the answer in the harmony format, where the channels before it are thinking."""
+# Also Magistral's [THINK], Kimi's ◁think▷, Cohere's <|START_THINKING|> and the <|begin_of_thought|> family.
+_OPEN = re.compile(rf"<\|?(?:{_THOUGHTS}|start_thinking)\|?>|\[THINK\]|◁think▷", re.IGNORECASE)
+_CLOSE = re.compile(
+    rf"</(?:{_THOUGHTS})>|<\|(?:/(?:{_THOUGHTS})|end_of_thought|end_thinking)\|>|\[/THINK\]|◁/think▷", re.IGNORECASE
+)
+_FINAL = re.compile(
+    r"<\|channel\|>\s*final\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
+    r"|\A\s*analysis(?=[A-Z]).*assistantfinal|\A(?:assistant)?final(?=[A-Z`{])",
+    re.DOTALL,
+)
+"""Opens the answer in the harmony format, where the channels before it are thinking; also without its control tokens."""
+_PARTS = re.compile(r"<\|(?:channel|message|start|end|constrain|START_RESPONSE)\|>")
+"""Tokens that part an answer from what comes before it, beside those that open and close thinking."""
 
 # Never legal in SQL outside quotes, wherever they stand: the first of them ends the answer.
 _CONTROL = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</s>|<end_of_turn>|<eos>(?=\s*\Z)|<pad>(?=\s*(?:<pad>|\Z))|\[/INST\]"
+    r"|\[/(?:SQL|ANSWER|QUERY)\]|</(?:sql|sql_query|query|answer|final_answer|solution|response|output|code|pre)>",
+    re.IGNORECASE,
 )
 _LEADING = re.compile(
     r"\s*(?:<\|(?!im_end|eot|end)[^|<>\s]{1,40}\|>|<｜(?!end)[^｜<>]{1,40}｜>|<start_of_turn>|<s>|<bos>)\s*(?:(?:assistant|model)\b\s*)?",
     re.IGNORECASE,
 )
-_WRAPPERS = re.compile(
-    r"<(answer|final_answer|final|solution|response|output|sql|query)>(.*?)(?:</\1>|\Z)", re.IGNORECASE | re.DOTALL
-)
-
-_OBJECTS = r"table|view|index|trigger|virtual|unique|temp|temporary|schema|database|type|sequence|macro|function|user|role"
-_GAP = r"(?:\s|--[^\n]*\n|/\*.*?\*/)"
-_STATEMENT = re.compile(
-    rf"""(?:[\s(;]|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*(?:
-      select(?![\w$:]) | values\s*\( | with{_GAP}+(?:recursive\b|(?:"[^"]*"|\[[^\]]*\]|[^\s,(]+){_GAP}*(?:\([^)]*\){_GAP}*)?as\b)
-    | from\s+[^\s,.:]+\s*(?:\Z|;|,|select\b|where\b|join\b|limit\b|group\b|order\b|as\b)
-    | (?:pivot|unpivot|summarize|table)\s+[^\s.:]+\s*(?:\Z|;|on\b)
-    | explain\s+(?:query\b|analyze\b|select\b|with\b) | insert\s+(?:or|into)\b | replace\s+into\b | delete\s+from\b
-    | update\s+\S+\s+set\b | (?:create|drop|alter)\s+(?:or\s+replace\s+)?(?:{_OBJECTS})\b | (?:truncate|merge\s+into)\s
-    | (?:attach|detach|pragma|reindex)\s+\S+ | vacuum\b | load_extension\b | copy\s+\S.*?\b(?:to|from)\b
-    | (?:begin|commit|rollback|end|analyze|checkpoint)\b\s*(?:transaction|work|deferred|immediate|exclusive)?\s*(?:;|\Z)
-    | savepoint\s+\S+\s*(?:;|\Z) | release\s+(?:savepoint\s+)?\S+\s*(?:;|\Z)
-    | (?:install|load|use|call|show|describe)\s+[^\s.:]+\s*(?:;|\Z) | set\s+\S+\s*(?:=|to\b)
-    )""",
-    re.IGNORECASE | re.VERBOSE | re.DOTALL,
-)
-"""How a statement begins; words that are English too count only with what has to follow them in SQL."""
-
 _QUOTES = r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`\n]+`|--[^\n]*|/\*.*?\*/"
 _FENCE = re.compile(r"(?P<fence>`{3,}|~{3,})")
 _FENCE_OR_QUOTE = re.compile(rf"(?P<fence>`{{3,}}|~{{3,}})|{_QUOTES}", re.DOTALL)
@@ -65,33 +62,29 @@ _DIALECTS = ("sqlite", "sqlite3", "duckdb", "postgres", "bigquery")
 _INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
 _OPENER = r"(?=[\s(]*(?:select|with|values|from)\b)"
-_LEAD = re.compile(rf"(?::[\s*_]*|[.!?]\s*\n\s*|\A\s*(?:sql|sqlite)\s+){_OPENER}", re.IGNORECASE)
-"""Ends what stands before the statement: a label, a sentence, or the language of a fence that the prompt opened."""
-_NEXT_LABEL = re.compile(
-    r"#{2,6} |(?:sql\s?result|answer|explanation|notes?|result|output|question|reasoning|thought)\s*:(?!:)", re.IGNORECASE
-)
-_GOES_ON = re.compile(
-    r"""select|distinct|all|from|where|and|or|not|on|by|join|inner|left|right|full|outer|cross|natural|as|group|order|having|limit
-    |offset|union|intersect|except|in|like|glob|is|between|exists|case|when|then|else|with|recursive|values|using|collate|escape
-    |over|partition|filter|any|some|cast|regexp|match|ilike|similar|qualify|window|at|time""",
+_LEAD = re.compile(
+    rf"""(?: :[\s*_]* | [.!?]\s*\n\s* | \A\s*(?:sql|sqlite)\s+ | \A\s*(?:sql|sqlite3?|duckdb|mysql|postgres|D)[>#]\s*
+    | (?:\A|\n)[ ]*(?:\#{{1,6}}[ ][^\n]*|\*\*[^*\n]+\*\*|__[^_\n]+__|-{{3,}})\s*\n\s* | \A\s*(?:[-*+•]|\(?\d{{1,2}}[.)])\s+
+    ){_OPENER}""",
     re.IGNORECASE | re.VERBOSE,
 )
-"""Keywords after which a statement can't end."""
-_CLOSES = re.compile(r"asc|desc|nulls|first|last|end|null|true|false|rows|range|fetch|for|sample|tablesample", re.IGNORECASE)
-"""Further keywords that may stand after a blank line inside a statement."""
-_ENGLISH = re.compile(r"the|this|that|these|we|you|our|your")
-_AFTER = re.compile(r"(?:[\s;]|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*", re.DOTALL)
+"""Ends what stands before the statement: a label, a sentence, a heading, a shell's prompt, or the language of a fence that the
+prompt opened."""
 _MOST_LEADS = 50
+_DEEPEST = 4
+"""Wrappers in one another that are taken off."""
+_INVISIBLE = "\ufeff\u200b\u2060"
 _LONGEST = 200_000
 """Characters; what is longer is left as it is, to be refused by the sandbox."""
 
 
 @dataclass(frozen=True)
 class _Block:
-    """A code block: its language, if it names one, and what stands in it."""
+    """A code block: its language, if it names one, what stands in it, and where."""
 
     language: str
     text: str
+    span: range
 
     @property
     def is_sql(self) -> bool:
@@ -104,35 +97,76 @@ def read_answer(answer: str) -> str:
     """The SQL in what a model said, by the rule above; empty where there is none."""
     if len(answer) > _LONGEST:
         return answer.strip()
-    text = _after_lead(_without_controls(_without_thinking(answer)).strip())
+    return _read(_without_thinking(answer.lstrip(_INVISIBLE)), _DEEPEST)
+
+
+def parts_answer(token: str) -> bool:
+    """Whether a control token parts thinking from the answer, so that text goes on after it and has to be read with it."""
+    return any(pattern.fullmatch(token) for pattern in (_PARTS, _OPEN, _CLOSE))
+
+
+def _read(text: str, depth: int) -> str:
+    text = _without_controls(text).strip()
+    if depth and (item := "" if begins_statement(text) else last_item(text)):
+        return _read(item, depth - 1)
+    text = _after_lead(text)
     bare = begins_statement(text)
     blocks = list(_blocks(text, bare))
+    if not bare and depth and (held := _held(text, blocks, depth - 1)) is not None:
+        return held
     chosen = next((block for block in reversed(blocks) if block.is_sql), None)
     if chosen or (blocks and not bare):
         return _statement(_without_controls((chosen or blocks[-1]).text).strip())
     if fence := _next_fence(text, 0, quoted=bare):
         text = text[: fence.start()].strip()  # it closes what the prompt opened, or has nothing in it
-    if not bare and (wrapped := _WRAPPERS.findall(text)):
-        text = wrapped[-1][1].strip()
     sql = _statement(text)
     inline = [] if begins_statement(sql) else [code.strip() for code in _INLINE.findall(text) if begins_statement(code)]
     return inline[-1] if inline else sql
 
 
-def begins_statement(text: str) -> bool:
-    """Whether the text begins as an SQL statement does, after space, comments and parentheses."""
-    return _STATEMENT.match(text) is not None
+def _held(text: str, blocks: list[_Block], depth: int) -> str | None:
+    """The SQL that something in a text which isn't SQL holds, code blocks of SQL aside; None where nothing does."""
+    fence = _FENCE.search(text)
+    braces = text.find("{") if text[:1] != "[" else 0
+    if 0 <= braces < (fence.start() if fence else len(text)) and (sql := _of_json(text, depth)) is not None:
+        return sql
+    if (sql := _first(tagged_texts(text, [block.span for block in blocks]), depth)) is not None:
+        return sql
+    if (fence is None or is_quoted_line(text, fence.start())) and (plain := unquoted_lines(text)):
+        return _read(plain, depth)
+    for block in reversed(blocks):
+        if block.is_sql:
+            return None
+        if block.text[:1] in ("{", "[") and (sql := _of_json(block.text, depth)) is not None:
+            return sql
+        if block.text[:1] == "<" and (sql := _first(tagged_texts(block.text, ()), depth)) is not None:
+            return sql
+    inside = [block.text for block in reversed(blocks)] or [text]
+    return _first((held for code in inside for held in (*chain(*json_texts(code)), *enclosed_texts(code))), depth)
+
+
+def _of_json(text: str, depth: int) -> str | None:
+    """The SQL in the JSON that a text begins with, or what stands where it should; None where there is no such place."""
+    named, others = json_texts(text)
+    sql = _first((*named, *others), depth)
+    return _read(named[0], depth) if sql is None and named else sql
+
+
+def _first(texts: Iterable[str], depth: int) -> str | None:
+    """The first SQL that is read out of a text."""
+    return next((sql for text in texts if begins_statement(sql := _read(text, depth))), None)
 
 
 def _without_thinking(text: str) -> str:
-    if _CHANNEL in text:
-        return text.rpartition(_CHANNEL)[2]
+    finals = list(_FINAL.finditer(text))
+    if finals:
+        return text[finals[-1].end() :]
     if text.lstrip().startswith("<|channel|>"):
         return ""  # it never came to the final channel
     kept: list[str] = []
     at = 0
     while True:
-        opening, closing = _unquoted(_OPEN, text, at), _unquoted(_CLOSE, text, at)
+        opening, closing = next_unquoted(_OPEN, text, at), next_unquoted(_CLOSE, text, at)
         if closing and (opening is None or closing.start() < opening.start()):
             kept = []  # all of it was thinking: the template opened the tag
             at = closing.end()
@@ -146,16 +180,6 @@ def _without_thinking(text: str) -> str:
             return "".join(kept) + text[at:]
 
 
-def _unquoted(pattern: re.Pattern[str], text: str, at: int) -> re.Match[str] | None:
-    """The next match that is not part of a quoted text on its line."""
-    for match in pattern.finditer(text, at):
-        line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
-        rest = text[match.start() :].partition("\n")[0]
-        if not any(line.count(quote) % 2 and quote in rest for quote in "'\""):
-            return match
-    return None
-
-
 def _without_controls(text: str) -> str:
     """The text up to the first control token outside quotes; those that open a turn are skipped."""
     while lead := _LEADING.match(text):
@@ -164,7 +188,7 @@ def _without_controls(text: str) -> str:
         return text
     if not begins_statement(text):
         # Prose has apostrophes, which are no quotes; a literal keeps its tokens by being closed on its line.
-        found = _unquoted(_CONTROL, text, 0)
+        found = next_unquoted(_CONTROL, text, 0)
         return text[: found.start()] if found else text
     at = 0
     for token in tokens(text):
@@ -179,11 +203,12 @@ def _without_controls(text: str) -> str:
 def _blocks(text: str, bare: bool) -> Iterator[_Block]:
     """The code blocks that hold anything; where the text begins as SQL (`bare`), fences inside its quotes are none."""
     at = 0
+    unclosed: set[str] = set()  # fences that stand alone on no line from here on: looked for once, not once a block
     while opening := _next_fence(text, at, quoted=bare and at == 0):
         content = _content_start(text, opening)
-        closing = _closing_fence(text, content[1], opening.group("fence"))
+        closing = _closing_fence(text, content[1], opening.group("fence"), unclosed)
         end = len(text) if closing is None else closing[0]
-        block = _Block(content[0], text[content[1] : end].strip())
+        block = _Block(content[0], text[content[1] : end].strip(), range(opening.start(), end))
         if block.text:
             yield block
         if closing is None:
@@ -215,12 +240,15 @@ def _content_start(text: str, opening: re.Match[str]) -> tuple[str, int]:
     return language, line_end
 
 
-def _closing_fence(text: str, at: int, fence: str) -> tuple[int, int] | None:
+def _closing_fence(text: str, at: int, fence: str, unclosed: set[str]) -> tuple[int, int] | None:
     """Where the block that `fence` opened ends, and where the text goes on: at a fence of its kind and at least its length.
 
     Quotes hide a fence that shares its line with other text; one that stands alone on its line always closes.
     """
-    alone = re.compile(rf"^[ \t]*{fence[0]}{{{len(fence)},}}[ \t\r]*$", re.MULTILINE).search(text, at)
+    line = re.compile(rf"^[ \t]*{fence[0]}{{{len(fence)},}}[ \t\r]*$", re.MULTILINE)
+    alone = None if fence in unclosed else line.search(text, at)
+    if alone is None:
+        unclosed.add(fence)
     end = alone.start() if alone else len(text)
     for match in _FENCE_OR_QUOTE.finditer(text, at, end):
         start = match.start()
@@ -247,7 +275,7 @@ def _after_lead(text: str) -> str:
     for _ in range(_MOST_LEADS):
         if begins_statement(text[at:]):
             return text[at:].strip()
-        lead = _unquoted(_LEAD, prose, at)
+        lead = next_unquoted(_LEAD, prose, at)
         if lead is None or ";" in text[: lead.start()]:
             return text
         at = lead.end()
@@ -257,46 +285,4 @@ def _after_lead(text: str) -> str:
 def _statement(text: str) -> str:
     """The text without what stands before and after the statement."""
     text = _after_lead(text)
-    return text[: _end(text)].strip() if begins_statement(text) else text
-
-
-def _end(text: str) -> int:
-    """Where the statement that begins the text ends, prose after it left out."""
-    at = depth = 0
-    before: Token | None = None
-    for token in tokens(text):
-        if token.text == ";":
-            tail = text[at + 1 :]
-            if _AFTER.fullmatch(tail) or begins_statement(tail):
-                return len(text)
-            return at + 1
-        if token.kind is TokenKind.SPACE:
-            if depth == 0 and before is not None and token.text.isspace() and "\n" in token.text and _may_end(before):
-                start = at + len(token.text)
-                if _NEXT_LABEL.match(text, start) or (token.text.count("\n") > 1 and _is_prose(text[start:])):
-                    return at
-        else:
-            depth += {"(": 1, ")": -1}.get(token.text, 0)
-            before = token
-        at += len(token.text)
-    return len(text)
-
-
-def _may_end(token: Token) -> bool:
-    if token.kind is TokenKind.SYMBOL:
-        return token.text in (")", "*", "]", "}")
-    return token.kind is not TokenKind.WORD or not _GOES_ON.fullmatch(token.text)
-
-
-def _is_prose(text: str) -> bool:
-    """Whether a paragraph after a statement is none of it: two words in a row that SQL doesn't have, or a mark of Markdown."""
-    if re.match(r"#{1,6} |\*\*[A-Z]\w+|• |\d+\. ", text):
-        return True
-    words = [token for token in tokens(text[:200]) if token.kind is not TokenKind.SPACE][:3]
-    first = words[0].text if words else ""
-    if len(words) < 3 or not first[:1].isupper() or first[1:].isupper() or words[1].kind is not TokenKind.WORD:
-        return False
-    if _ENGLISH.fullmatch(words[1].text):
-        return words[2].kind is TokenKind.WORD
-    is_sql = any(pattern.fullmatch(word.text) for word in words[:2] for pattern in (_GOES_ON, _CLOSES))
-    return not is_sql and (words[2].kind is TokenKind.WORD or words[2].text[0] in "',.")
+    return text[: statement_end(text)].strip() if begins_statement(text) else text

@@ -1,14 +1,17 @@
 """Generation with a real tiny model: prompts as trained with, answers by id, reasons for what can't be asked; exposure."""
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from eval.databases import Databases
 from eval.evaluate import judge_predictions
-from eval.generate import generate_predictions
+from eval.generate import answer_questions, generate_predictions
 from eval.metrics.exposure import measure, requests, score_answers
 from kidcore.config.config import EngineSettings, EvalSettings, IngestSettings
 from kidcore.models import tokenizers
@@ -62,3 +65,30 @@ def test_divergences_of_a_model_from_itself_are_nothing(backend: Backend) -> Non
         score_answers(backend, requests(prompts, answers), top_k=16) for answers in ([[10, 11], [12]], [[13], [14, 15]])
     )
     assert math.isnan(measure(list(zip(golds, golds, strict=True)), list(zip(own, own, strict=True))))
+
+
+class _Says:
+    """A backend's part in an answer: tokens are given until one that ends it."""
+
+    max_length = 512
+
+    def __init__(self, tokenizer: Any, text: str) -> None:
+        self.ids = tokenizer.encode(text, add_special_tokens=False)
+
+    def generate(self, prompts: Sequence[Sequence[int]], _longest: int, stop_ids: Sequence[int], _sampling: object) -> Any:
+        return [list(takewhile(lambda index: index not in stop_ids, self.ids)) for _ in prompts]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|channel|>analysis<|message|>We need SELECT 0<|end|><|start|>assistant<|channel|>final<|message|>SELECT 1<|return|>no",
+        "[THINK]SELECT 0[/THINK]SELECT 1<|return|>no",
+        "<|START_THINKING|>SELECT 0<|END_THINKING|><|START_RESPONSE|>SELECT 1<|END_RESPONSE|>no",
+    ],
+)
+def test_control_tokens_between_thinking_and_answer_end_nothing(tiny_model: Path, text: str) -> None:
+    tokenizer = tokenizers.load_tokenizer(tiny_model)
+    marks = re.findall(r"<\|\w+\|>|\[/?THINK\]", text)
+    tokenizer.add_special_tokens({"additional_special_tokens": sorted(set(marks))})
+    assert answer_questions(_Says(tokenizer, text), tokenizer, [[5]], 64) == ["SELECT 1"]  # type: ignore[arg-type]

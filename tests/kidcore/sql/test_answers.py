@@ -1,5 +1,8 @@
 """From what a model says to the SQL that is judged: fences, thinking, labels, prose and control tokens; nothing invented."""
 
+import html
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -144,6 +147,96 @@ def test_sql_that_stands_alone_comes_back(sql: str) -> None:
     assert read_answer(f"\n{sql}\n") == sql
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"sql": "SELECT 1"}',
+        '{"reasoning": "SELECT 0 is wrong", "SQL": "SELECT 1", "note": "SELECT 2"}',
+        '{"query": "how many?", "final_sql": "SELECT 1"}',
+        '[{"sql": "SELECT 0"}, {"sql": "SELECT 1"}]',
+        '{"answer": {"sql_query": "SELECT 1"}}',
+        '{"result": "```sql\\nSELECT 1\\n```"}',
+        f'Here:\n{F}json\n{{\n  "sql": "SELECT 1"\n}}\n{F}\nDone.',
+        f'{F}sql\nSELECT 0\n{F}\n{F}json\n{{"sql": "SELECT 1"}}\n{F}',
+        f'{F}sql\nSELECT 1\n{F}\n{F}json\n{{"rows": [3]}}\n{F}',
+        'Sure! {"sql": "SELECT 1"} is it.',
+        "{'sql': 'SELECT 1'}",
+        '{"sql": "SELECT 1',
+        '<think>{"sql": "SELECT 0"}</think>\r\n{"sql":\r\n"SELECT 1"}\r\n',
+        '<tool_call>\n{"name": "run", "arguments": {"sql": "SELECT 1"}}\n</tool_call>',
+        "<function=run><parameter=sql>SELECT 1</parameter></function>",
+    ],
+)
+def test_json_as_models_give_it_where_they_are_asked_to(answer: str) -> None:
+    assert read_answer(answer) == "SELECT 1"
+
+
+@pytest.mark.parametrize(
+    ("answer", "sql"),
+    [
+        (r'{"sql": "SELECT a FROM t\nWHERE b = \"x\" AND c = \u0027é\u0027"}', "SELECT a FROM t\nWHERE b = \"x\" AND c = 'é'"),
+        ('{"sql": "SELECT a\nFROM t"}', "SELECT a\nFROM t"),
+        ('{"sql": "SELECT a FROM t WHERE b IN ("x", "y")"}', 'SELECT a FROM t WHERE b IN ("x", "y")'),
+        ('{"sql": "SELEC 1"}', "SELEC 1"),
+        ('{"sql": null}', ""),
+        ('{"sql": ""}', ""),
+        ('{"rows": [1, 2]}', '{"rows": [1, 2]}'),
+        ('SELECT \'{"sql": "SELECT 0"}\'', 'SELECT \'{"sql": "SELECT 0"}\''),
+        ("[" * 5000, "[" * 5000),
+    ],
+)
+def test_what_stands_in_json_is_read_as_json_says(answer: str, sql: str) -> None:
+    assert read_answer(answer) == sql
+
+
+@pytest.mark.parametrize(
+    ("answer", "sql"),
+    [
+        ("<sql>SELECT 1</sql>", "SELECT 1"),
+        ("Why: x\n<answer>\n<sql>SELECT 1</sql>\n</answer>", "SELECT 1"),
+        (f"<answer>{F}sql\nSELECT 1\n{F}</answer>", "SELECT 1"),
+        (f"{F}sql\nSELECT 0\n{F}\n<final_answer>SELECT 1</final_answer>", "SELECT 1"),
+        ("I write it in <answer> tags. <answer>SELECT 1</answer>", "SELECT 1"),
+        (f"I write it in <sql> tags.\n{F}sql\nSELECT 1\n{F}", "SELECT 1"),
+        (f"{F}sql\nSELECT '<sql>SELECT 0</sql>'\n{F}", "SELECT '<sql>SELECT 0</sql>'"),
+        (f"{F}xml\n<sql>SELECT 1</sql>\n{F}", "SELECT 1"),
+        ("<sql_query dialect='sqlite'>\nSELECT 1", "SELECT 1"),
+        ("SELECT 1</sql>\nThis counts", "SELECT 1"),
+        ("<sql><![CDATA[SELECT 1 < 2]]></sql>", "SELECT 1 < 2"),
+        ("<sql>SELECT a &lt; 2 FROM t</sql>", "SELECT a < 2 FROM t"),
+        ("SELECT a[b[1]]>2 FROM t", "SELECT a[b[1]]>2 FROM t"),
+        ("[SQL]SELECT 1[/SQL]", "SELECT 1"),
+        (f"> {F}sql\n> SELECT a\n> FROM t WHERE a > 2\n> {F}", "SELECT a\nFROM t WHERE a > 2"),
+        ("The query:\n> SELECT 1\n> FROM t", "SELECT 1\nFROM t"),
+        (f"{F}sql\nSELECT a FROM t WHERE a\n> (SELECT 1)\n{F}", "SELECT a FROM t WHERE a\n> (SELECT 1)"),
+        ('<|channel|>final <|constrain|>json<|message|>{"sql": "SELECT 1"}<|return|>', "SELECT 1"),
+        ("analysisWe count, SELECT 0.assistantfinalSELECT 1", "SELECT 1"),
+        ("finalSELECT 1", "SELECT 1"),
+        ("1. SELECT 0\n2. SELECT 1\n\nThe second is better.", "SELECT 1"),
+        ("Option 1:\nSELECT 0;\n\n**Option 2:**\nSELECT 1;", "SELECT 1;"),
+        ("1. How many?\nSQL: SELECT 1\n2. And now?\nSQL: SELECT 2", "SELECT 1\n2. And now?\nSQL: SELECT 2"),
+        ("- SELECT 1", "SELECT 1"),
+        ("1. SELECT 1", "SELECT 1"),
+        ("## SQL\n\nSELECT 1", "SELECT 1"),
+        ("**SQL**\r\nSELECT 1\r\n", "SELECT 1"),
+        ("**SELECT 1;**", "SELECT 1;"),
+        ("\"SELECT 'a'\"", "SELECT 'a'"),
+        ("``SELECT `a` FROM t``", "SELECT `a` FROM t"),
+        (f'{F}python\nquery = """SELECT 1"""\nrun(query)\n{F}', "SELECT 1"),
+        (f'{F}sql\nSELECT 1\n{F}\n{F}python\nrun("SELECT 0")\n{F}', "SELECT 1"),
+        (r"The answer is $\boxed{\text{SELECT 1}}$.", "SELECT 1"),
+        ("sqlite> SELECT 1;", "SELECT 1;"),
+        ("\ufeffSELECT 1", "SELECT 1"),
+        ("SELECT a FROM t\nThis query counts the rows.", "SELECT a FROM t"),
+        ("SELECT a FROM t\n---\nExplanation", "SELECT a FROM t"),
+        ("SELECT a FROM t\nConfidence: 0.9", "SELECT a FROM t"),
+        ("SELECT a -- b\n-----\nFROM t\n---\nWHERE a", "SELECT a -- b\n-----\nFROM t\n---\nWHERE a"),
+    ],
+)
+def test_what_wraps_the_sql_goes(answer: str, sql: str) -> None:
+    assert read_answer(answer) == sql
+
+
 _NAMES = st.sampled_from(["a", "T1.b", '"odd; name"', "`c d`", "count(*)", "x.y"])
 _LITERALS = st.text(st.characters(blacklist_characters="'\x00", blacklist_categories=["Cs"]), max_size=12).map(lambda t: f"'{t}'")
 _SPACES = st.sampled_from([" ", "\n", "\n\n", "\t", "\n  ", " -- it's; so\n", " /* ; ``` */ ", "\r\n"])
@@ -192,6 +285,18 @@ def test_any_fence_gives_its_sql_back(sql: str, mark: str, extra: int, tag: str,
     fence = mark * (max(3, 4 if mark in sql and mark * 3 in sql else longest + 1) + extra)
     end = "\n" + indent + after.format(fence=fence) if after else ""
     assert read_answer(f"{before}{indent}{fence}{tag}\n{sql}{end}") == sql
+
+
+@given(
+    statements(), st.sampled_from(["sql", "SQL", "final_query"]), st.sampled_from(["{}", "Here: {}", "```json\n{}\n```", "[{}]"])
+)
+def test_any_sql_in_json_comes_back(sql: str, key: str, around: str) -> None:
+    assert read_answer(around.format(json.dumps({"reason": "why", key: sql}))) == sql
+
+
+@given(statements(), st.sampled_from(["<sql>{}</sql>", "Done: <answer>\n{}\n</answer>", "<answer><sql>{}</sql></answer>"]))
+def test_any_sql_in_tags_comes_back(sql: str, around: str) -> None:
+    assert read_answer(around.format(sql)) == html.unescape(sql)
 
 
 @given(statements(), st.sampled_from(["SQL: ", "Answer:\n", "SQLQuery: ", "**SQL:** ", "Here's your query:\n\n"]))
