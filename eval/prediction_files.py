@@ -16,7 +16,7 @@ from kidcore.sql.answers import read_answer
 from kidcore.sql.datasets import Example
 from kidcore.sql.example_ids import places
 from kidcore.sql.lexer import TokenKind, tokens
-from kidcore.sql.text_files import parse_document, read_text
+from kidcore.sql.text_files import ending, parse_document, read_text, split_lines
 
 Tables = Callable[[str], AbstractSet[str] | None]
 """Table names of a db_id in lower case; None where they can't be read."""
@@ -62,7 +62,7 @@ def read_predictions(path: Path, examples: Sequence[Example], tables: Tables | N
     except KidpipeError as error:
         raise KidpipeError(f"cannot read predictions: {error.what}", where=error.where, fix=error.fix) from error
     head = text.lstrip(" \t\r\n")[:1]
-    if path.suffix != ".jsonl" and head not in ("[", "{"):
+    if ending(path) != ".jsonl" and head not in ("[", "{"):
         return _from_lines(text, path, examples, tables)
     found = parse_document(text, path)
     if isinstance(found, dict) and any(key in found for key in _ID_KEYS):
@@ -175,7 +175,7 @@ def _from_mapping(mapping: Mapping[str, Any], path: Path, examples: Sequence[Exa
 
 def _from_lines(text: str, path: Path, examples: Sequence[Example], tables: Tables | None) -> dict[str, str]:
     """Spider's form: line n is example n's SQL, perhaps with a tab and the db_id."""
-    lines = [line.rstrip("\r") for line in text.split("\n")]
+    lines = [line.rstrip("\r") for line in split_lines(text)]
     if lines and lines[-1] == "":
         lines.pop()
     if len(lines) != len(examples):

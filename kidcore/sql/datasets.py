@@ -129,7 +129,8 @@ def _files(root: Path, layout: _Layout, split: Split, named: str) -> list[Path]:
             raise KidpipeError(f"no such file: {file}", where=f"data.{split}", fix=f"files there: {_listing(root)}")
         return [file]
     groups = layout.train if split == "train" else layout.dev
-    found = [next((root / name for name in names if (root / name).is_file()), None) for names in groups]
+    zipped = [[name + ending for name in names for ending in ("", ".gz")] for names in groups]
+    found = [next((root / name for name in names if (root / name).is_file()), None) for names in zipped]
     files = [file for file in found if file is not None]
     if found[0] is None:
         raise KidpipeError(
@@ -158,7 +159,7 @@ def _databases(root: Path, layout: _Layout, split: Split, named: str) -> Path:
 
 
 def _read_file(file: Path, layout: _Layout, split: Split) -> list[Example]:
-    prefix = "train_others" if file.name == "train_others.json" else split
+    prefix = "train_others" if file.name.removesuffix(".gz") == "train_others.json" else split
     rows = read_json(file)
     if isinstance(rows, dict) and "db_id" in rows:
         rows = [rows]  # JSON Lines of one line, by another name

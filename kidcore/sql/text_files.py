@@ -1,18 +1,24 @@
 """A file of text, JSON or JSON Lines in; its text, its document or its rows out, or an error that says what the file is instead.
 
 For files that people make: what can be read in one way only is read (byte order marks, CRLF, JSON Lines called .json and an array
-called .jsonl), what can't be is named (compressed files, UTF-16, Latin-1), and a key that occurs twice is refused.
+called .jsonl, gzip), what can't be is named (other archives, UTF-16, Latin-1), and a key that occurs twice is refused.
 """
 
+import gzip
+import io
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from kidcore.errors import KidpipeError
 
+_GZIP = b"\x1f\x8b"
+_MOST_UNZIPPED = 1 << 30
+"""Bytes. A small file can hold more text than memory does."""
 _MAGIC = (
-    (b"\x1f\x8b", "gzip", "gunzip it first"),
+    (_GZIP, "gzip within gzip", "gunzip it first"),
     (b"PK\x03\x04", "a zip archive", "unzip it first"),
     (b"\x28\xb5\x2f\xfd", "zstd", "unzstd it first"),
     (b"\xfd7zXZ\x00", "xz", "unxz it first"),
@@ -27,15 +33,16 @@ _SHARE_OF_NULS = 0.2
 
 
 def read_text(path: Path) -> str:
-    """The file's text, without a byte order mark; line ends are kept.
+    """The file's text, or that in a gzip file, without a byte order mark; line ends are kept.
 
     Raises:
-        KidpipeError: it can't be opened, or is not UTF-8 text; says what it looks like.
+        KidpipeError: it can't be opened, holds more than 1 GiB, or is not UTF-8 text; says what it looks like.
     """
     try:
         if not path.is_file():
             raise KidpipeError("no such file" if not path.exists() else "not a file", where=str(path), fix="check the path")
         data = path.read_bytes()
+        data = _unzip(data, path) if data.startswith(_GZIP) else data
     except (OSError, ValueError) as error:
         raise KidpipeError(f"cannot read the file: {error}", where=str(path), fix="check the path") from error
     for magic, name, fix in _MAGIC:
@@ -55,6 +62,31 @@ def read_text(path: Path) -> str:
         raise _not_utf8(path, f"not UTF-8 text ({where}); it looks like Latin-1 (Windows-1252)", "WINDOWS-1252") from None
 
 
+def _unzip(data: bytes, path: Path) -> bytes:
+    try:
+        with gzip.open(io.BytesIO(data)) as file:
+            found = file.read(_MOST_UNZIPPED + 1)
+    except (EOFError, zlib.error, OSError) as error:
+        raise KidpipeError(f"a damaged gzip file: {error}", where=str(path), fix="fetch or make it again") from None
+    if len(found) > _MOST_UNZIPPED:
+        raise KidpipeError(
+            f"a gzip file of more than {_MOST_UNZIPPED >> 20} MiB of text",
+            where=str(path),
+            fix="gunzip it first, if it can be trusted",
+        )
+    return found
+
+
+def ending(path: Path) -> str:
+    """The ending of the file's name in lower case, that before `.gz` for `questions.jsonl.gz`."""
+    return Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a file, which end at newlines only, or at carriage returns where there is no newline at all."""
+    return text.split("\n" if "\n" in text else "\r")
+
+
 def read_json(path: Path) -> Any:
     """The JSON document, or the rows of JSON Lines as a list. Raises as `read_text` and `parse_document`."""
     return parse_document(read_text(path), path)
@@ -69,9 +101,9 @@ def parse_document(text: str, path: Path) -> Any:
         KidpipeError: malformed or too deeply nested JSON, or an object with a key twice (with its line).
     """
     first = text.lstrip(" \t\r\n")[:1]
-    lines = [line.strip(" \t\r") for line in text.split("\n")]
+    lines = [line.strip(" \t\r") for line in split_lines(text)]
     filled = sum(map(bool, lines))
-    is_lines = path.suffix == ".jsonl" and first != "["
+    is_lines = ending(path) in (".jsonl", ".ndjson") and first != "["
     if first == "{" and filled > 1 and not is_lines:
         is_lines = all(line.startswith("{") for line in lines if line)
     if first == "[" and filled > 1:

@@ -1,7 +1,7 @@
 """A file, a folder or the name of a Hugging Face data set in; its rows as plain dictionaries out."""
 
 import importlib.util
-import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,12 @@ from typing import Any
 import polars as pl
 
 from kidcore.errors import KidpipeError
+from kidcore.sql.text_files import ending, read_json, read_text
 
 Row = dict[str, Any]
 _TABLES = (".csv", ".tsv", ".parquet")
 _JSON = (".json", ".jsonl", ".ndjson")
+_ARCHIVES = (".zst", ".xz", ".bz2", ".zip")
 _SPLITS = ("train", "training")
 
 
@@ -20,7 +22,7 @@ def read_rows(questions: str) -> tuple[list[Row], str]:
     """The rows, and what they were read from.
 
     Args:
-        questions: a csv, tsv, json, jsonl or parquet file; a folder that holds one of them or a data set saved by
+        questions: a csv, tsv, json, jsonl (each also .gz) or parquet file; a folder that holds one of them or a data set saved by
             `datasets`; or the name of a data set on the Hugging Face Hub.
 
     Raises:
@@ -31,52 +33,57 @@ def read_rows(questions: str) -> tuple[list[Row], str]:
         return _read_file(path), str(path)
     if path.is_dir():
         return _read_folder(path)
-    if path.exists() or path.suffix in (*_TABLES, *_JSON) or questions.startswith((".", "/", "~")):
+    if path.exists() or ending(path) in (*_TABLES, *_JSON) or questions.startswith((".", "/", "~")):
         raise KidpipeError(f"no such file: {path}", where="--questions", fix="name a csv, tsv, json, jsonl or parquet file")
     return _read_hub(questions), questions
 
 
 def _read_file(path: Path) -> list[Row]:
-    suffix = path.suffix.lower()
+    suffix = ending(path)
     try:
         if suffix == ".parquet":
             return pl.read_parquet(path).to_dicts()
         if suffix in (".csv", ".tsv"):
-            # Everything as text: a question that is a number stays what was written.
-            separator = "\t" if suffix == ".tsv" else _separator(path)
-            return pl.read_csv(path, separator=separator, infer_schema=False, encoding="utf8").to_dicts()
-        if suffix in _JSON:
-            return _read_json(path)
+            return _read_table(path, suffix)
     except (pl.exceptions.PolarsError, ValueError, OSError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise KidpipeError(f"cannot be read: {first}", where=str(path), fix="save it as UTF-8 csv, json or jsonl") from None
+    if suffix in _JSON:
+        return _read_json(path)
+    if suffix in _ARCHIVES:
+        read_text(path)  # says what it is
     raise KidpipeError(
         f"{suffix or 'a file without an ending'} is not read", where=str(path), fix="csv, tsv, json, jsonl or parquet"
     )
 
 
-def _separator(path: Path) -> str:
-    """Comma, or the semicolon of spreadsheets in many languages; the first line tells."""
-    with path.open("rb") as file:
-        head = file.readline()
-    return ";" if head.count(b";") > head.count(b",") else ","
+def _read_table(path: Path, suffix: str) -> list[Row]:
+    text = read_text(path)
+    end = re.search(r"\r\n|\r|\n", text)
+    head = text[: end.start()] if end else text
+    text = text.replace("\r", "\n") if end and end.group() == "\r" else text
+    # The semicolon of spreadsheets in many languages; the first line tells.
+    separator = "\t" if suffix == ".tsv" else ";" if head.count(";") > head.count(",") else ","
+    # Everything as text: a question that is a number stays what was written.
+    return pl.read_csv(text.encode(), separator=separator, infer_schema=False, encoding="utf8").to_dicts()
 
 
 def _read_json(path: Path) -> list[Row]:
     """An array of objects, or one object a line, whatever the file is called."""
-    text = path.read_text(encoding="utf-8-sig")
-    is_array = text.lstrip().startswith("[")
-    # Lines end at newlines only: other line separators may stand inside a question.
-    rows = json.loads(text) if is_array else [json.loads(line) for line in text.split("\n") if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("not a list of objects")
-    return list(rows)
+    found = read_json(path)
+    if isinstance(found, dict):
+        # One row in JSON Lines by another name, or all rows under one key.
+        lists = [value for value in found.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
+        found = lists[0] if len(lists) == 1 else [found]
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise KidpipeError("neither a JSON array of objects nor JSON Lines", where=str(path), fix="give an object a question")
+    return found
 
 
 def _read_folder(folder: Path) -> tuple[list[Row], str]:
     if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
         return _read_saved(folder), str(folder)
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in (*_TABLES, *_JSON))
+    found = sorted(path for path in folder.iterdir() if ending(path) in (*_TABLES, *_JSON))
     named = [path for path in found if path.stem.lower().startswith(_SPLITS)] or found
     if len(named) == 1:
         return _read_file(named[0]), str(named[0])

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kidcore.errors import KidpipeError
-from kidcore.sql.text_files import read_json, read_text, visible
+from kidcore.sql import text_files
+from kidcore.sql.text_files import read_json, read_text, split_lines, visible
 
 ROWS = [{"a": "x\u2028y\u2029z\u0085\x1c\x0b"}, {"a": "é\u202eا\u0301"}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -36,6 +37,30 @@ def test_an_array_is_one_by_any_name(tmp_path: Path, name: str, indent: int | No
     assert read_json(write(tmp_path, name, "\ufeff" + json.dumps(ROWS, indent=indent))) == ROWS
 
 
+@pytest.mark.parametrize("name", ["x.jsonl.gz", "x.json.gz", "x.JSONL.GZ", "x"])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_gzip_is_read_whatever_the_name(tmp_path: Path, name: str, parts: int) -> None:
+    half = len(LINES) // 2 if parts == 2 else 0
+    data = gzip.compress(LINES[:half].encode()) + gzip.compress(LINES[half:].encode())
+    assert read_json(write(tmp_path, name, data)) == ROWS
+    one = gzip.compress(json.dumps(ROWS[0]).encode())
+    assert read_json(write(tmp_path, name, one)) == ([ROWS[0]] if "jsonl" in name.lower() else ROWS[0])
+
+
+def test_more_text_than_is_sane_in_a_small_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, "x.jsonl.gz", gzip.compress(LINES.encode() + b"\n" * 10_000))
+    assert read_json(path) == ROWS
+    monkeypatch.setattr(text_files, "_MOST_UNZIPPED", 1000)
+    with pytest.raises(KidpipeError, match="more than"):
+        read_text(path)
+
+
+def test_lines_end_at_carriage_returns_where_there_is_nothing_else(tmp_path: Path) -> None:
+    assert read_json(write(tmp_path, "x.jsonl", LINES.replace("\n", "\r"))) == ROWS
+    assert split_lines("a\rb") == ["a", "b"]
+    assert split_lines("a\rb\n") == ["a\rb", ""]
+
+
 def test_one_line_is_a_row_where_the_name_says_lines(tmp_path: Path) -> None:
     line = json.dumps(ROWS[0])
     assert read_json(write(tmp_path, "x.jsonl", line)) == [ROWS[0]]
@@ -46,7 +71,11 @@ def test_one_line_is_a_row_where_the_name_says_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (gzip.compress(LINES.encode(), mtime=0), "gzip"),
+        (gzip.compress(LINES.encode(), mtime=0)[:-9], "damaged gzip"),
+        (gzip.compress(LINES.encode(), mtime=0)[:20] + b"x" * 20, "damaged gzip"),
+        (gzip.compress(gzip.compress(b"[]")), "gzip within gzip"),
+        (gzip.compress(LINES.encode("utf-16")), "UTF-16"),
+        (b"\x28\xb5\x2f\xfdrest", "zstd"),
         (b"PK\x03\x04rest", "zip"),
         (b"PAR1rest", "Parquet"),
         (LINES.encode("utf-16"), "UTF-16"),

@@ -1,6 +1,7 @@
 """A user's own questions and databases, in the forms that people have them."""
 
 import csv
+import gzip
 import json
 import sqlite3
 from collections.abc import Callable
@@ -39,9 +40,9 @@ def shop(tmp_path: Path) -> Path:
     return path
 
 
-def write_csv(path: Path, delimiter: str = ",") -> Path:
+def write_csv(path: Path, delimiter: str = ",", line_end: str = "\r\n") -> Path:
     with path.open("w", newline="", encoding="utf-8-sig") as file:
-        writer = csv.DictWriter(file, list(ROWS[0]), delimiter=delimiter)
+        writer = csv.DictWriter(file, list(ROWS[0]), delimiter=delimiter, lineterminator=line_end)
         writer.writeheader()
         writer.writerows(ROWS)
     return path
@@ -54,6 +55,17 @@ def write_json(path: Path) -> Path:
 
 def write_lines(path: Path) -> Path:
     path.write_text("".join(json.dumps(row) + "\r\n" for row in ROWS), encoding="utf-8")
+    return path
+
+
+def write_zipped(path: Path) -> Path:
+    plain = write_csv(path.with_name("plain")) if ".csv" in path.name else write_lines(path.with_name("plain"))
+    path.write_bytes(gzip.compress(plain.read_bytes()))
+    return path
+
+
+def write_nested(path: Path) -> Path:
+    path.write_text(json.dumps({"version": 1, "data": ROWS}), encoding="utf-8")
     return path
 
 
@@ -70,6 +82,10 @@ FORMS: dict[str, Callable[[Path], Path]] = {
     "lines.json": write_lines,
     "q.jsonl": write_lines,
     "q.parquet": write_parquet,
+    "q.csv.gz": write_zipped,
+    "q.jsonl.gz": write_zipped,
+    "under_a_key.json": write_nested,
+    "returns.csv": lambda path: write_csv(path, line_end="\r"),
 }
 
 
@@ -141,6 +157,8 @@ def test_mistakes_are_named_and_nothing_is_written(shop: Path, tmp_path: Path) -
     (tmp_path / "odd.json").write_text('[{"a": 1}]', encoding="utf-8")
     (tmp_path / "bad.json").write_text("[{", encoding="utf-8")
     (tmp_path / "latin.csv").write_bytes("question,sql\ncafé?,SELECT 1\n".encode("latin-1"))
+    (tmp_path / "wide.csv").write_bytes("question,sql\nx,SELECT 1\n".encode("utf-16"))
+    (tmp_path / "packed.jsonl.zst").write_bytes(b"\x28\xb5\x2f\xfd")
     (tmp_path / "nothing").mkdir()
     mistakes: list[tuple[str, Path, dict[str, str], str]] = [
         (str(tmp_path / "missing.csv"), shop, {}, "missing.csv"),
@@ -149,8 +167,10 @@ def test_mistakes_are_named_and_nothing_is_written(shop: Path, tmp_path: Path) -
         (str(good), good, {}, "neither a SQLite nor a DuckDB"),
         (str(good), tmp_path / "nothing", {}, "no database in"),
         (str(tmp_path / "odd.json"), shop, {}, "no column looks like the question"),
-        (str(tmp_path / "bad.json"), shop, {}, "cannot be read"),
-        (str(tmp_path / "latin.csv"), shop, {}, "cannot be read"),
+        (str(tmp_path / "bad.json"), shop, {}, "malformed JSON"),
+        (str(tmp_path / "latin.csv"), shop, {}, "Latin-1"),
+        (str(tmp_path / "wide.csv"), shop, {}, "UTF-16"),
+        (str(tmp_path / "packed.jsonl.zst"), shop, {}, "zstd"),
         (str(good), shop, {"sql": "nope"}, "no column 'nope'"),
         (str(tmp_path), shop, {}, "files in this folder"),
     ]
