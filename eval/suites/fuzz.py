@@ -58,23 +58,29 @@ def make_suite(
     A variant is kept only where it refutes a mutant that none before it did, and every gold still executes on it. Golds that
     don't execute on the original play no part.
 
+    A database that is missing, damaged or not SQLite gets no suite: `unfit` says why.
+
     Raises:
-        KidpipeError: `folder` holds something else than a suite, or a database is missing or not SQLite.
+        KidpipeError: `folder` holds something else than a suite, or no database can have one.
     """
     golds: dict[str, list[str]] = defaultdict(list)
     for example in examples:
         golds[example.db_id].append(example.gold_sql)
+    _require_ours(folder)
     sources = {db_id: database_of(database(db_id), db_id) for db_id in golds}
-    _require_fit(folder, list(sources.values()))
+    faults = {db_id: fault for db_id, source in sources.items() if (fault := unfit(source))}
+    if sources and len(faults) == len(sources):
+        raise next(iter(faults.values()))
     reports: dict[str, DatabaseReport] = {}
     new_cache = partial(GoldCache, settings, sandbox)
     _write_report(folder, seed, reports)
-    for done, (db_id, sqls) in enumerate(sorted(golds.items()), 1):
+    fit = sorted((db_id, sqls) for db_id, sqls in golds.items() if db_id not in faults)
+    for done, (db_id, sqls) in enumerate(fit, 1):
         unique = list(dict.fromkeys(sqls))
         reports[db_id] = _fuzz(db_id, unique, sources[db_id], folder / db_id, num_variants, f"{seed}/{db_id}", new_cache)
         _write_report(folder, seed, reports)
         if progress:
-            progress(done, len(golds))
+            progress(done, len(fit))
     return reports
 
 
@@ -84,19 +90,24 @@ def total(reports: Iterable[DatabaseReport]) -> DatabaseReport:
     return DatabaseReport(*map(sum, zip(*rows, strict=True))) if rows else DatabaseReport(0, 0, 0, 0, 0, 0)
 
 
-def _require_fit(folder: Path, sources: Sequence[Database]) -> None:
-    """Refuse to write where something else would be lost, and databases that no variant can be made of."""
+def _require_ours(folder: Path) -> None:
+    """Refuse to write where something else would be lost."""
     if folder.exists() and not (folder.is_dir() and ((folder / REPORT_FILE).is_file() or not any(folder.iterdir()))):
         raise KidpipeError("there is something else than a test suite", where=str(folder), fix="name a new or an empty folder")
-    for source in sources:
-        if fault := source.fault:
-            raise fault
-        if source.engine != "sqlite":
-            raise KidpipeError(
-                "a test suite can be made of SQLite databases only",
-                where=str(source.path),
-                fix="leave DuckDB databases without a suite, or give kidpipe eval --suite variants made by yourself",
-            )
+
+
+def unfit(source: Database) -> KidpipeError | None:
+    """Why no variant can be made of a database; None where some can."""
+    if fault := source.fault:
+        return fault
+    try:
+        source.schema()
+    except KidpipeError as error:
+        return error
+    if source.engine == "sqlite":
+        return None
+    fix = "leave DuckDB databases without a suite, or give kidpipe eval --suite variants made by yourself"
+    return KidpipeError("a test suite can be made of SQLite databases only", where=str(source.path), fix=fix)
 
 
 def _write_report(folder: Path, seed: int, reports: Mapping[str, DatabaseReport]) -> None:

@@ -1,5 +1,6 @@
 """A SQLite database, values worth meeting and a seed in; a database of the same schema with other contents out."""
 
+import contextlib
 import random
 import shutil
 import sqlite3
@@ -17,6 +18,8 @@ _MISSING_SHARE = 0.1
 _LITERAL_SHARE = 0.35
 _NEAR_SHARE = 0.15
 _DELETED_SHARE = 0.3
+_LARGEST = 2**63 - 1
+"""SQLite's integers end about there."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ def make_variant(source: Path, target: Path, literals: Mapping[str, set[Any]], s
     with closing(sqlite3.connect(target)) as connection:
         connection.text_factory = lambda data: data.decode("utf-8", "replace")
         connection.execute("PRAGMA foreign_keys = OFF")
+        for (trigger,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            connection.execute(f"DROP TRIGGER {_quoted(trigger)}")  # it would change more than is meant, or stop it
         for table in tables:
             _resample(connection, table, tables, literals, generator, table.name.lower() in referenced, aim)
         connection.commit()
@@ -88,10 +93,13 @@ def _resample(
             values = [_draw(generator, pool, wanted, low in strict, aim) for _ in rowids] if pool or wanted else []
         # A check or a unique index that the schema text doesn't show: such a row keeps its value.
         updates = zip(values, rowids, strict=False)
-        connection.executemany(f"UPDATE OR IGNORE {name} SET {quoted} = ? WHERE rowid = ?", updates)
+        # A STRICT column may refuse a value, and an index may need a collation that nobody has: the column keeps its values.
+        with contextlib.suppress(sqlite3.Error):
+            connection.executemany(f"UPDATE OR IGNORE {name} SET {quoted} = ? WHERE rowid = ?", updates)
     if not is_referenced and len(rowids) > 3:
         gone = generator.sample(rowids, int(len(rowids) * generator.uniform(0, _DELETED_SHARE)))
-        connection.executemany(f"DELETE FROM {name} WHERE rowid = ?", [(rowid,) for rowid in gone])
+        with contextlib.suppress(sqlite3.Error):
+            connection.executemany(f"DELETE FROM {name} WHERE rowid = ?", [(rowid,) for rowid in gone])
 
 
 def _part(generator: random.Random, pool: list[Any]) -> list[Any]:
@@ -120,7 +128,8 @@ def _near(generator: random.Random, value: Any, moved: bool) -> Any:
     if isinstance(value, bool) or value is None or isinstance(value, bytes):
         return value
     if isinstance(value, (int, float)):
-        return value + generator.choice((-1, 1)) if moved else value
+        near = value + generator.choice((-1, 1)) if moved else value
+        return near if isinstance(near, float) or abs(near) < _LARGEST else value
     text = value.replace("%", generator.choice(("", "", "x"))).replace("_", "a") if "%" in value else value
     if not moved:
         return text

@@ -14,7 +14,8 @@ from kidcore.models.backends.base import Backend
 from kidcore.models.backends.select import open_backend
 from kidcore.models.prompts import Prompt, PromptBuilder
 from kidcore.models.sources import resolve
-from kidcore.sql.sandbox.job import Job, Limits, QueryResult
+from kidcore.sql.database import database_of
+from kidcore.sql.sandbox.job import Limits, QueryResult
 from kidcore.sql.sandbox.pool import SandboxPool
 from kidpipe.commands.evaluate import find_model
 from kidpipe.commands.prompts import builder_of_model
@@ -25,6 +26,7 @@ _ROWS_SHOWN = 50
 
 def show_prompt(session: Session, question: str, database: Path, model: str, *, evidence: str, as_json: bool) -> None:
     """Print the prompt of a question, or without one the schema alone: what a system message is to carry."""
+    _require_readable(database)
     builder = builder_of_model(session, resolve(find_model(session, model)).path)
     view = builder.view(database, database.stem)
     schema = builder.definition.template.schema(view)
@@ -52,6 +54,7 @@ def ask(
 ) -> list[dict[str, Any]]:
     """Answer one question, or those that are typed until the input ends."""
     config = session.config
+    _require_readable(database)
     source = resolve(find_model(session, model), digests=FileDigests(session.store.root / "digests.json"))
     builder = builder_of_model(session, source.path)
     builder.view(database, database.stem)  # a database that can't be read is said before the model loads
@@ -72,6 +75,13 @@ def ask(
     if as_json:
         session.print_json(answers[0] if question else answers)
     return answers
+
+
+def _require_readable(path: Path) -> None:
+    """Refuse a file that isn't there or is no database, in the words of the option that named it."""
+    fault = database_of(path).fault
+    if fault:
+        raise KidpipeError(fault.what, where=str(path), fix="name a SQLite or DuckDB file: --db FILE")
 
 
 def _typed() -> Iterator[str]:
@@ -107,7 +117,7 @@ def _execute(session: Session, database: Path, sql: str) -> QueryResult:
     sandbox = session.config.sandbox
     limits = Limits(timeout_s=sandbox.timeout_s, memory_mib=sandbox.memory_mib, max_steps=session.config.eval.max_steps)
     with SandboxPool(limits, workers=1) as pool:
-        return pool.execute(Job(str(database), sql))
+        return pool.execute(database_of(database).job(sql))
 
 
 def _as_json(result: QueryResult) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.suites.fuzz import make_suite as make
-from eval.suites.fuzz import total
+from eval.suites.fuzz import total, unfit
 from kidcore.sql.datasets import read
 from kidpipe.commands.evaluate import progress_lines, ticker
 from kidpipe.commands.session import Session, text_table
@@ -16,11 +16,13 @@ def fuzz_suite(session: Session, out: Path, *, variants: int, seed: int, as_json
     config = session.config
     dataset = read(config.data, "dev")
     examples = dataset.examples[: config.eval.limit] if config.eval.limit else dataset.examples
+    faults = {db_id: unfit(dataset.database(db_id)) for db_id in sorted({example.db_id for example in examples})}
+    without = {db_id: fault.what for db_id, fault in faults.items() if fault}
     with progress_lines(session) as bar:
         reports = make(examples, dataset.database, out, variants, seed, config.eval, ticker(bar, "databases"), config.sandbox)
     rows = {**reports, "all": total(reports.values())}
     if as_json:
-        session.print_json({name: asdict(report) for name, report in rows.items()} | {"folder": str(out)})
+        session.print_json({name: asdict(report) for name, report in rows.items()} | {"folder": str(out), "without": without})
     else:
         columns = ("golds", "mutants", "killed at first", "killed", "variants", "equal by keys")
         table = text_table("", {"database": "left"} | dict.fromkeys(columns, "right"))
@@ -30,6 +32,8 @@ def fuzz_suite(session: Session, out: Path, *, variants: int, seed: int, as_json
         session.console.print(table)
         session.console.print("killed: mutants of golds refuted, in percent, by the original database and by the whole suite")
         session.console.print("equal by keys: mutants left out because primary and foreign keys prove them equal to their gold")
+        for name, fault in without.items():
+            session.console.print(f"no suite    {name}: {fault}", markup=False)
         session.console.print(f"use it      kidpipe eval MODEL --suite {out}")
     return {name: asdict(report) for name, report in rows.items()}
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kidcore.errors import KidpipeError
-from kidcore.sql.sandbox.job import Job
+from kidcore.sql.database import database_in
 from kidcore.sql.sandbox.pool import SandboxPool
 from kidpipe.own_data.columns import Columns
-from kidpipe.own_data.databases import copy_databases
+from kidpipe.own_data.databases import copy_databases, kind_of
 from kidpipe.own_data.rows import Row
 from kidpipe.own_data.split import split_rows
 
@@ -62,6 +62,7 @@ def _fix(columns: Columns) -> str:
 def _examples(rows: Sequence[Row], columns: Columns, databases: Mapping[str, Path]) -> tuple[list[Row], Counter[str]]:
     only = next(iter(databases)) if len(databases) == 1 else ""
     left_out: Counter[str] = Counter()
+    faults = _faults(databases)
     kept: list[Row] = []
     for row in rows:
         question, sql = _text(row, columns.question), _text(row, columns.sql)
@@ -70,6 +71,8 @@ def _examples(rows: Sequence[Row], columns: Columns, databases: Mapping[str, Pat
         reason = "without a question" if not question else "without SQL" if not sql else ""
         if not reason and db_id not in databases:
             reason = f"about a database that is not there ({db_id})" if db_id else "without the name of a database"
+        elif not reason and db_id in faults:
+            reason = f"about a database that can't be used ({faults[db_id]})"
         if reason:
             left_out[reason] += 1
             continue
@@ -83,6 +86,17 @@ def _examples(rows: Sequence[Row], columns: Columns, databases: Mapping[str, Pat
     return kept, left_out
 
 
+def _faults(databases: Mapping[str, Path]) -> dict[str, str]:
+    """What is wrong with those files that are no databases."""
+    faults = {}
+    for db_id, path in databases.items():
+        try:
+            kind_of(path)
+        except KidpipeError as error:
+            faults[db_id] = error.what
+    return faults
+
+
 def _text(row: Row, name: str) -> str:
     value = row.get(name) if name else None
     return "" if value is None else str(value).strip()
@@ -92,7 +106,6 @@ def _failures(rows: Sequence[Row], databases: Path) -> list[str]:
     """Messages for gold SQL that does not execute."""
     jobs = []
     for db_id, sql in dict.fromkeys((row["db_id"], row["query"]) for row in rows):
-        file = next((databases / db_id).glob(f"{db_id}.*"))
-        jobs.append(Job(str(file), sql, sql))
+        jobs.append(database_in(databases, db_id).job(sql, sql))
     with SandboxPool() as pool:
         return [f"{result.message or result.kind.value}: {result.key}" for result in pool.run(jobs) if not result.is_ok]

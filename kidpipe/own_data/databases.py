@@ -17,8 +17,10 @@ _DUCKDB_MAGIC = b"DUCK"
 def find_databases(place: Path) -> dict[str, Path]:
     """Database files by id: one file, or every one in a folder and in the folders just below it.
 
+    In a folder they go by their endings; what isn't a database after all, `kind_of` says.
+
     Raises:
-        KidpipeError: nothing is there, or it is no database of SQLite or DuckDB.
+        KidpipeError: nothing is there, or the one file is no database of SQLite or DuckDB.
     """
     if place.is_file():
         kind_of(place)
@@ -30,7 +32,6 @@ def find_databases(place: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted([*place.glob("*"), *place.glob("*/*")]):
         if path.is_file() and path.suffix.lower() in ENDINGS:
-            kind_of(path)
             other = found.setdefault(database_id(path), path)
             if other != path:
                 raise KidpipeError(
@@ -65,7 +66,8 @@ def kind_of(path: Path) -> str:
 def copy_databases(found: Mapping[str, Path], used: Collection[str], folder: Path) -> None:
     """Copy the databases in `used` to <folder>/<id>/<id>.sqlite or .duckdb.
 
-    A SQLite database is copied by SQLite, so that what another program has written but not yet checkpointed comes along.
+    What another program has written but not yet checkpointed comes along: SQLite copies its database itself, and DuckDB's log
+    is copied too.
     """
     for name in sorted(used):
         kind = kind_of(found[name])
@@ -73,7 +75,11 @@ def copy_databases(found: Mapping[str, Path], used: Collection[str], folder: Pat
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         if kind == "duckdb":
+            log = _log_of(target)
+            log.unlink(missing_ok=True)
             shutil.copyfile(found[name], target)
+            if _log_of(found[name]).is_file():
+                shutil.copyfile(_log_of(found[name]), log)
             continue
         try:
             source = sqlite3.connect(f"{found[name].absolute().as_uri()}?mode=ro", uri=True)
@@ -84,3 +90,8 @@ def copy_databases(found: Mapping[str, Path], used: Collection[str], folder: Pat
             raise KidpipeError(
                 f"cannot be copied: {error}", where=str(found[name]), fix="check that it opens in sqlite3"
             ) from None
+
+
+def _log_of(database: Path) -> Path:
+    """DuckDB's log of what isn't in the file yet."""
+    return database.with_name(database.name + ".wal")

@@ -9,13 +9,14 @@ import pytest
 
 from eval.databases import Databases
 from eval.execution import GoldCache
-from eval.suites.fuzz import REPORT_FILE, make_suite
+from eval.suites.fuzz import REPORT_FILE, make_suite, unfit
 from eval.suites.key_proofs import Keys, is_equal_by_keys, read_keys
 from eval.suites.mutants import literals, mutants
 from eval.suites.variants import Aim, make_variant
 from eval.verdicts import judge
 from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.errors import KidpipeError
+from kidcore.sql.database import database_of
 from kidcore.sql.datasets import Example
 from tests.eval.worlds import GOLDS, make_examples, make_world
 
@@ -171,3 +172,21 @@ def test_duckdb_databases_are_refused_before_anything_is_written(tmp_path: Path)
         )
     assert "DuckDB" in caught.value.fix
     assert not (tmp_path / "suite").exists()
+
+
+def test_a_database_that_can_have_no_suite_stops_no_other(tmp_path: Path) -> None:
+    good, duck = tmp_path / "good.sqlite", tmp_path / "duck.sqlite"
+    with closing(sqlite3.connect(good)) as connection, connection:
+        connection.execute("CREATE TABLE t (a INT)")
+        connection.executemany("INSERT INTO t VALUES (?)", [(n,) for n in (1, 2, 2**63 - 1, -(2**63))])
+        connection.execute("CREATE TRIGGER r AFTER UPDATE ON t BEGIN INSERT INTO nowhere VALUES (new.a); END")
+    duckdb.connect(str(duck)).close()
+    (tmp_path / "cut.sqlite").write_bytes(good.read_bytes()[:200])
+    examples = [Example(name, name, "", "SELECT a FROM t WHERE a > 1") for name in ("good", "duck", "cut", "gone")]
+    paths = {name: tmp_path / f"{name}.sqlite" for name in ("good", "duck", "cut", "gone")}
+    assert [bool(unfit(database_of(path))) for path in paths.values()] == [False, True, True, True]
+    reports = make_suite(
+        examples, paths.__getitem__, tmp_path / "suite", num_variants=2, seed=0, settings=SETTINGS, sandbox=SANDBOX
+    )
+    assert list(reports) == ["good"]
+    assert reports["good"].golds == 1

@@ -3,6 +3,7 @@
 import decimal
 import math
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import duckdb
@@ -12,6 +13,7 @@ from kidcore.sql.sandbox.sqlite import Fetched
 
 _CONNECTIONS_KEPT = 4
 _FETCH_ROWS = 1024
+_ZONED = "TIMESTAMP WITH TIME ZONE"
 
 
 class DuckdbEngine:
@@ -52,13 +54,18 @@ class DuckdbEngine:
         if kind != duckdb.StatementType.SELECT:
             return ResultKind.REFUSED, [], 0, f"not a reading statement: {kind.name.lower()}"
         cursor.execute(statements[0])
-        num_columns = len(cursor.description or ())
+        zoned = [_ZONED in str(kind) for _name, kind, *_rest in cursor.description or ()]
+        if any(zoned):
+            cursor.execute(_zones_as_text(statements[0].query, zoned))
+        num_columns = len(zoned)
         if num_columns > self._limits.max_columns:
             return ResultKind.REFUSED, [], 0, f"more than {self._limits.max_columns} columns"
         rows: list[Row] = []
         size = 0
         while batch := cursor.fetchmany(_FETCH_ROWS):
-            plain = [tuple(_plain(value) for value in row) for row in batch]
+            plain = [tuple(map(_plain, row)) for row in batch]
+            if any(zoned):
+                plain = [tuple(map(_tagged, row, zoned)) for row in plain]
             size += sum(_size(row) for row in plain)
             rows += plain
             if len(rows) > self._limits.max_rows:
@@ -106,6 +113,17 @@ class DuckdbEngine:
         _bound_depth(connection, self._limits.max_expression_depth)
         connection.execute("SET lock_configuration = true")
         return connection
+
+
+def _zones_as_text(sql: str, zoned: Sequence[bool]) -> str:
+    """The query with those columns as text: Python values of them need a package that DuckDB doesn't bring."""
+    names = [f"c{number}" for number in range(len(zoned))]
+    chosen = [f"CAST({name} AS VARCHAR)" if is_zoned else name for name, is_zoned in zip(names, zoned, strict=True)]
+    return f"SELECT {', '.join(chosen)} FROM ({sql.rstrip('; ')}\n) AS answer({', '.join(names)})"
+
+
+def _tagged(value: Any, is_zoned: bool) -> Any:
+    return ("datetime", value) if is_zoned and value is not None else value
 
 
 def _bound_depth(connection: Any, ours: int) -> None:

@@ -43,7 +43,7 @@ def read(file: Path, db_id: str, sample_rows: int = 0) -> Schema:
             qualifiers = _qualifiers(space, catalogue)
             where = ".".join(map(always_quoted, (catalogue, space, name)))
             if columns := _columns(connection, where, primary):
-                samples = _samples(connection, where, sample_rows) if sample_rows else ()
+                samples = _samples(connection, where, columns, sample_rows) if sample_rows else ()
                 tables.append(Table(name, columns, sql, foreign, samples, kind, qualifiers))
         return Schema(db_id, tuple(tables), "duckdb")
 
@@ -101,11 +101,14 @@ def _constraints(connection: Any, catalogue: str) -> dict[tuple[str, str], tuple
     return found
 
 
-def _samples(connection: Any, where: str, number: int) -> tuple[tuple[Any, ...], ...]:
+def _samples(connection: Any, where: str, columns: tuple[Column, ...], number: int) -> tuple[tuple[Any, ...], ...]:
+    # As Python values times with a zone need a package that DuckDB doesn't bring.
+    zoned = [always_quoted(column.name) for column in columns if "timestamp with time zone" in column.type]
+    replaced = f" REPLACE ({', '.join(f'CAST({name} AS VARCHAR) AS {name}' for name in zoned)})" if zoned else ""
     timer = threading.Timer(_SAMPLE_SECONDS, connection.interrupt)
     timer.start()
     try:
-        return tuple(connection.execute(f"SELECT * FROM {where} LIMIT {number}").fetchall())
+        return tuple(connection.execute(f"SELECT *{replaced} FROM {where} LIMIT {number}").fetchall())
     except (duckdb.Error, ValueError, OverflowError):
         return ()
     finally:

@@ -56,10 +56,20 @@ def test_a_student_that_would_read_other_tokens_elsewhere_is_refused_before_it_t
     assert not (tmp_path / "artifacts" / "runs" / "first").exists()
 
 
-def test_what_cannot_be_asked_is_said(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
-    missing = cli("ask", "q?", str(tiny_model), "--db", str(tmp_path / "none.sqlite"))
-    assert missing.code == 1
-    assert "database missing" in missing.err
-    nothing = cli("ask", "q?", "--db", str(tmp_path / "none.sqlite"))
+def test_what_cannot_be_asked_is_said(cli: Cli, dataset: DataSet, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.sqlite").write_text("no database", encoding="utf-8")
+    (tmp_path / "empty.duckdb").touch()
+    for name, what in (
+        ("none.sqlite", "missing"),
+        ("text.sqlite", "not a database"),
+        ("empty.duckdb", "empty"),
+        (".", "a folder"),
+    ):
+        for command in (("ask", "q?", str(tiny_model)), ("prompt",)):
+            refused = cli(*command, "--db", str(tmp_path / name))
+            assert refused.code == 1
+            assert what in refused.err
+            assert "--db FILE" in refused.err
+    nothing = cli("ask", "q?", "--db", str(dataset.database(dataset.examples[0].db_id).path))
     assert nothing.code == 1
     assert "no run here is finished" in nothing.err

@@ -244,3 +244,30 @@ def test_a_preset_is_a_valid_configuration(preset: str, tmp_path: Path) -> None:
     for name, value in PRESETS[preset].items():
         section, _, field = name.partition(".")
         assert getattr(getattr(config, section), field) == value
+
+
+def test_rows_in_a_log_come_along_and_a_broken_file_stops_no_other(shop: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "all"
+    (folder / "inner").mkdir(parents=True)
+    shop.rename(folder / "shop.db")
+    (folder / "empty.db").touch()
+    (folder / "inner" / "text.sqlite").write_text("no database", encoding="utf-8")
+    connection = duckdb.connect(str(folder / "duck.duckdb"))
+    connection.execute("PRAGMA disable_checkpoint_on_shutdown")
+    connection.execute("CREATE TABLE sale (price INT)")
+    connection.execute("INSERT INTO sale VALUES (7)")
+    connection.close()
+    rows = [
+        {"question": f"how many in {name}?", "sql": "SELECT count(*) FROM sale", "db": name}
+        for name in ("shop", "empty", "text", "duck", "nowhere")
+    ]
+    questions = tmp_path / "q.json"
+    questions.write_text(json.dumps(rows), encoding="utf-8")
+    report = run(tmp_path / "made", str(questions), folder)
+    assert report["left_out"] == {
+        "about a database that can't be used (empty.db is an empty file)": 1,
+        "about a database that can't be used (text.sqlite is neither a SQLite nor a DuckDB database)": 1,
+        "about a database that is not there (nowhere)": 1,
+    }
+    assert report["failing"] == 0
+    assert set(report["databases"]) == {"duck", "shop"}

@@ -135,6 +135,20 @@ def test_values_compare_by_content(world: Path, pool: SandboxPool) -> None:
     assert first.rows[0][1:3] == (1.5, 2)
 
 
+def test_times_with_a_zone_are_compared_by_content_and_kept_in_order(world: Path, pool: SandboxPool) -> None:
+    """Python values of them would need a package that DuckDB doesn't bring."""
+    day = "TIMESTAMPTZ '2024-01-01 00:00:00+00' + to_days(range::INT)"
+    columns = f"{day} AS a, range, NULL::TIMESTAMPTZ AS a, {{'at': {day}}} AS s"
+    sql = f"SELECT {columns} FROM range(30) ORDER BY range % 7 DESC, range -- x"
+    result = pool.execute(Job(str(world), f"{sql}\n;"))
+    assert result.is_ok, result.message
+    assert [row[1] for row in result.rows] == sorted(range(30), key=lambda n: (-(n % 7), n))
+    assert result.rows[0] == (("datetime", "2024-01-07 00:00:00+00"), 6, None, ("datetime", "{'at': '2024-01-07 00:00:00+00'}"))
+    earlier = pool.execute(Job(str(world), "SELECT TIMESTAMPTZ '2024-01-07 02:00:00+02'"))
+    assert earlier.rows == [(("datetime", "2024-01-07 00:00:00+00"),)]
+    assert pool.execute(Job(str(world), "FROM (VALUES (TIMESTAMPTZ '2024-01-07 02:00:00+02'))")).rows == earlier.rows
+
+
 def test_verdicts_in_duckdbs_dialect(world: Path) -> None:
     gold = "SELECT country, COUNT(*) AS n FROM singer GROUP BY ALL ORDER BY ALL"
     settings = EvalSettings(exact_match=False)

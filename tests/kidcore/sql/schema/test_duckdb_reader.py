@@ -120,3 +120,13 @@ def test_rows_in_the_log_are_read_and_nothing_is_written(tmp_path: Path) -> None
     assert set(before) == {"x.duckdb", "x.duckdb.wal"}
     assert read(tmp_path / "x.duckdb", "x", 1).tables[0].samples == ((7,),)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_rows_with_times_of_a_zone_are_shown(tmp_path: Path) -> None:
+    day = "2024-01-01 02:00:00+02"
+    schema = made(
+        tmp_path / "x.duckdb",
+        'CREATE TABLE t ("the day" TIMESTAMPTZ, n INT, s STRUCT(d TIMESTAMPTZ))',
+        f"INSERT INTO t VALUES ('{day}', 1, {{'d': '{day}'}})",
+    )
+    assert schema.tables[0].samples == (("2024-01-01 00:00:00+00", 1, "{'d': '2024-01-01 00:00:00+00'}"),)
