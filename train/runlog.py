@@ -8,14 +8,18 @@ from types import TracebackType
 from typing import Any
 
 from train.checkpoint import not_written
+from train.tracking import Trackers
 
 
 class RunLog:
     """An append-only log that can be cut back to what a checkpoint knew, so that no step is in it twice."""
 
-    def __init__(self, path: Path | None, size: int) -> None:
-        """Open `path` and drop everything behind its first `size` bytes; None keeps no log."""
+    def __init__(self, path: Path | None, size: int, trackers: Trackers | None = None) -> None:
+        """Open `path` and drop everything behind its first `size` bytes; None keeps no log. `trackers` get each line too."""
         self._path = path or Path(os.devnull)
+        self._trackers = trackers
+        if trackers is not None and path is not None:
+            trackers.follow(path, size)
         # Unbuffered, or closing the file after a failed write would try it again.
         self._file = self._path.open("ab", buffering=0)
         self._is_kept = path is not None
@@ -29,6 +33,8 @@ class RunLog:
             self._file.write((json.dumps(dict(figures)) + "\n").encode())
         except OSError as error:
             raise not_written(self._path, error) from error
+        if self._trackers is not None:
+            self._trackers.log(figures)
 
     def commit(self) -> int:
         """Make everything durable; returns the size in bytes, for the checkpoint."""

@@ -40,6 +40,7 @@ from train.student.placement import place
 from train.student.ranks import Ranks
 from train.student.sharding import whole
 from train.student.student import copy_student, load_student, save_student, student_state
+from train.tracking import Trackers, check_trackers, open_trackers
 
 _Make = Callable[[list[TrainingExample]], MicroBatches | list[TrainingExample]]
 _LOG = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ def run(
     assert METHODS[settings.method].is_online == (online is not None), "online methods, and no others, need an OnlineSetup"
     ranks = ranks or Ranks(device=torch.device(device))
     settings = settled(settings, student_path)
+    check_trackers(settings)
     heard = logging.DEBUG if verbose else logging.INFO
     logging.getLogger("train").setLevel(heard if ranks.is_first else logging.CRITICAL)
     keep_memory_flat()
@@ -88,12 +90,13 @@ def run(
             settings = fitted(settings, student_path, ranks)
             with (
                 StopRequest() as stop,
+                open_trackers(settings, out, is_first=ranks.is_first) as trackers,
                 Loader(workers) as loader,
                 open_engine(settings, online, student_path, ranks.device) as engine,
             ):
                 try:
                     session = _Session(
-                        settings, source, student_path, out, ranks, checkpoints, loader, online, engine, companions
+                        settings, source, student_path, out, ranks, checkpoints, loader, online, engine, companions, trackers
                     )
                     finished = session.train(stop, teacher, show=progress)
                 except KeyboardInterrupt:
@@ -133,10 +136,11 @@ class _Session:
         online: OnlineSetup | None,
         engine: VllmStudent | None,
         companions: Path | None,
+        trackers: Trackers,
     ) -> None:
         torch.manual_seed(settings.seed)
         self._settings, self._origin, self._out, self._ranks = settings, origin, out, ranks
-        self._checkpoints, self._loader, self._companions = checkpoints, loader, companions
+        self._checkpoints, self._loader, self._companions, self._trackers = checkpoints, loader, companions, trackers
         self._data, self._eos_id = Dataset(source, settings), source.eos_id
         self._known: GoldKnowledge | None = None
         placed = place(load_student(origin, torch.device("cpu"), settings), settings, ranks)
@@ -167,7 +171,8 @@ class _Session:
         self._say_where()
         first, nll, is_first = self._progress.step, math.nan, self._ranks.is_first
         display = Display(self._num_steps, first, show=show and is_first)
-        with RunLog(self._out / "log.jsonl" if is_first else None, self._progress.log_bytes) as log, display:
+        path = self._out / "log.jsonl" if is_first else None
+        with RunLog(path, self._progress.log_bytes, self._trackers) as log, display:
             if not first:
                 self._look_at_start(log, teacher)
             display.evaluated(0, self._progress.start_nll)

@@ -5,7 +5,7 @@ Those of the stages in which models fill, score and answer are stage_settings'.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from kidcore.config.settings import Dtype, Identity, Input, Later, ModelName, Place, Runtime, Section
 from kidcore.config.stage_settings import (
@@ -27,6 +27,15 @@ Parallel = Literal["auto", "ddp", "fsdp"]
 BackendName = Literal["auto", "vllm", "transformers"]
 FilePath = Annotated[str, Place.PATH]
 TemplateName = Annotated[str, Place.TEMPLATE]
+Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
+
+
+def _listed(value: Any) -> Any:
+    """The texts of a list that was written as one text, with commas."""
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+
+Trackers = Annotated[tuple[Tracker, ...], BeforeValidator(_listed)]
 
 
 PROMPT_TEMPLATES = ("compact", "ddl", "values")
@@ -215,6 +224,9 @@ class TrainSettings(Section):
     save_every: Runtime[int] = Field(0, ge=0, description="steps between checkpoints; 0 = with each evaluation")
     save_minutes: Runtime[float] = Field(
         15.0, ge=0, description="minutes between checkpoints, beside save_every; 0 = no such ones"
+    )
+    report_to: Runtime[Trackers] = Field(
+        (), description="where figures go beside log.jsonl, one or a list: tensorboard, wandb, trackio, mlflow"
     )
     dtype: Identity[Dtype] = Field("auto", description="precision of forward and backward; auto = bfloat16 on GPUs that have it")
     lora_rank: Identity[int] = Field(0, ge=0, description="rank of LoRA adapters on the linear layers; 0 = train all weights")

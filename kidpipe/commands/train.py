@@ -37,6 +37,7 @@ from train.online.setup import OnlineSetup
 from train.results import TrainResult
 from train.schedule import settled
 from train.student.ranks import open_ranks
+from train.tracking import check_trackers
 from train.trainer import run
 
 _LOG = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "", is_te
     """
 
     settings = session.config.train
+    check_trackers(settings)
     if is_teacher_asked:
         _refuse_idle_teacher(settings)
     with open_ranks(_device(session)) as ranks:
