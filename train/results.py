@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kidcore.method.knowledge import GoldKnowledge
+from kidcore.method.overlap import Overlap
 from train.checkpoint import write_json
 
 _STORED = ("steps", "best_step", "best_nll", "final_nll", "start_nll", "seconds")
 """Figures of a TrainResult that result.json holds."""
 _KNOWLEDGE = ("start_knowledge", "final_knowledge")
+_OVERLAP = ("start_overlap", "final_overlap")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,9 @@ class TrainResult:
     start_knowledge: GoldKnowledge | None = None
     """Of the holdout's gold, by the student as it was given; None without a holdout, and in runs of an older kidpipe."""
     final_knowledge: GoldKnowledge | None = None
+    start_overlap: Overlap | None = None
+    """Of the student's likeliest tokens with the teacher's stored ones, on the holdout; None without stored scores there."""
+    final_overlap: Overlap | None = None
 
 
 def read_result(out: Path) -> TrainResult | None:
@@ -43,9 +48,17 @@ def read_result(out: Path) -> TrainResult | None:
     # Runs of an older kidpipe did not look at their start.
     figures = {"start_nll": None} | json.loads(path.read_text(encoding="utf-8"))
     start, final = (GoldKnowledge.from_json(figures.pop(name, None)) for name in _KNOWLEDGE)
+    overlaps = [Overlap.from_json(figures.pop(name, None)) for name in _OVERLAP]
     figures = {name: math.nan if value is None else value for name, value in figures.items()}
     return TrainResult(
-        **figures, best=out / "best", last=out / "last", was_finished=True, start_knowledge=start, final_knowledge=final
+        **figures,
+        best=out / "best",
+        last=out / "last",
+        was_finished=True,
+        start_knowledge=start,
+        final_knowledge=final,
+        start_overlap=overlaps[0],
+        final_overlap=overlaps[1],
     )
 
 
@@ -54,16 +67,18 @@ def write_result(out: Path, result: TrainResult) -> None:
     figures = {name: value for name, value in asdict(result).items() if name in _STORED}
     # JSON has no nan; null stands for it.
     plain = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in figures.items()}
-    known = {"start_knowledge": result.start_knowledge, "final_knowledge": result.final_knowledge}
-    write_json(out / "result.json", plain | {name: None if x is None else x.as_json() for name, x in known.items()})
+    known = {name: getattr(result, name) for name in (*_KNOWLEDGE, *_OVERLAP)}
+    # Runs that teach no stored scores have no word on them.
+    said = {name: None if x is None else x.as_json() for name, x in known.items() if x is not None or name in _KNOWLEDGE}
+    write_json(out / "result.json", plain | said)
 
 
-def start_knowledge(out: Path) -> GoldKnowledge | None:
-    """What the student as it was given thought of the holdout's gold, from the log: the run may have been interrupted since."""
+def start_figures(out: Path) -> tuple[GoldKnowledge | None, Overlap | None]:
+    """The student as it was given, on the holdout's gold and scores, from the log: the run may have been interrupted since."""
     try:
         with (out / "log.jsonl").open(encoding="utf-8") as log:
             line = json.loads(next(log))
     except (OSError, StopIteration, ValueError):
-        return None
+        return None, None
     is_start = isinstance(line, dict) and line.get("step") == 0
-    return GoldKnowledge.from_json(line.get("on_gold")) if is_start else None
+    return (GoldKnowledge.from_json(line.get("on_gold")), Overlap.from_json(line.get("overlap"))) if is_start else (None, None)

@@ -11,13 +11,14 @@ from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.method.knowledge import GoldKnowledge
 from kidcore.method.methods import METHODS, gold_weight
+from kidcore.method.overlap import Overlap
 from kidcore.models.trees.layout import PackLayout
 from train.data.distribute import MicroBatcher, MicroBatches, idle_pack
 from train.data.examples import Counts, TrainingExample
 from train.data.packing import Pack
 from train.data.sampler import hashed
 from train.loss.head import Objective, head_loss
-from train.loss.knowledge import NUM_SUMS, gold_sums
+from train.loss.knowledge import NUM_GOLD, NUM_SUMS, knowledge_sums
 from train.loss.losses import Divergence
 from train.loss.weights import divergence_of
 from train.student.layout import head_of, hidden_states
@@ -67,6 +68,8 @@ class StepMetrics:
     packs: int
     knowledge: GoldKnowledge | None = None
     """Of gold, where an evaluation was told the end of sequence."""
+    overlap: Overlap | None = None
+    """With the teacher's stored ids, at the same time; None where there are none."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,8 @@ class Runner:
             trunk_tokens=int(trunk_tokens),
             naive_tokens=naive_tokens,
             packs=int(packs),
-            knowledge=GoldKnowledge.of(knowledge) if knows else None,
+            knowledge=GoldKnowledge.of(knowledge[:NUM_GOLD]) if knows else None,
+            overlap=Overlap.of(knowledge[NUM_GOLD:]) if knows else None,
         )
 
     def _run(
@@ -152,7 +156,7 @@ class Runner:
             sums = hidden_RD.new_zeros(2 + NUM_SUMS, dtype=torch.float64)
             sums[0], sums[1] = result.mle_sum, result.kd_sum
             if eos_id is not None:
-                sums[2:] = gold_sums(hidden_RD, *head, pack.targets, eos_id)
+                sums[2:] = knowledge_sums(hidden_RD, *head, pack.targets, eos_id)
             return result.loss, sums
 
         with self._autocast():

@@ -18,6 +18,7 @@ from kidcore.errors import KidpipeError
 from kidcore.interrupt import StopRequest
 from kidcore.method.knowledge import GoldKnowledge, students_advantage
 from kidcore.method.methods import METHODS
+from kidcore.method.overlap import Overlap
 from kidcore.models.backends.vllm_student import VllmStudent
 from train.allocator import keep_memory_flat, release_free_memory
 from train.checkpoint import Checkpoints, RunProgress, commit_folder
@@ -32,7 +33,7 @@ from train.memory import fitted
 from train.online.online import Online, prepare_together
 from train.online.rollouts import open_engine
 from train.online.setup import OnlineSetup
-from train.results import TrainResult, read_result, start_knowledge, write_result
+from train.results import TrainResult, read_result, start_figures, write_result
 from train.runlog import RunLog
 from train.schedule import learning_rate, make_optimizer, settled
 from train.step import Runner, RunObjective, StepMetrics
@@ -143,6 +144,7 @@ class _Session:
         self._checkpoints, self._loader, self._companions, self._trackers = checkpoints, loader, companions, trackers
         self._data, self._eos_id = Dataset(source, settings), source.eos_id
         self._known: GoldKnowledge | None = None
+        self._overlap: Overlap | None = None
         placed = place(load_student(origin, torch.device("cpu"), settings), settings, ranks)
         self._model, dtype = placed.model, placed.autocast_dtype
         self._runner = Runner(self._model, ranks.device, placed.layout, settings.pack_tokens, dtype, ranks, placed.sharded)
@@ -221,6 +223,8 @@ class _Session:
                 _LOG.info("the teacher on gold, %d questions: %s", teacher.answers, teacher)
                 for advantage in students_advantage(student, teacher):
                     _LOG.warning("%s", advantage)
+        if self._overlap is not None:
+            _LOG.info("on the holdout %s", self._overlap)
 
     def _keep_best(self, nll: float) -> None:
         if nll < self._progress.best_nll or not self._data.num_held_out:
@@ -279,8 +283,9 @@ class _Session:
         examples = self._online.held_out(gold) if self._online else gold
         figures = self._runner.evaluate(examples, self._recipe, self._eos_id)
         assert figures.knowledge is not None
-        self._known = figures.knowledge
+        self._known, self._overlap = figures.knowledge, figures.overlap
         line = {"kind": "eval", "step": step, **self._figures(figures), "on_gold": figures.knowledge.as_json()}
+        line |= {} if figures.overlap is None else {"overlap": figures.overlap.as_json()}
         log.write(line | {"seconds": time.perf_counter() - began})
         return figures.mle
 
@@ -327,5 +332,6 @@ class _Session:
     def _result(self, final_nll: float, best: Path, last: Path) -> TrainResult:
         done = self._progress
         nlls = (done.best_nll, final_nll, done.start_nll)
-        known = (start_knowledge(self._out), self._known)
-        return TrainResult(self._num_steps, done.best_step, *nlls, done.seconds, best, last, False, *known)
+        (start, first), known, overlap = start_figures(self._out), self._known, self._overlap
+        seconds = done.seconds
+        return TrainResult(self._num_steps, done.best_step, *nlls, seconds, best, last, False, start, known, first, overlap)

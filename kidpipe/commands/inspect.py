@@ -10,6 +10,7 @@ import pyarrow as pa
 from rich.text import Text
 
 from kidcore.errors import KidpipeError
+from kidcore.method.overlap import MOST_COMPARED, Overlap
 from kidcore.models.tokenizers import load_tokenizer
 from kidcore.sql.example_ids import places
 from kidcore.store.arrow import lists
@@ -28,7 +29,7 @@ def inspect(session: Session, example_id: str, view: int, *, as_json: bool) -> N
     """Show gold, masked, predicted and imperfect SQL of one example, and the predictor's best at each hole."""
     store, manifest = session.store, session.manifest()
     part, place, example_id = _locate(store, manifest, example_id)
-    stages = ("ingest", "predict", "verify", "rewrite", "outcome")
+    stages = ("ingest", "predict", "verify", "rewrite", "outcome", "score")
     rows = {stage: _find(store, part, stage, example_id, view) for stage in stages}
     ingest = rows["ingest"]
     assert ingest is not None, example_id
@@ -44,16 +45,22 @@ def inspect(session: Session, example_id: str, view: int, *, as_json: bool) -> N
         return str(tokenizer.decode([token], clean_up_tokenization_spaces=False)) if token >= 0 else ""
 
     holes = _holes(predict, rows["verify"] or predict, ingest["gold_ids"], decode)
+    overlap = _overlap(predict, rows["score"]) if _is_students(manifest) else None
     made = _makers(store, part, view)
     if as_json:
         texts = {name: ingest[name] for name in ("db_id", "question", "gold_sql")}
         names = {"example_id": place, "content_id": example_id}
         session.print_json(
-            names | texts | {"view": view, "imperfect_sql": rewrite["imperfect_sql"], "holes": holes, "made": made}
+            names
+            | texts
+            | {"view": view, "imperfect_sql": rewrite["imperfect_sql"], "holes": holes, "made": made}
+            | ({} if overlap is None else {"overlap": overlap.as_json()})
         )
         return
     name = place if place == example_id else f"{place} ({example_id})"
     _print_example(session, name, ingest, rewrite, rows["outcome"] or {}, holes, decode)
+    if overlap is not None:
+        session.console.print(f"overlap     at the holes {overlap}", markup=False)
     for stage, maker in made.items():
         session.console.print(f"{stage:<11} made by {Maker.parse(maker) or 'what is not recorded'}", markup=False)
 
@@ -140,6 +147,30 @@ def _holes(predict: dict[str, Any], picked: dict[str, Any], gold: Any, decode: C
         | ({"accepted": bool(picked["accepted"][hole])} if "accepted" in picked else {})
         for hole, (position, filled) in enumerate(zip(predict["masked"], picked["filled_ids"], strict=True))
     ]
+
+
+def _is_students(manifest: Manifest) -> bool:
+    """Whether it was a student that predicted: its scores at the holes are stored then."""
+    settings = manifest.stages["predict"].settings
+    is_students: bool = settings["predict.predictor"] == "student" or settings["predict.fill"] == "verify"
+    return is_students
+
+
+def _overlap(predict: dict[str, Any], score: dict[str, Any] | None) -> Overlap | None:
+    """A student's stored predictions at the holes against the teacher's stored scores there, each behind a prefix of its own."""
+    if score is None:
+        return None
+    ends = np.cumsum(score["topk_count"])
+    count = len(predict["masked"])
+    ids, logprobs = predict["hole_ids"].reshape(count, -1), predict["hole_logprobs"].reshape(count, -1)
+    sums = np.zeros(5)
+    for hole, position in enumerate(predict["masked"]):
+        number = int(score["topk_count"][position])
+        stored = score["topk_ids"][ends[position] - number : ends[position]]
+        is_stored = np.isin(ids[hole], stored)
+        compared = min(number, MOST_COMPARED, ids.shape[1])
+        sums += (1, is_stored[0], compared, is_stored[:compared].sum(), np.exp(logprobs[hole])[is_stored].sum())
+    return Overlap.of(sums.tolist())
 
 
 def _print_example(

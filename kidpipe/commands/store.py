@@ -9,6 +9,7 @@ from typing import Any
 
 from kidcore.errors import KidpipeError
 from kidcore.method.knowledge import GoldKnowledge
+from kidcore.method.overlap import Overlap
 from kidcore.store.footers import known_bytes
 from kidcore.store.kept_knowledge import read_knowledge
 from kidcore.store.makers import Maker, mixtures, read_summary
@@ -61,6 +62,8 @@ def status(session: Session, *, as_json: bool) -> None:
         for when in ("start", "final"):
             if (known := GoldKnowledge.from_json(run[f"{when}_on_gold"])) is not None:
                 session.console.print(f"              {when}: {known}", markup=False)
+            if (overlap := Overlap.from_json(run[f"{when}_overlap"])) is not None:
+                session.console.print(f"              {when}: {overlap}", markup=False)
 
 
 def _made_lines(made: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
@@ -91,6 +94,7 @@ def _runs(store: Store) -> list[dict[str, Any]]:
         result = store.read_json(f"runs/{folder.name}/result.json") or {}
         state = "finished" if (folder / "last").is_dir() else "unfinished"
         known = {f"{when}_on_gold": result.get(f"{when}_knowledge") for when in ("start", "final")}
+        known |= {f"{when}_overlap": result.get(f"{when}_overlap") for when in ("start", "final")}
         step = max((int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoints/step-*[0-9]")), default=0)
         figures = {"saved_step": step or None, "best_nll": result.get("best_nll"), "scores": _scores(store, folder)}
         runs.append({"name": folder.name, "state": state, "changed": _when(folder / "log.jsonl"), **figures, **known})

@@ -15,6 +15,7 @@ from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
 from kidcore.method.knowledge import GoldKnowledge, students_advantage
 from kidcore.method.methods import METHODS, last_stage, stages_read
+from kidcore.method.overlap import Overlap
 from kidcore.models.sources import ModelSource, resolve
 from kidcore.models.tokenizers import load_tokenizer, require_same
 from kidcore.store.kept_knowledge import read_knowledge
@@ -167,7 +168,9 @@ def _on_gold(result: TrainResult, teacher: GoldKnowledge | None) -> dict[str, An
     start, final = result.start_knowledge, result.final_knowledge
     known = {"start_on_gold": start, "final_on_gold": final, "teacher_on_gold": teacher}
     warnings = students_advantage(start, teacher) if start is not None and teacher is not None else []
-    return {name: None if value is None else value.as_json() for name, value in known.items()} | {"warnings": warnings}
+    overlaps = {"start_overlap": result.start_overlap, "final_overlap": result.final_overlap}
+    figures = {name: None if value is None else value.as_json() for name, value in (known | overlaps).items()}
+    return figures | {"warnings": warnings}
 
 
 def _show(session: Session, summary: dict[str, Any], *, as_json: bool) -> None:
@@ -182,6 +185,9 @@ def _show(session: Session, summary: dict[str, Any], *, as_json: bool) -> None:
     for name, said in (("start_on_gold", "on gold"), ("final_on_gold", "at the end")):
         if (known := GoldKnowledge.from_json(summary[name])) is not None:
             session.console.print(f"{said:<11} {known}")
+    for name, said in (("start_overlap", "overlap"), ("final_overlap", "at the end")):
+        if (overlap := Overlap.from_json(summary[name])) is not None:
+            session.console.print(f"{said:<11} {overlap}")
     session.console.print(f"student     {Path(summary['run']) / 'best'}")
     session.console.print(f"next        {summary['next']}", markup=False, soft_wrap=True)
 

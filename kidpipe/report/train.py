@@ -17,6 +17,8 @@ _HELD_OUT = {
     "gold_nll": "NLL of gold, held out",
     "first_choice": "Share of gold tokens that are the student's first choice, held out",
     "stop_nll": "NLL of the end of sequence after gold, held out",
+    "top_inside": "Share of the student's likeliest tokens among the teacher's stored ones, held out",
+    "mass_inside": "The student's probability of the teacher's stored tokens, held out",
 }
 _SMOOTHED = 400
 """Points per line; longer logs are averaged over windows."""
@@ -48,10 +50,14 @@ def read_log(run: Path) -> pl.DataFrame | None:
         except ValueError:
             continue
         if isinstance(row, dict) and "kind" in row and "step" in row:
-            known = row.pop("on_gold", None)
-            figures = {name: known.get(name) for name in ("first_choice", "stop_nll")} if isinstance(known, dict) else {}
-            rows.append(row | figures)
+            known, overlap = row.pop("on_gold", None), row.pop("overlap", None)
+            rows.append(row | _of(known, "first_choice", "stop_nll") | _of(overlap, "top_inside", "mass_inside"))
     return pl.DataFrame(rows, infer_schema_length=None) if rows else None
+
+
+def _of(figures: Any, *names: str) -> dict[str, Any]:
+    """Some of the figures; none where a log has none."""
+    return {name: figures.get(name) for name in names} if isinstance(figures, dict) else {}
 
 
 def _table(store: Store, logs: dict[str, pl.DataFrame]) -> HtmlTable:

@@ -1,5 +1,6 @@
 """Whole runs of a small student: learning, resuming after kill -9, refusing another run's folder."""
 
+import dataclasses
 import json
 import logging
 import random
@@ -14,15 +15,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.method.knowledge import GoldKnowledge
+from kidcore.method.overlap import Overlap
 from tests.forks import start
 from tests.train.small import EOS, make_examples, make_student, save_small_student, write_build
 from tests.train.together import finish, num_lines, train_and_die
 from train.data.dataset import Source
+from train.data.examples import TrainingExample
 from train.runlog import RunLog
 from train.step import Runner, RunObjective
 from train.student.layout import choose_layout
@@ -301,16 +305,34 @@ def test_an_evaluation_says_what_the_student_knows_of_gold() -> None:
         losses = torch.nn.functional.cross_entropy(logits, ids[0, gold.start :], reduction="none")
         nll, stop, tokens = nll + float(losses[:-1].sum()), stop + float(losses[-1]), tokens + len(losses) - 1
         first += int((logits.argmax(-1) == ids[0, gold.start :])[:-1].sum())
+    overlap = _overlap_of(examples, student)
     for layout in ("tree", "plain", "none"):
         model = make_student()
         choose_layout(model, layout)
         runner = Runner(model, torch.device("cpu"), layout, 128, None)
         figures = runner.evaluate([examples], RunObjective.of(config()), EOS)
         assert figures.knowledge is not None
+        assert figures.overlap is not None
+        assert dataclasses.astuple(figures.overlap) == pytest.approx(overlap, rel=1e-4)
         assert figures.knowledge.sums() == pytest.approx((tokens, nll, first, len(examples), stop), rel=1e-4)
         together = (nll + stop) / (tokens + len(examples))
         assert figures.mle == pytest.approx(together, rel=1e-4), "the loss's own NLL counts the end of sequence"
         assert runner.evaluate([examples], RunObjective.of(config())).knowledge is None
+
+
+def _overlap_of(examples: list[TrainingExample], student: nn.Module) -> tuple[float, ...]:
+    """The sums of an Overlap, position by position, in sets."""
+    sums = np.zeros(5)
+    for branch in (b for example in examples for b in example.branches if b.teacher is not None):
+        assert branch.teacher is not None
+        with torch.no_grad():
+            logits = student(torch.from_numpy(branch.tokens.astype(np.int64))[None]).logits[0, branch.start - 1 :].float()
+        ends = np.cumsum(branch.teacher.count)
+        for log_q_V, end, count in zip(logits.log_softmax(-1), ends, branch.teacher.count, strict=True):
+            stored, best = branch.teacher.ids[end - count : end].tolist(), log_q_V.argsort(descending=True).tolist()
+            inside = set(best[:count]) & set(stored)
+            sums += (1, best[0] in stored, count, len(inside), float(log_q_V[stored].exp().sum()))
+    return tuple(sums)
 
 
 def test_a_run_keeps_what_its_student_knew_and_warns_of_a_weaker_teacher(
@@ -327,5 +349,8 @@ def test_a_run_keeps_what_its_student_knew_and_warns_of_a_weaker_teacher(
     assert result.start_knowledge == GoldKnowledge.from_json(evals[0]["on_gold"])
     assert result.final_knowledge == GoldKnowledge.from_json(evals[-1]["on_gold"])
     assert result.start_knowledge != result.final_knowledge
+    assert result.start_overlap == Overlap.from_json(evals[0]["overlap"]) != result.final_overlap
+    assert f"on the holdout {result.start_overlap}" in caplog.text
     again = run(config(method="kid", max_steps=2), source, student, tmp_path / "run")
     assert (again.start_knowledge, again.final_knowledge) == (result.start_knowledge, result.final_knowledge)
+    assert (again.start_overlap, again.final_overlap) == (result.start_overlap, result.final_overlap)
