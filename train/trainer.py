@@ -37,6 +37,7 @@ from train.results import TrainResult, read_result, start_figures, write_result
 from train.runlog import RunLog
 from train.schedule import learning_rate, make_optimizer, settled
 from train.step import Runner, RunObjective, StepMetrics
+from train.student.adapters import adapter_state
 from train.student.placement import place
 from train.student.ranks import Ranks
 from train.student.sharding import whole
@@ -302,11 +303,11 @@ class _Session:
         }
 
     def _save(self, name: str) -> None:
-        state = student_state(self._model, self._origin, keep=self._ranks.is_first)
-        if self._ranks.is_first:
-            commit_folder(
-                self._out / name, lambda folder: save_student(self._model, state, self._origin, folder, self._companions)
-            )
+        is_first, origin, extra = self._ranks.is_first, self._origin, self._companions
+        state = student_state(self._model, origin, keep=is_first)
+        adapter = adapter_state(self._model, keep=is_first)
+        if is_first:
+            commit_folder(self._out / name, lambda folder: save_student(self._model, state, origin, folder, extra, adapter))
 
     def _finish(self, final_nll: float) -> TrainResult:
         done, best, last = self._progress, self._out / "best", self._out / "last"

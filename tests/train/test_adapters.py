@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -57,6 +58,22 @@ def test_merged_export_computes_what_the_adapted_model_computes(tmp_path: Path) 
         assert torch.allclose(plain(ids).logits, model(input_ids=ids).logits, atol=1e-4)
         assert not torch.allclose(plain(ids).logits, make_student()(ids).logits, atol=1e-2)
     assert load_file(tmp_path / "out" / "model.safetensors").keys() == load_file(origin / "model.safetensors").keys()
+
+
+@pytest.mark.filterwarnings("ignore:.*base model:UserWarning")
+@pytest.mark.parametrize("targets", ["all-linear", "embed_tokens,q_proj"])
+def test_the_adapter_kept_beside_the_merged_weights_gives_their_logits(tmp_path: Path, targets: str) -> None:
+    origin = save_small_student(tmp_path / "origin", tied=False)
+    source = write_build(tmp_path / "build", parts=1, rows=24, learnable=True)
+    settings = lora(max_steps=4, lora_targets=targets, student=str(origin), holdout=0.1)
+    best = run(settings, source, origin, tmp_path / "run").best
+    merged = AutoModelForCausalLM.from_pretrained(best)
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(origin), best / "adapter")
+    ids = torch.tensor([[3, 4, 5, 6, 7]])
+    with torch.no_grad():
+        assert torch.allclose(adapted(input_ids=ids).logits, merged(ids).logits, atol=1e-4)
+        assert not torch.allclose(make_student(tied=False)(ids).logits, merged(ids).logits, atol=1e-3)
+    assert json.loads((best / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(origin)
 
 
 _TARGETS = (

@@ -2,12 +2,17 @@
 
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
+from train.student.sharding import gather
+
+_ADAPTER = "default"
+"""peft's name of the only adapter."""
 
 
 def add_adapters(model: nn.Module, settings: TrainSettings) -> nn.Module:
@@ -42,6 +47,10 @@ def add_adapters(model: nn.Module, settings: TrainSettings) -> nn.Module:
             fix=f"choose all-linear, or among {', '.join(linear)}",
         ) from error
     _refuse_shared(adapted, settings)
+    peft: Any = adapted
+    if settings.student:
+        # The Hub's name, where the student has one: what it was loaded from is a folder of this machine's cache.
+        peft.peft_config[_ADAPTER].base_model_name_or_path = settings.student
     return adapted
 
 
@@ -62,6 +71,20 @@ def _refuse_shared(adapted: nn.Module, settings: TrainSettings) -> None:
             )
 
 
+def adapter_state(model: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
+    """The adapters' own weights, whole; empty without adapters. Every process of a sharded run has to ask."""
+    if not hasattr(model, "peft_config"):
+        return {}
+    return {name: gather(x, keep=keep) for name, x in model.state_dict().items() if ".lora_" in name}
+
+
+def save_adapter(model: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
+    """Write what `adapter_state` gave as peft does: peft loads it on the base model, and vLLM beside it."""
+    peft: Any = model
+    # Embeddings are not looked at: peft would ask the Hub for the base model's configuration.
+    peft.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
+
+
 def merged_state(causal: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The weights under the names of the plain model, adapters added in; the model itself is left as it is."""
     layers: dict[str, Any] = {f"{name}.": x for name, x in causal.named_modules() if hasattr(x, "get_delta_weight")}
@@ -72,4 +95,4 @@ def merged_state(causal: nn.Module) -> Iterator[tuple[str, Tensor]]:
         elif name.startswith(f"{owner}base_layer."):
             plain = name.replace("base_layer.", "")
             is_weight = name == f"{owner}base_layer.weight"
-            yield plain, tensor + layers[owner].get_delta_weight("default") if is_weight else tensor
+            yield plain, tensor + layers[owner].get_delta_weight(_ADAPTER) if is_weight else tensor

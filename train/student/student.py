@@ -14,7 +14,7 @@ from kidcore.errors import KidpipeError
 from kidcore.models.serving import tokenizer_files
 from kidcore.models.trees.trunk import causal_of
 from kidcore.models.weights import weight_files
-from train.student.adapters import add_adapters, merged_state
+from train.student.adapters import add_adapters, merged_state, save_adapter
 from train.student.sharding import gather
 
 
@@ -54,10 +54,18 @@ def student_state(model: nn.Module, origin: Path, *, keep: bool = True) -> dict[
     return state | {name: state[source] for name, source in tied.items()}
 
 
-def save_student(model: nn.Module, state: dict[str, Tensor], origin: Path, folder: Path, companions: Path | None = None) -> None:
+def save_student(
+    model: nn.Module,
+    state: dict[str, Tensor],
+    origin: Path,
+    folder: Path,
+    companions: Path | None = None,
+    adapter: dict[str, Tensor] | None = None,
+) -> None:
     """Write the weights of `student_state` and the configuration, and copy the tokenizer files.
 
     Args:
+        adapter: of `adapter_state`: goes into the folder `adapter` beside the merged weights, where there is any.
         companions: a folder of what is to lie beside them too, such as the prompt; its files come last.
     """
     causal: Any = causal_of(model)
@@ -70,6 +78,8 @@ def save_student(model: nn.Module, state: dict[str, Tensor], origin: Path, folde
         config.dtype = trained
     for path in tokenizer_files(origin):
         shutil.copyfile(path, folder / path.name)
+    if adapter:
+        save_adapter(model, adapter, folder / "adapter")
     if companions is not None:
         shutil.copytree(companions, folder, dirs_exist_ok=True)
 
