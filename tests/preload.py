@@ -1,6 +1,10 @@
 """What the processes of tests.forks find imported: all that building, training, evaluating and the command line load."""
 
 # ruff: noqa: F401
+import atexit
+import gc
+import os
+
 import torch.distributed.elastic.multiprocessing
 import torch.distributed.fsdp
 import torch.distributed.launcher.api
@@ -24,3 +28,11 @@ import pipeline.rewrite
 import pipeline.score
 import tests.train.together
 import train.trainer
+from tests.conftest import without_waiting
+
+os.fsync = without_waiting
+# What is imported lives as long as the process: no collection need look at it again.
+gc.collect()
+gc.freeze()
+# Until its end, or libraries say that it leaks.
+atexit.register(gc.unfreeze)

@@ -26,7 +26,7 @@ def contents(store: Store) -> dict[str, tuple[int, int]]:
 
 @pytest.mark.slow
 def test_a_build_killed_at_twenty_random_moments(settings: dict[str, object], tmp_path: Path) -> None:
-    settings |= {"ingest.shard_rows": 6, "mask.views": 3}
+    settings |= {"data.limit": 30, "ingest.shard_rows": 6, "mask.views": 2}
     expected, lasts = whole_build(settings, tmp_path)
     store = Store(Path(str(settings["store.path"])))
     rng = random.Random(5)

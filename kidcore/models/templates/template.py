@@ -6,7 +6,7 @@ Jinja2's sandbox. Variables: docs/prompts.md.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,13 @@ def load_template(template: str) -> PromptTemplate:
         files = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jinja"))}
     except UnicodeDecodeError as error:
         raise KidpipeError(f"a template is not UTF-8: {error}", where=str(folder), fix="save it as UTF-8") from None
-    found = PromptTemplate(template if template in BUILT_IN else folder.name, files)
+    return _tried(template if template in BUILT_IN else folder.name, tuple(files.items()))
+
+
+@lru_cache(maxsize=32)
+def _tried(name: str, files: tuple[tuple[str, str], ...]) -> PromptTemplate:
+    """Kept: one command asks for its template ten times, and Jinja2 compiles it for a hundredth of a second."""
+    found = PromptTemplate(name, dict(files))
     found.schema(PROBE)
     found.question("q", "e", "sqlite")
     return found
