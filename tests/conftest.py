@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis  # noqa: F401  # before what is imported is frozen: it asks the collector who refers to what
 import pytest
 
 # Tiny models gain nothing from a second thread, and lose much where other work runs beside the tests.
