@@ -27,7 +27,8 @@ import statistics
 from functools import partial
 from typing import Any
 
-from bench.mix import Row, make_steps, read_rows
+from bench.examples import Row, make_steps
+from bench.mix import read_rows
 from bench.report import Sides, report
 from bench.session import environment, open_session, run
 from bench.students import VOCAB_SIZE, Load, Shape, load_of, our_turn, shapes

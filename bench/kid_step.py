@@ -22,7 +22,8 @@ import torch
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from bench.mix import make_steps, read_rows
+from bench.examples import make_steps
+from bench.mix import read_rows
 from kidcore.models.trees.attention import has_tree_attention, install, uninstall
 from kidcore.models.trees.layout import PackLayout
 from train.data.examples import TrainingExample

@@ -19,7 +19,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.mix import make_steps, read_rows
+from bench.examples import make_steps
+from bench.mix import read_rows
 from bench.session import Session, describe, environment, finish, open_session, run
 from bench.students import VOCAB_SIZE, Shape, make_model, shapes
 from kidcore.config.config import TrainSettings

@@ -22,7 +22,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from bench.mix import Row, make_steps, read_rows
+from bench.examples import Row, make_steps
+from bench.mix import read_rows
 from bench.profile_step import profile_table, time_by_kind
 from bench.report import Sides, all_ratios, report
 from bench.session import environment, open_session, run

@@ -20,8 +20,9 @@ from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from bench.examples import make_steps
 from bench.kid_step import SIZES
-from bench.mix import make_steps, read_rows
+from bench.mix import read_rows
 from kidcore.models.backends.base import ScoreRequest
 from kidcore.models.backends.transformers import TransformersBackend
 from kidcore.models.trees import flex

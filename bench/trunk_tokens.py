@@ -10,7 +10,8 @@ the tokens rewritten, which the default mask ratio reaches only where the teache
 
 from typing import Any
 
-from bench.mix import Row, make_steps, read_rows
+from bench.examples import Row, make_steps
+from bench.mix import read_rows
 from bench.session import Session, finish, open_session, run
 from bench.students import VOCAB_SIZE
 from bench.timing import table

@@ -41,6 +41,8 @@ class StudentShape:
     query_width: int
     key_width: int
     vocab_size: int
+    is_bfloat16: bool = False
+    """Whether the weights are stored so."""
 
     @classmethod
     def of(cls, student: Path) -> "StudentShape | None":
@@ -59,6 +61,7 @@ class StudentShape:
                 query_width=heads * size,
                 key_width=int(config.get("num_key_value_heads") or heads) * size,
                 vocab_size=int(config["vocab_size"]),
+                is_bfloat16=(config.get("dtype") or config.get("torch_dtype")) == "bfloat16",
             )
         except (KeyError, TypeError, ValueError):
             return None
@@ -80,14 +83,25 @@ def step_bytes(shape: StudentShape, settings: TrainSettings, device: torch.devic
     """The most that a process with a whole student holds at a time, for packs of `pack_tokens`."""
     is_cast = autocast_dtype(settings, device) is not None
     trained = settings.lora_rank * shape.adapter_weights if settings.lora_rank else shape.num_weights
-    frozen = shape.num_weights if settings.lora_rank else 0
+    stays_cast = _stays_cast(shape, settings, is_cast=is_cast)
+    frozen = (2 if stays_cast else 4) * shape.num_weights if settings.lora_rank else 0
     # Weights, two moments of AdamW, and the gradients that the packs before have left.
-    state = 16 * trained + 4 * frozen
+    state = 16 * trained + frozen
     checkpointed = settings.gradient_checkpointing
-    casts = 2 * shape.linear_weights // (shape.layers if checkpointed else 1) if is_cast else 0
+    casts = 2 * shape.linear_weights // (shape.layers if checkpointed else 1) if is_cast and not stays_cast else 0
     row = _row_bytes(shape, settings.lora_rank, is_cast=is_cast)
+    if is_cast and device.type == "cpu":
+        # Attention is in float32 there, and its result is cast for the product behind it.
+        row += 6 * shape.query_width + 4 * shape.key_width
     kept = 4 * shape.hidden * shape.layers + row if checkpointed else row * shape.layers
-    return _RUNTIME + state + casts + settings.pack_tokens * kept + _head_bytes(shape, settings, device, is_cast=is_cast)
+    step = state + casts + settings.pack_tokens * kept + _head_bytes(shape, settings, device, is_cast=is_cast)
+    # The student is loaded in float32.
+    return _RUNTIME + max(step, 4 * shape.num_weights)
+
+
+def _stays_cast(shape: StudentShape, settings: TrainSettings, *, is_cast: bool) -> bool:
+    """Whether frozen weights are kept in bfloat16 (see train.student.adapters)."""
+    return is_cast and settings.lora_rank > 0 and shape.is_bfloat16
 
 
 def _row_bytes(shape: StudentShape, lora_rank: int, *, is_cast: bool) -> int:
@@ -103,10 +117,14 @@ def _row_bytes(shape: StudentShape, lora_rank: int, *, is_cast: bool) -> int:
 
 def _head_bytes(shape: StudentShape, settings: TrainSettings, device: torch.device, *, is_cast: bool) -> int:
     table, is_gpu = shape.vocab_size * shape.hidden, device.type == "cuda"
-    chunk = chunk_slots(settings.pack_tokens, shape.vocab_size, torch.float32, device)
-    chunks = _CHUNKS_ON_GPU if is_gpu else chunk * shape.vocab_size * (6 if is_cast else 8)
+    size, part = (
+        chunk_slots(settings.pack_tokens, shape.vocab_size, dtype, device)
+        for dtype in (torch.bfloat16 if is_cast else torch.float32, torch.float32)
+    )
+    # The logits of a chunk, and what the losses make of a part of them.
+    chunks = _CHUNKS_ON_GPU if is_gpu else shape.vocab_size * ((2 if is_cast else 4) * size + 4 * part)
     trained = 0 if settings.lora_rank else 4 * table + (0 if is_gpu or not is_cast else 2 * table)
-    return chunks + trained + (2 * table if is_cast else 0)
+    return chunks + trained + (2 * table if is_cast and not _stays_cast(shape, settings, is_cast=is_cast) else 0)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -1,7 +1,7 @@
 """A model and the examples of one optimiser step in; accumulated gradients and what was counted out."""
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -138,13 +138,15 @@ class Runner:
         """NLL, divergence, sums of the knowledge of gold, tokens through the trunk and packs of this process's share."""
         objective = recipe.scaled(share.counts)
         losses = [torch.zeros(2 + NUM_SUMS, dtype=torch.float64, device=self.device)]
-        if self.sharded is not None:
-            for _ in range(share.rounds - len(share.packs)):
-                self._run_pack(idle_pack(self.layout).to(self.device), Objective(0.0, 0.0, objective.divergence), train, eos_id)
-        for number, pack in zip(share.numbers, share.packs, strict=True):
-            if seed is not None:
-                torch.manual_seed(hashed("dropout", seed, number))
-            losses.append(self._run_pack(pack.to(self.device), objective, train, eos_id))
+        with self._casts_of_a_step():
+            if self.sharded is not None:
+                for _ in range(share.rounds - len(share.packs)):
+                    idle = idle_pack(self.layout).to(self.device)
+                    self._run_pack(idle, Objective(0.0, 0.0, objective.divergence), train, eos_id)
+            for number, pack in zip(share.numbers, share.packs, strict=True):
+                if seed is not None:
+                    torch.manual_seed(hashed("dropout", seed, number))
+                losses.append(self._run_pack(pack.to(self.device), objective, train, eos_id))
         tokens = sum(pack.num_tokens for pack in share.packs)
         sums = torch.stack(losses).sum(0).tolist()
         return torch.tensor([*sums, tokens, len(share.packs)], dtype=torch.float64)
@@ -162,8 +164,18 @@ class Runner:
         with self._autocast():
             loss, sums = work(self.model) if self.sharded is None else self.sharded(work)
         if train:
-            loss.backward()
+            # Operations of the backward pass run in the precision of the forward pass; autocast would change some.
+            with torch.autocast(self.device.type, enabled=False):
+                loss.backward()
         return sums
+
+    def _casts_of_a_step(self) -> AbstractContextManager[None]:
+        """One autocast around all packs, so that weights are cast once a step; nested ones keep what it has cast.
+
+        Not where that would hold what was to be saved: the weights of divided layers, and those of checkpointed ones.
+        """
+        saves = self.sharded is not None or getattr(self.model, "is_gradient_checkpointing", False)
+        return nullcontext() if saves else self._autocast()
 
     def _autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None)

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.mix import Row, make_steps, read_rows
+from bench.examples import Row, make_steps
+from bench.mix import read_rows
 
 VOCAB_SIZE = 600
 

@@ -203,3 +203,25 @@ def test_chunks_do_not_change_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     assert expected is not None
     assert case.hidden.grad is not None
     assert torch.allclose(case.hidden.grad, expected, atol=1e-5)
+
+
+def test_larger_chunks_in_half_precision_round_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU they are cut into slices for the losses; the products of all slots are rounded once a chunk."""
+    cpu = torch.device("cpu")
+    assert chunk_slots(0, 151_936, torch.bfloat16, cpu) == 4 * chunk_slots(0, 151_936, torch.float32, cpu)
+    case = Case(4, 60, 400, 300, 6, 1.0)
+    objective = Objective(0.7, 1.3, divergence("reverse_kl"))
+    exact = case.reference("reverse_kl", objective)[1][1]
+    losses, errors = [], []
+    for chunk, part in ((64, 64), (256, 64), (400, 400)):
+        monkeypatch.setattr("train.loss.head.chunk_slots", lambda *a, c=chunk, p=part: c if a[2] == torch.bfloat16 else p)
+        inputs = [x.clone().requires_grad_() for x in (case.hidden, case.weight, case.bias)]
+        with torch.autocast("cpu", torch.bfloat16):
+            result = head_loss(*inputs, case.targets, objective)
+        result.loss.backward()
+        losses.append(result.loss.item())
+        weight = inputs[1].grad
+        assert weight is not None
+        errors.append(float((weight - exact).norm() / exact.norm()))
+    assert losses[1:] == pytest.approx(losses[:1] * 2, rel=1e-5)
+    assert max(errors[1:]) <= 1.05 * errors[0]

@@ -14,6 +14,7 @@ from train.memory import StudentShape, _group_room, fitted, free_bytes, step_byt
 from train.student.ranks import Ranks
 
 CPU = torch.device("cpu")
+STORED_HALF = StudentShape(1_543_700_000, 28, 1536, 8960, 12, 1536, 256, 151_936, is_bfloat16=True)
 HALF_BILLION = StudentShape(494_000_000, 24, 896, 4864, 14, 896, 128, 151_936)
 ONE_AND_A_HALF = StudentShape(1_543_700_000, 28, 1536, 8960, 12, 1536, 256, 151_936)
 
@@ -28,6 +29,8 @@ def settings(**changes: object) -> TrainSettings:
         (HALF_BILLION, {}, 16.8),
         (ONE_AND_A_HALF, {"lora_rank": 16, "pack_tokens": 1024}, 13.5),
         (ONE_AND_A_HALF, {"lora_rank": 16}, 23.0),
+        (STORED_HALF, {"lora_rank": 16, "pack_tokens": 1024}, 7.5),
+        (STORED_HALF, {"lora_rank": 16, "pack_tokens": 1024, "gradient_checkpointing": True}, 6.8),
     ],
 )
 def test_estimates_are_those_counted_by_hand(shape: StudentShape, changes: dict[str, object], gigabytes: float) -> None:

@@ -94,10 +94,12 @@ def head_loss(hidden_RD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targe
 def chunk_slots(num_slots: int, vocab_size: int, dtype: torch.dtype, device: torch.device) -> int:
     """Slots a chunk. On a CPU, logits of about 16 MiB, yet enough rows to keep the matrix product busy.
 
+    In half precision there, 512 rows at least: each chunk's product the size of the LM head is made in that precision and
+    added to the gradient in float32, which takes longer than the product itself.
     On a GPU up to 512 MiB, because each chunk reads and writes the whole LM head again; equal chunks, a multiple of 64.
     """
     if device.type != "cuda":
-        return max(128, min(2048, (4 << 20) // vocab_size))
+        return max(128 if dtype.itemsize > 2 else 512, min(2048, (4 << 20) // vocab_size))
     most = max(256, (512 << 20) // (vocab_size * dtype.itemsize) // 64 * 64)
     num_chunks = max(1, -(-num_slots // most))
     return -(-num_slots // (64 * num_chunks)) * 64 or 64
@@ -155,15 +157,21 @@ def _run(
     # Made on the device: a copy would wait for the work before it.
     scales = (torch.full((), objective.mle_scale, device=device), torch.full((), objective.kd_scale, device=device))
     size = chunk_slots(num_slots, weight_VD.shape[0], dtype, device)
+    # The losses widen the logits, on a CPU no more of them at a time than stay in the cache.
+    slice_size = size if device.type == "cuda" else chunk_slots(num_slots, weight_VD.shape[0], torch.float32, device)
     if device.type == "cuda":
         targets = targets.padded(-(-num_slots // size) * size)
     for start in range(0, targets.row_M.shape[0], size):
         row_C, slots = targets.chunk(start, start + size)
         hidden_CD = hidden_RD[row_C].to(dtype)
         logits_CV = hidden_CD @ weight.T if bias is None else torch.addmm(bias, hidden_CD, weight.T)
-        mle, kd = chunk_loss(logits_CV, slots, scales, objective.divergence, any(wants))
-        mle_sum += mle
-        kd_sum += kd
+        for begin in range(0, len(row_C), slice_size):
+            part = slice(begin, begin + slice_size)
+            mle, kd = chunk_loss(
+                logits_CV[part], Slots(*(field[part] for field in slots)), scales, objective.divergence, any(wants)
+            )
+            mle_sum += mle
+            kd_sum += kd
         # The gradient stands where the logits stood.
         if grad_hidden is not None:
             _add_rows(grad_hidden, row_C, (logits_CV @ weight).float())

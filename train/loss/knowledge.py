@@ -63,7 +63,8 @@ def overlap_sums(hidden_RD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, ta
 
 def _logits(hidden_RD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, row_M: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """The float32 logits of some rows, a chunk at a time, multiplied in the precision of the head."""
-    size = chunk_slots(len(row_M), weight_VD.shape[0], weight_VD.dtype, hidden_RD.device)
+    # They are widened all at once.
+    size = chunk_slots(len(row_M), weight_VD.shape[0], torch.float32, hidden_RD.device)
     for start in range(0, len(row_M), size):
         hidden_CD = hidden_RD[row_M[start : start + size]].to(weight_VD.dtype)
         yield slice(start, start + size), torch.nn.functional.linear(hidden_CD, weight_VD, bias_V).float()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kidcore.config.config import TrainSettings
@@ -83,6 +84,34 @@ def save_adapter(model: nn.Module, state: dict[str, Tensor], folder: Path) -> No
     peft: Any = model
     # Embeddings are not looked at: peft would ask the Hub for the base model's configuration.
     peft.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
+
+
+def keep_frozen_cast(model: nn.Module, dtype: torch.dtype) -> None:
+    """Keep frozen weights in the `dtype` to which autocast casts them in every pack, where that loses nothing.
+
+    Results stay the same bit by bit, at half the memory, and no cast is held for the backward pass. To be run under
+    autocast from then on. Linear layers, and embeddings, whose rows are widened as they are looked up.
+    """
+    kinds: dict[int, tuple[nn.Parameter, list[nn.Module]]] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            kinds.setdefault(id(parameter), (parameter, []))[1].append(module)
+    for parameter, owners in kinds.values():
+        if parameter.requires_grad or parameter.dtype != torch.float32 or not all(type(x) in _CAST for x in owners):
+            continue
+        cast = parameter.data.to(dtype)
+        if torch.equal(cast.float(), parameter.data):
+            parameter.data = cast
+            for module in owners:
+                if isinstance(module, nn.Embedding):
+                    module.register_forward_hook(_widen)
+
+
+_CAST = (nn.Linear, nn.Embedding)
+
+
+def _widen(_module: nn.Module, _inputs: Any, rows: Tensor) -> Tensor:
+    return rows.float()
 
 
 def merged_state(causal: nn.Module) -> Iterator[tuple[str, Tensor]]:

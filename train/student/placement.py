@@ -10,6 +10,7 @@ from kidcore.config.config import TrainSettings
 from kidcore.method.methods import METHODS
 from kidcore.models.trees.layout import PackLayout
 from train.step import autocast_dtype
+from train.student.adapters import keep_frozen_cast
 from train.student.layout import check_head, choose_layout
 from train.student.ranks import Ranks
 from train.student.sharding import Sharded, choose_parallel, shard, whole
@@ -73,7 +74,11 @@ def place(model: nn.Module, settings: TrainSettings, ranks: Ranks) -> Placed:
 
     if choose_parallel(settings.parallel, model, ranks) == "ddp":
         model = model.to(ranks.device)
-        return Placed(model, None, None, choose(model), dtype)
+        # Tried as it was loaded, for the same reason as below.
+        layout = choose(model)
+        if settings.lora_rank and dtype is not None:
+            keep_frozen_cast(model, dtype)
+        return Placed(model, None, None, layout, dtype)
     copy = None
     if METHODS[settings.method].is_online:
         twin = deepcopy(model).to(ranks.device)

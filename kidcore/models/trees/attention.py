@@ -50,8 +50,10 @@ def tree_attention_forward(
         raise ValueError("attention scores are changed in a way that tree attention does not know")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if torch.is_autocast_enabled(query.device.type):
-        # Rotary embeddings leave float32 beside bfloat16 values; SDPA would cast here too.
-        query, key, value = (x.to(torch.get_autocast_dtype(query.device.type)) for x in (query, key, value))
+        # Rotary embeddings leave float32 beside bfloat16 values; SDPA would cast here too. On a CPU the kernel takes half as
+        # long in float32: in bfloat16 it converts its blocks again and again.
+        dtype = torch.float32 if query.device.type == "cpu" else torch.get_autocast_dtype(query.device.type)
+        query, key, value = (x.to(dtype) for x in (query, key, value))
     if isinstance(tree_plan, Plan):
         output = blocks.attend_blocks(query, key, value, tree_plan, scale)
     else:
