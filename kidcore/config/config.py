@@ -240,6 +240,9 @@ class TrainSettings(Section):
     loader_workers: Runtime[int] = Field(
         -1, ge=-1, description="processes that read and pack ahead; -1 = two per training process where cores are to spare"
     )
+    compile: Runtime[bool] = Field(
+        False, description="compile the layers of a student that a CUDA GPU holds whole: faster steps after a slow first one"
+    )
     gradient_checkpointing: Runtime[bool] = Field(False, description="recompute activations to save memory")
     seed: Identity[int] = Field(0, ge=0, description="seed of the order of examples and of dropout")
 

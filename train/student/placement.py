@@ -11,6 +11,7 @@ from kidcore.method.methods import METHODS
 from kidcore.models.trees.layout import PackLayout
 from train.step import autocast_dtype
 from train.student.adapters import keep_frozen_cast
+from train.student.compiled import compile_layers
 from train.student.layout import check_head, choose_layout
 from train.student.ranks import Ranks
 from train.student.sharding import Sharded, choose_parallel, shard, whole
@@ -78,6 +79,8 @@ def place(model: nn.Module, settings: TrainSettings, ranks: Ranks) -> Placed:
         layout = choose(model)
         if settings.lora_rank and dtype is not None:
             keep_frozen_cast(model, dtype)
+        if settings.compile and ranks.device.type == "cuda":
+            compile_layers(model, dtype)
         return Placed(model, None, None, layout, dtype)
     copy = None
     if METHODS[settings.method].is_online:

@@ -22,6 +22,8 @@ from kidcore.models.trees.tree import Int64, build_tree
 BLOCK = 128
 # Several models in one process need one each for their heads, precision, and with and without gradients.
 _COMPILATIONS = 64
+KERNEL_OPTIONS: dict[str, Any] = {}
+"""What FlexAttention's kernels are told, read when they are compiled; empty: torch's own choice for the card."""
 # A dimension of 1 is compiled apart from all others, so the smallest pack has two blocks.
 _MIN_ROWS = 2 * BLOCK
 
@@ -69,7 +71,9 @@ def _block_lists(dense_NN: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArra
 
 def attend_flex(query: Tensor, key: Tensor, value: Tensor, plan: FlexPlan, scale: float) -> Tensor:
     """Attention over ancestors, [1, H, L, E]."""
-    return compiled()(query, key, value, plan.tout_L, *plan.blocks, scale=scale)
+    # Inside a compiled layer it is a part of what is compiled there.
+    function = flex if torch.compiler.is_compiling() else compiled()
+    return function(query, key, value, plan.tout_L, *plan.blocks, scale=scale)
 
 
 @functools.cache
@@ -146,5 +150,13 @@ def flex(
         BLOCK_SIZE=(BLOCK, BLOCK),
         mask_mod=sees,
     )
-    output: Tensor = flex_attention(query, key, value, block_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1])
+    output: Tensor = flex_attention(
+        query,
+        key,
+        value,
+        block_mask=mask,
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+        kernel_options=KERNEL_OPTIONS or None,
+    )
     return output
