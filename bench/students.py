@@ -6,6 +6,7 @@ generates bounds the length by that of the gold SQL.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,9 +16,11 @@ from torch import nn
 
 from bench.timing import Cost, PeakMemory, Stopwatch, Turn
 from kidcore.config.config import TrainSettings
+from train.data.distribute import MicroBatches
 from train.data.examples import TrainingExample
 from train.schedule import make_optimizer
 from train.step import Runner, RunObjective, StepMetrics, autocast_dtype
+from train.student.adapters import add_adapters, keep_frozen_cast
 from train.student.layout import choose_layout
 
 
@@ -123,17 +126,34 @@ class Trainee:
         device = torch.device(load.device)
         self.model: nn.Module = make_model(shape, load.device).train()
         dtype = autocast_dtype(settings, device)
+        if settings.lora_rank:
+            with torch.no_grad():
+                # As weights are that were stored in half precision.
+                for parameter in self.model.parameters():
+                    parameter.copy_(parameter.bfloat16())
+            self.model = add_adapters(self.model, settings)
         layout = choose_layout(self.model, settings.packing, dtype)
+        if settings.lora_rank and dtype is not None:
+            keep_frozen_cast(self.model, dtype)
         self.runner = Runner(self.model, device, layout, load.pack_tokens, dtype)
         # `auto` is settled by a student's files, which this one has not; the rate changes no cost.
         self.settings = settings if settings.learning_rate != "auto" else settings.model_copy(update={"learning_rate": _RATE})
-        self._recipe = RunObjective.of(settings)
+        self.recipe = RunObjective.of(settings)
         self._optimizer = make_optimizer(self.model, self.settings)
 
-    def step(self, examples: Sequence[TrainingExample]) -> StepMetrics:
-        """One optimiser step, as train.trainer takes it."""
+    def beside(self, settings: TrainSettings) -> "Trainee":
+        """The same student and optimiser under another method."""
+        twin = copy(self)
+        twin.settings = settings.model_copy(update={"learning_rate": _RATE})
+        twin.recipe = RunObjective.of(settings)
+        return twin
+
+    def step(self, examples: Sequence[TrainingExample] | MicroBatches, runner: Runner | None = None) -> StepMetrics:
+        """One optimiser step, as train.trainer takes it, by a `runner` that packs otherwise if there is one."""
+        runner = runner or self.runner
+        share = examples if isinstance(examples, MicroBatches) else runner.batcher.cut(list(examples))
         self._optimizer.zero_grad(set_to_none=True)
-        figures = self.runner.accumulate(list(examples), self._recipe)
+        figures = runner.accumulate_share(share, self.recipe)
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip))
         assert math.isfinite(norm), "the gradient is not finite"
         self._optimizer.step()

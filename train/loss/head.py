@@ -162,14 +162,13 @@ def _run(
     if device.type == "cuda":
         targets = targets.padded(-(-num_slots // size) * size)
     for start in range(0, targets.row_M.shape[0], size):
-        row_C, slots = targets.chunk(start, start + size)
+        row_C = targets.row_M[start : start + size]
         hidden_CD = hidden_RD[row_C].to(dtype)
         logits_CV = hidden_CD @ weight.T if bias is None else torch.addmm(bias, hidden_CD, weight.T)
         for begin in range(0, len(row_C), slice_size):
-            part = slice(begin, begin + slice_size)
-            mle, kd = chunk_loss(
-                logits_CV[part], Slots(*(field[part] for field in slots)), scales, objective.divergence, any(wants)
-            )
+            end = min(begin + slice_size, len(row_C))
+            _, slots = targets.chunk(start + begin, start + end)
+            mle, kd = chunk_loss(logits_CV[begin:end], slots, scales, objective.divergence, any(wants))
             mle_sum += mle
             kd_sum += kd
         # The gradient stands where the logits stood.

@@ -22,8 +22,8 @@ from kidcore.models.trees.tree import Int64, build_tree
 BLOCK = 128
 # Several models in one process need one each for their heads, precision, and with and without gradients.
 _COMPILATIONS = 64
-KERNEL_OPTIONS: dict[str, Any] = {}
-"""What FlexAttention's kernels are told, read when they are compiled; empty: torch's own choice for the card."""
+KERNEL_OPTIONS: Any = None
+"""What FlexAttention's kernels are told, read when they are compiled; None: torch's own choice for the card."""
 # A dimension of 1 is compiled apart from all others, so the smallest pack has two blocks.
 _MIN_ROWS = 2 * BLOCK
 
@@ -157,6 +157,6 @@ def flex(
         block_mask=mask,
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
-        kernel_options=KERNEL_OPTIONS or None,
+        kernel_options=KERNEL_OPTIONS,
     )
     return output
