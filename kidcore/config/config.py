@@ -21,7 +21,14 @@ from kidcore.config.stage_settings import (
 DataLayout = Literal["spider", "spider-syn", "bird", "jsonl"]
 Method = Literal["sft", "seqkd", "fkd", "rkd", "f-distill", "imitkd", "gkd", "kid", "kid-online", "opd"]
 DivergenceName = Literal[
-    "auto", "forward_kl", "reverse_kl", "jensen_shannon", "total_variation", "skew_forward_kl", "skew_reverse_kl"
+    "auto",
+    "forward_kl",
+    "reverse_kl",
+    "jensen_shannon",
+    "total_variation",
+    "skew_forward_kl",
+    "skew_reverse_kl",
+    "entropy_kl",
 ]
 Parallel = Literal["auto", "ddp", "fsdp"]
 BackendName = Literal["auto", "vllm", "transformers"]
@@ -168,7 +175,11 @@ class TrainSettings(Section):
     )
     on_policy_mle: Identity[float] = Field(0.0, ge=0, description="weight of maximum likelihood on gold (imitkd, gkd, opd)")
     kd_weight: Identity[float] = Field(1.0, ge=0, description="weight of the divergence (all but sft and seqkd)")
-    divergence: Identity[DivergenceName] = Field("auto", description="from teacher to student; auto = the method's own")
+    divergence: Identity[DivergenceName] = Field(
+        "auto",
+        description="from teacher to student; auto = the method's own; entropy_kl = forward_kl where the teacher is in doubt, "
+        "reverse_kl where it is not",
+    )
     divergence_parameter: Identity[float] = Field(
         0.5, gt=0, lt=1, description="beta of jensen_shannon (teacher's share), skew of skew_forward_kl and skew_reverse_kl"
     )

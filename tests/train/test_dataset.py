@@ -142,6 +142,17 @@ def test_rejection_sampling_keeps_questions_with_a_correct_answer(source: Source
     assert 0 < correct.num_examples < every.num_examples
 
 
+def test_a_teacher_without_a_correct_answer_is_told_apart_from_data_set_aside(source: Source, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.parquet"
+    became = pq.read_table(source.parts[0].of("generate_outcome")[0])
+    place = became.schema.get_field_index("same_result")
+    pq.write_table(became.set_column(place, became.schema.field(place), [[False] * became.num_rows]), wrong)
+    files = {**source.parts[0].files, "generate_outcome": (wrong, wrong)}
+    with pytest.raises(KidpipeError, match="no example to train on") as caught:
+        Dataset(Source([PartFiles(0, files)], EOS, "d"), config(method="seqkd", answers="correct"))
+    assert "no answer gives gold's result" in caught.value.fix
+
+
 def _sample(source: Source, example_id: str, answer: list[int]) -> int:
     """The number of the answer, the first of those alike."""
     part = source.parts[int(example_id.partition("-")[0][1:])]

@@ -48,10 +48,13 @@ class Dataset:
     def __post_init__(self) -> None:
         _check(self.source, self.settings)
         if self.num_examples == 0:
+            why = "see why rows were set aside: kidpipe query 'select reason, count(*) from ingest group by 1'"
+            if takes_correct_answers(self.settings):
+                why = "no answer gives gold's result: kidpipe query 'from generate_outcome' shows; train.answers = all takes all"
             raise KidpipeError(
                 "there is no example to train on",
                 where=f"{len(self.source.parts)} parts, train.holdout = {self.settings.holdout}",
-                fix="see why rows were set aside: kidpipe query 'select reason, count(*) from ingest group by 1'",
+                fix=why,
             )
 
     @cached_property

@@ -129,6 +129,26 @@ def skew_reverse_kl(x: Masses, skew: float) -> DivergenceSum:
     return DivergenceSum(value_N, x.q_NK * (ratio_NK - skew * ratio_NK.exp()), x.q_tail_N * w_tail_N, w_tail_N)
 
 
+def entropy_kl(x: Masses) -> DivergenceSum:
+    """e KL(p || q) + (1 - e) KL(q || p), e = 1 - exp(-H(p)): forward where the teacher holds several tokens likely.
+
+    Entropy-aware distillation (arXiv 2603.07079): reverse KL picks one of the answers that a teacher in doubt holds possible.
+    """
+    e_N, forward, reverse = teacher_doubt(x), forward_kl(x), reverse_kl(x)
+    return DivergenceSum(
+        torch.lerp(reverse.value_N, forward.value_N, e_N),
+        torch.lerp(reverse.a_NK, forward.a_NK, e_N[:, None]),
+        torch.lerp(reverse.a_tail_N, forward.a_tail_N, e_N),
+        torch.lerp(reverse.w_tail_N, forward.w_tail_N, e_N),
+    )
+
+
+def teacher_doubt(x: Masses) -> Tensor:
+    """1 - exp(-H), H the teacher's entropy over the stored ids and the tail: 0 where one token is possible, 1/2 at two alike."""
+    entropy_N = -(x.p_NK * x.log_p_NK).sum(-1) - x.p_tail_N * x.log_p_tail_N
+    return -torch.expm1(-entropy_N.clamp_min(0.0))
+
+
 def _log_mix(log_p: Tensor, log_q: Tensor, share_of_p: float) -> Tensor:
     return torch.logaddexp(log_p + math.log(share_of_p), log_q + math.log1p(-share_of_p))
 
@@ -142,6 +162,7 @@ def divergence(name: str, parameter: float = 0.5) -> Divergence:
         "forward_kl": forward_kl,
         "reverse_kl": reverse_kl,
         "total_variation": total_variation,
+        "entropy_kl": entropy_kl,
     }
     if name in plain:
         return plain[name]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kidcore.config.config import TrainSettings
 from kidcore.method.methods import looks_at
-from train.loss.losses import Divergence, DivergenceSum, Masses, divergence
+from train.loss.losses import Divergence, DivergenceSum, Masses, divergence, teacher_doubt
 
 Importance = Callable[[Masses], Tensor]
 
@@ -66,15 +66,6 @@ def weighted(inner: Divergence, importance: Importance, gain: float) -> Divergen
     return scaled
 
 
-def teacher_doubt(x: Masses) -> Tensor:
-    """1 - exp(-H), H the teacher's entropy over the stored ids and the tail: 0 where one token is possible, 1/2 at two.
-
-    Such positions carry what a teacher knows beyond gold (entropy-aware distillation, arXiv 2603.07079).
-    """
-    entropy_N = -(x.p_NK * x.log_p_NK).sum(-1) - x.p_tail_N * x.log_p_tail_N
-    return -torch.expm1(-entropy_N.clamp_min(0.0))
-
-
 def sure_and_wrong(x: Masses) -> Tensor:
     """The most that the student believes in one stored id, or in the tail, beyond what the teacher does.
 
@@ -85,4 +76,5 @@ def sure_and_wrong(x: Masses) -> Tensor:
     return torch.maximum(inside_N, x.q_tail_N - x.p_tail_N).clamp(0.0, 1.0)
 
 
+# Where the teacher is in doubt stands what it knows beyond gold (arXiv 2603.07079).
 IMPORTANCE: dict[str, Importance] = {"entropy": teacher_doubt, "sure_and_wrong": sure_and_wrong}
