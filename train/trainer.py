@@ -20,7 +20,7 @@ from kidcore.method.knowledge import GoldKnowledge, students_advantage
 from kidcore.method.methods import METHODS
 from kidcore.method.overlap import Overlap
 from kidcore.models.backends.vllm_student import VllmStudent
-from train.allocator import keep_memory_flat, release_free_memory
+from train.allocator import flat_memory, release_free_memory
 from train.checkpoint import Checkpoints, RunProgress, commit_folder
 from train.claim import claimed
 from train.data.dataset import Dataset, Source
@@ -83,9 +83,8 @@ def run(
     check_trackers(settings)
     heard = logging.DEBUG if verbose else logging.INFO
     logging.getLogger("train").setLevel(heard if ranks.is_first else logging.CRITICAL)
-    keep_memory_flat()
     workers = choose_workers(settings.loader_workers, processes.local_world_size())
-    with claimed(out, settings, source, student_path, ranks, online):
+    with flat_memory(), claimed(out, settings, source, student_path, ranks, online):
         checkpoints = Checkpoints(out / "checkpoints")
         finished = read_result(out)
         if finished is None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._inductor import config as inductor
 
 from kidcore.models.trees.attention import has_tree_attention
 from kidcore.models.trees.flex import BLOCK, FlexPlan, allow_many_shapes, make_flex_plan
@@ -40,8 +41,8 @@ def _compile_and_try(model: nn.Module, dtype: torch.dtype | None, backend: str) 
     expected = _look(model, dtype)
     allow_many_shapes()
     # Kernels chosen by the clock would sum in another order in a resumed run. Torch before 2.10 has no such switch.
-    if hasattr(torch._inductor.config, "deterministic"):
-        torch._inductor.config.deterministic = True
+    if hasattr(inductor, "deterministic"):
+        inductor.deterministic = True
     switch = _Switch(layers, backend)
     try:
         found = _look(model, dtype)

@@ -1,0 +1,26 @@
+"""Memory that a step freed goes back to the system behind it, whatever the sizes were."""
+
+from pathlib import Path
+
+import torch
+
+from train.allocator import flat_memory, release_free_memory
+
+
+def resident_mib() -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+
+
+def test_what_steps_of_many_sizes_freed_is_given_back() -> None:
+    sizes = [(3 << 20) + 70_001 * number for number in range(1, 9)]
+    with flat_memory():
+        before = resident_mib()
+        for shift in range(3):
+            kept = [torch.ones(size + shift * 9_001) for size in sizes]
+            del kept[::2], kept
+            release_free_memory()
+        held = torch.ones(1 << 20)
+        release_free_memory()
+        assert resident_mib() - before < 4 + 16
+    assert float(held.sum()) == 1 << 20
