@@ -99,7 +99,8 @@ def make_arm_cells(
                     where="--arms",
                     fix="leave one out, or name what sets it apart",
                 )
-    return list(cells.values())
+    # Seed by seed: every arm has its first figure before one has its second.
+    return sorted(cells.values(), key=lambda cell: cell.seed)
 
 
 def _matters(name: str, config: Config) -> bool:
