@@ -140,8 +140,8 @@ class ManyStagesProgress:
         there = [worker for worker in engines if worker.is_there]
         if len(there) < len(engines):
             self._work.say(f"engines     {len(there)} of {len(engines)} are there, the others are waited for")
-        if there:
-            self._work.say(f"engines     rows/s: {', '.join(f'{_rate(worker):,.1f}' for worker in there)}")
+        if rates := [f"{_rate(worker):,.1f}" for worker in there if worker.shards]:
+            self._work.say(f"engines     rows/s: {', '.join(rates)}")
 
     def finish(self, workers: Sequence[WorkerFigures]) -> None:
         """Leave a line for each engine."""

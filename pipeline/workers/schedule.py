@@ -15,7 +15,9 @@ def name_of(cell: Cell) -> Name:
 
 
 class Schedule:
-    """What can be made, by the model that it takes (none for most stages); earlier stages first, then earlier parts.
+    """What can be made, by the model that it takes (none for most stages): earlier parts first, and of a part its earlier stages.
+
+    So one part after the other goes its way to the end, and there is work for engines before everything is ingested.
 
     Args:
         model_of: the model that a stage asks; empty for none.
@@ -54,10 +56,15 @@ class Schedule:
 
     def take(self, model: str) -> Cell | None:
         """The next shard that takes this model; None where there is none."""
-        heap = self._ready.get(model)
-        if not heap or (self.is_held and heap[0][0] > 0):
-            return None
-        return heapq.heappop(heap)[-1]
+        heap = self._ready.get(model, [])
+        if self.is_held:
+            allowed = [entry for entry in heap if not self._order[entry[-1].stage]]
+            if not allowed:
+                return None
+            heap.remove(min(allowed))
+            heapq.heapify(heap)
+            return min(allowed)[-1]
+        return heapq.heappop(heap)[-1] if heap else None
 
     def put_back(self, cell: Cell) -> None:
         """What was taken is to be made after all."""
@@ -87,7 +94,7 @@ class Schedule:
                 self._look(self._grid.look(reader, self._grid.parts[cell.part], view))
         elif cell.state == "stale" and name not in self._known:
             self._known.add(name)
-            entry = (self._order[cell.stage], cell.part, cell.view, cell)
+            entry = (cell.part, self._order[cell.stage], cell.view, cell)
             heapq.heappush(self._ready.setdefault(self._model_of(cell.stage), []), entry)
 
     def _reading(self, cell: Cell) -> Iterator[tuple[Stage, int]]:

@@ -55,7 +55,7 @@ def test_a_part_goes_on_while_others_have_not_begun(tmp_path: Path) -> None:
     assert schedule.ready("") == 3 + 2, "the other parts' first shards, and the third stage of this one"
     cell = schedule.take("")
     assert cell is not None
-    assert (cell.stage, cell.part) == ("first", 1), "earlier stages first"
+    assert (cell.stage, cell.part) == ("third", 0), "earlier parts first"
 
 
 def test_while_it_is_held_only_the_first_stage_begins(tmp_path: Path) -> None:

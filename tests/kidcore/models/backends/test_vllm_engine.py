@@ -1,9 +1,11 @@
 """vLLM engines started and stopped: what they refuse, and how they leave the process."""
 
 import logging
+import multiprocessing
 import random
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 
 from kidcore.errors import KidpipeError
 from kidcore.models.backends import vllm_engine, vllm_rows
-from kidcore.models.backends.base import ScoreRequest
+from kidcore.models.backends.base import EngineDied, ScoreRequest
 from kidcore.models.backends.select import open_backend
 from kidcore.models.backends.transformers import TransformersBackend
 from tests.kidcore.models.backends.conftest import assert_same, engine_settings, open_vllm, random_requests, save_tiny_model
@@ -163,4 +165,22 @@ def test_tokens_under_way_follow_what_the_engine_was_started_with(tiny_model: Pa
     requests = random_requests(40, seed=5)
     longest = max(len(request.token_ids) for request in requests)
     assert backend._scoring(requests, 4).tokens_in_flight == 640 - longest - 32
+    backend.close()
+
+
+def test_an_engine_whose_process_is_killed_is_an_error(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On GPUs it has a process of its own, and vLLM waits for its answers for ever."""
+    monkeypatch.setattr(vllm_engine, "_engine_in_this_process", lambda _asked: nullcontext())
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    monkeypatch.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
+    backend = open_vllm(tiny_model)
+    (core,) = (child for child in multiprocessing.active_children() if "EngineCore" in child.name)
+    answers = backend.score(random_requests(2000, seed=0), 8)
+    next(answers)
+    core.kill()
+    with pytest.raises(EngineDied, match="the process of the vLLM engine ended") as error:
+        list(answers)
+    assert "run the same command again" in error.value.fix
+    with pytest.raises(EngineDied):
+        list(backend.score(random_requests(1, seed=0), 8))
     backend.close()
