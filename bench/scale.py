@@ -29,9 +29,9 @@ from pipeline.workers.parallel import Crew, ParallelRunner
 from pipeline.workers.pool import Kind, WorkerPool
 from pipeline.workers.worker import Place
 
-_ROWS = 512
-_ROW_BYTES = 512
-"""About what the scores of an example take."""
+_ROWS = 64
+_ROW_BYTES = 64
+"""Little, so that writing it does not take the cores of a small machine from the driver."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ray
-from ray.exceptions import ActorDiedError, RayError
+from ray.exceptions import OutOfMemoryError, RayError
 
 from kidcore.errors import KidpipeError
 from kidcore.version import kidpipe_version
@@ -181,9 +181,15 @@ class WorkerPool:
 
 
 def _reason(error: RayError) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if "Error" in line or "exit" in line.lower() or "memory" in line.lower()]
-    return (told or lines or [type(error).__name__])[-1 if isinstance(error, ActorDiedError) else 0]
+    """In a few words; Ray's own are many."""
+    text = " ".join(str(error).split())
+    if "creation task" in text:
+        return text.rsplit("Error: ", 1)[-1] if "Error: " in text else text
+    if isinstance(error, OutOfMemoryError) or "low on memory" in text:
+        return "the machine was short of memory, and Ray ended it"
+    if "node" in text and "died" in text and "worker process has died" not in text:
+        return "its node is gone"
+    return "its process was killed or crashed"
 
 
 def store_lock(root: Path) -> bytes:

@@ -1,6 +1,7 @@
 """Engine settings in; how many engines a build is to ask side by side out."""
 
 import importlib.util
+import os
 
 from kidcore.config.config import EngineSettings
 from kidcore.errors import KidpipeError
@@ -20,11 +21,14 @@ def num_workers(settings: EngineSettings, gpus: float | None = None) -> int:
     return max(1, int(gpus) // settings.tensor_parallel)
 
 
-def require_ray() -> None:
-    """Refuse to go on where Ray is not installed."""
+def require_ray(*, verbose: bool = False) -> None:
+    """Refuse to go on where Ray is not installed; where it is, see that it keeps off standard output unless `verbose`."""
     if importlib.util.find_spec("ray") is None:
         raise KidpipeError(
             "several engines need Ray, which is not installed",
             where="engine.workers, engine.ray",
             fix="pip install 'kidpipe[ray]', or set engine.workers = 1",
         )
+    if not verbose:
+        # Read when Ray is imported. It tells of each dead worker in a long line on stdout; we say so ourselves.
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")

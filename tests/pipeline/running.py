@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from kidcore.config.config import Config
+from kidcore.config.config_load import load_config
 from kidcore.store.manifest import Manifest
 from kidcore.store.store import Store
 from pipeline.build import BuildResult, build
@@ -15,6 +16,11 @@ def run_build(config: Config, until: str = "score") -> BuildResult:
         return build(context, store_of(config), until=until, progress=False)
     finally:
         context.close()
+
+
+def build_with(settings: dict[str, object]) -> None:
+    """For a process of its own."""
+    run_build(load_config(None, settings, {}).config)
 
 
 def store_of(config: Config) -> Store:

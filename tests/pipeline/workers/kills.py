@@ -29,7 +29,7 @@ from kidpipe.demo.world import make_world
 from pipeline.workers.cluster import connect
 from tests.conftest import configure
 from tests.forks import start
-from tests.pipeline.running import run_build
+from tests.pipeline.running import build_with, run_build
 from tests.pipeline.test_interruption import contents
 from tests.pipeline.workers.test_parallel import worker_of
 
@@ -115,15 +115,11 @@ def kill_workers(world: World, rng: random.Random, most: int) -> Round:
     return _judged("a worker", world, store, len(killed), [])
 
 
-def build(settings: dict[str, object]) -> None:
-    run_build(configure(settings))
-
-
 def kill_driver(world: World, rng: random.Random) -> Round:
     """A build whose driver is killed once something is finished, and one that finishes it, with other engines or without Ray."""
     store = world.store(f"driver-{rng.random()}")
     moment = rng.uniform(0.0, 3.0)
-    with start(build, world.on_ray(store)) as driver:
+    with start(build_with, world.on_ray(store)) as driver:
         while not shard_records(store.root) and driver.poll() is None:
             threading.Event().wait(0.05)
         threading.Event().wait(moment)
@@ -131,7 +127,7 @@ def kill_driver(world: World, rng: random.Random) -> Round:
         driver.kill()
     before = contents(store)
     engines = rng.choice([0, 1, 2])
-    build(world.on_ray(store, engines) if engines else world.settings(store))
+    build_with(world.on_ray(store, engines) if engines else world.settings(store))
     touched = [f"made again: {name}" for name in before.items() - contents(store).items()]
     return _judged("the driver", world, store, int(is_killed), touched)
 

@@ -16,7 +16,7 @@ from pipeline.workers.parallel import ParallelRunner
 from pipeline.workers.pool import IN_FLIGHT
 from tests.conftest import configure
 from tests.forks import start
-from tests.pipeline.running import run_build
+from tests.pipeline.running import build_with, run_build
 from tests.pipeline.test_interruption import assert_equal_stores
 from tests.pipeline.workers.light import LightBodies, grid_in, parallel, serial, shards
 
@@ -103,7 +103,7 @@ def test_three_engines_of_which_one_is_killed_with_the_sql_worker(tmp_path: Path
 def test_a_shard_that_kills_its_worker_three_times_stops_the_build(tmp_path: Path) -> None:
     store = Store(tmp_path)
     bodies = LightBodies(trouble={"second 1 0": "die"})
-    with pytest.raises(KidpipeError, match="a shard failed 3 times: its worker died: ") as error:
+    with pytest.raises(KidpipeError, match="a shard failed 3 times: its worker died: its process was killed or crashed") as error:
         run(parallel(grid_in(store), store, bodies, engines=1))
     assert error.value.where == "second, part 1"
     made = [record for record in shard_records(store.root) if record["stage"] == "second"]
@@ -138,20 +138,18 @@ def test_a_damaged_input_is_made_again_and_a_refusal_comes_as_it_was(tmp_path: P
     assert damaged.read_bytes() == whole[f"first/{damaged.name}"]
 
 
-def build_on(address: str, settings: dict[str, object]) -> None:
-    run_build(configure(settings, engine__workers=1, engine__ray=address))
-
-
 def test_a_build_whose_engine_and_whose_driver_are_killed_is_finished_without_ray(
     settings: dict[str, object], tmp_path: Path, address: str, over: threading.Event
 ) -> None:
     settings |= {"ingest.shard_rows": 6, "engine.device": "cpu"}
     store = Store(Path(str(settings["store.path"])))
-    with start(build_on, address, settings) as driver:
+    with start(build_with, settings | {"engine.workers": 1, "engine.ray": address}) as driver:
         engine = when_logged(store, "gold_score", over, kill_worker)
         when_logged(store, "predict", over, lambda _record: driver.kill()).join(240)
         assert driver.poll() not in (None, 0), driver.err
         engine.join()
+        assert driver.out == "", "results alone are for standard output"
+        assert "failed and is made again: its worker died: its process was killed or crashed" in driver.err
     logged = shard_records(store.root)
     assert len({worker_of(record) for record in logged if record["stage"] in ("gold_score", "predict")}) == 2
     result = run_build(configure(settings))
