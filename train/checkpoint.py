@@ -38,6 +38,8 @@ class RunProgress:
     """Training time so far, without evaluation and start-up."""
     start_nll: float = math.nan
     """Of the student as it was given; nan in checkpoints of an older kidpipe, and without a holdout."""
+    pack_tokens: int = 0
+    """Of the packs that the run's steps are cut into; 0 in checkpoints of an older kidpipe."""
 
 
 def commit_folder(target: Path, write: Callable[[Path], None]) -> None:
@@ -164,6 +166,14 @@ class Checkpoints:
         """The step of the newest checkpoint; 0 when there is none."""
         found = self._all()
         return int(found[-1].name.removeprefix("step-")) if found else 0
+
+    def pack_tokens(self) -> int:
+        """The size of the packs of the run so far: another one would round otherwise. 0 where nothing is known."""
+        found = self._all()
+        try:
+            return int(json.loads((found[-1] / "progress.json").read_text(encoding="utf-8"))["pack_tokens"])
+        except (IndexError, OSError, ValueError, KeyError):
+            return 0
 
     def clear(self) -> None:
         """Drop them all: a finished run needs none."""

@@ -15,6 +15,7 @@ import torch
 from kidcore.config import processes
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
+from kidcore.method.methods import METHODS
 from kidcore.models.weights import count_weights
 from train.loss.head import chunk_slots
 from train.step import autocast_dtype
@@ -25,7 +26,7 @@ _RUNTIME = 600_000_000
 _CHUNKS_ON_GPU = 512 << 20
 _SHARE = 0.9
 """Of what is free that a step may be planned to take. By judgement: few peaks were held against the estimate."""
-_SMALLEST_PACK = 512
+_SMALLEST_PACK, _USUAL_PACK, _LARGEST_PACK = 512, 4096, 16384
 _LOG = logging.getLogger(__name__)
 
 
@@ -94,7 +95,7 @@ def step_bytes(shape: StudentShape, settings: TrainSettings, device: torch.devic
         # Attention is in float32 there, and its result is cast for the product behind it.
         row += 6 * shape.query_width + 4 * shape.key_width
     kept = 4 * shape.hidden * shape.layers + row if checkpointed else row * shape.layers
-    step = state + casts + settings.pack_tokens * kept + _head_bytes(shape, settings, device, is_cast=is_cast)
+    step = state + casts + pack_size(settings) * kept + _head_bytes(shape, settings, device, is_cast=is_cast)
     # The student is loaded in float32.
     return _RUNTIME + max(step, 4 * shape.num_weights)
 
@@ -118,7 +119,7 @@ def _row_bytes(shape: StudentShape, lora_rank: int, *, is_cast: bool) -> int:
 def _head_bytes(shape: StudentShape, settings: TrainSettings, device: torch.device, *, is_cast: bool) -> int:
     table, is_gpu = shape.vocab_size * shape.hidden, device.type == "cuda"
     size, part = (
-        chunk_slots(settings.pack_tokens, shape.vocab_size, dtype, device)
+        chunk_slots(pack_size(settings), shape.vocab_size, dtype, device)
         for dtype in (torch.bfloat16 if is_cast else torch.float32, torch.float32)
     )
     # The logits of a chunk, and what the losses make of a part of them.
@@ -164,13 +165,24 @@ def _group_room(root: Path, own: Path) -> Iterator[int]:
                     yield max(0, int(most) - taken + sum(map(int, cache)))
 
 
-def fitted(settings: TrainSettings, student: Path, ranks: Ranks) -> TrainSettings:
-    """The settings, or those with smaller packs or with checkpointing where the given ones would not fit; losses stay.
+def pack_size(settings: TrainSettings) -> int:
+    """Tokens of a pack, of settings that are `fitted`."""
+    assert settings.pack_tokens != "auto", "settings are fitted before a run"
+    return settings.pack_tokens
+
+
+def fitted(settings: TrainSettings, student: Path, ranks: Ranks, began_with: int = 0) -> TrainSettings:
+    """The settings with a number of tokens a pack, and with smaller packs or with checkpointing where these would not fit.
+
+    Losses stay but for their last digits. A run that goes on keeps the packs that it `began_with`, unless it is told otherwise.
 
     Raises:
         KidpipeError: nothing that may be changed makes a step fit.
     """
     shape = StudentShape.of(student)
+    if settings.pack_tokens == "auto":
+        size = began_with or _largest_pack(shape, settings, ranks)
+        settings = settings.model_copy(update={"pack_tokens": size})
     if shape is None or settings.parallel == "fsdp" or (settings.parallel == "auto" and ranks.world_size > 1):
         return settings
     free = free_bytes(ranks.device)
@@ -194,13 +206,25 @@ def fitted(settings: TrainSettings, student: Path, ranks: Ranks) -> TrainSetting
     return chosen
 
 
+def _largest_pack(shape: StudentShape | None, settings: TrainSettings, ranks: Ranks) -> int:
+    """A GPU is used better by fewer and larger packs; several have to agree, and an online method's teacher needs room."""
+    if shape is None or ranks.device.type != "cuda" or ranks.world_size > 1 or METHODS[settings.method].is_online:
+        return _USUAL_PACK
+    size, free = _LARGEST_PACK, free_bytes(ranks.device)
+    while size > _USUAL_PACK:
+        if step_bytes(shape, settings.model_copy(update={"pack_tokens": size}), ranks.device) <= _SHARE * free:
+            break
+        size //= 2
+    return size
+
+
 def _choose(shape: StudentShape, settings: TrainSettings, device: torch.device, free: int) -> TrainSettings:
     """The first that fits: smaller packs cost little, checkpointing a third of the trunk's time."""
     tried = settings
     for checkpointing in (False, True):
         if settings.gradient_checkpointing and not checkpointing:
             continue
-        pack = settings.pack_tokens
+        pack = pack_size(settings)
         while True:
             change = {"pack_tokens": pack, "gradient_checkpointing": checkpointing}
             is_same = (pack, checkpointing) == (settings.pack_tokens, settings.gradient_checkpointing)

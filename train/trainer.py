@@ -29,7 +29,7 @@ from train.data.examples import TrainingExample
 from train.data.loader import Loader, choose_workers
 from train.data.sampler import hashed
 from train.display import Display
-from train.memory import fitted
+from train.memory import fitted, pack_size
 from train.online.online import Online, prepare_together
 from train.online.rollouts import open_engine
 from train.online.setup import OnlineSetup
@@ -88,7 +88,7 @@ def run(
         checkpoints = Checkpoints(out / "checkpoints")
         finished = read_result(out)
         if finished is None:
-            settings = fitted(settings, student_path, ranks)
+            settings = fitted(settings, student_path, ranks, checkpoints.pack_tokens())
             with (
                 StopRequest() as stop,
                 open_trackers(settings, out, is_first=ranks.is_first) as trackers,
@@ -147,7 +147,7 @@ class _Session:
         self._overlap: Overlap | None = None
         placed = place(load_student(origin, torch.device("cpu"), settings), settings, ranks)
         self._model, dtype = placed.model, placed.autocast_dtype
-        self._runner = Runner(self._model, ranks.device, placed.layout, settings.pack_tokens, dtype, ranks, placed.sharded)
+        self._runner = Runner(self._model, ranks.device, placed.layout, pack_size(settings), dtype, ranks, placed.sharded)
         self._recipe = RunObjective.of(settings)
         self._optimizer = make_optimizer(self._model, settings)
         self._num_steps = self._data.num_steps
@@ -166,7 +166,8 @@ class _Session:
         self._eval_every = settings.eval_every or self._data.steps_per_epoch
         self._save_every = settings.save_every or self._eval_every
         fresh = RunProgress(step=0, best_step=0, best_nll=math.inf, log_bytes=0, seconds=0.0)
-        self._progress = checkpoints.load(self._model, self._optimizer, ranks.device) or fresh
+        progress = checkpoints.load(self._model, self._optimizer, ranks.device) or fresh
+        self._progress = replace(progress, pack_tokens=pack_size(settings))
 
     def train(self, stop: StopRequest, teacher: GoldKnowledge | None, *, show: bool) -> TrainResult:
         """Run all steps that are left, and write the result."""

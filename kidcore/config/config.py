@@ -153,7 +153,10 @@ class TrainSettings(Section):
     batch_size: Identity[int] = Field(32, ge=1, description="examples per optimiser step, over all processes")
     group_size: Identity[int] = Field(4, ge=1, description="questions on one database kept together, to share its schema")
     buffer_shards: Identity[int] = Field(4, ge=1, description="shards shuffled together; bounds memory")
-    pack_tokens: Runtime[int] = Field(4096, ge=64, description="tokens per forward pass; bounds peak memory")
+    pack_tokens: Runtime[Literal["auto"] | Annotated[int, Field(ge=64)]] = Field(
+        "auto",
+        description="tokens per forward pass; bounds peak memory; auto = 4096, with one GPU up to 16384 as its memory allows",
+    )
     packing: Runtime[Literal["auto", "tree", "plain", "none"]] = Field("auto", description="auto = tree where the model can")
     learning_rate: Identity[Literal["auto"] | Annotated[float, Field(gt=0)]] = Field(
         "auto",

@@ -20,7 +20,7 @@ ONE_AND_A_HALF = StudentShape(1_543_700_000, 28, 1536, 8960, 12, 1536, 256, 151_
 
 
 def settings(**changes: object) -> TrainSettings:
-    return TrainSettings.model_validate({"dtype": "bfloat16"} | changes)
+    return TrainSettings.model_validate({"dtype": "bfloat16", "pack_tokens": 4096} | changes)
 
 
 @pytest.mark.parametrize(
@@ -113,3 +113,20 @@ def test_the_tightest_control_group_counts(tmp_path: Path, entry: str, base: str
         for name, value in zip((*names, "memory.stat"), (limit, "100", "inactive_file 30\n"), strict=True):
             (folder / name).write_text(value)
     assert list(_group_room(root, own)) == ([930, 430] if base else [430])
+
+
+def test_packs_are_as_large_as_a_gpu_allows_and_stay_so_when_a_run_goes_on(
+    student: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def packs(ranks: Ranks, began_with: int = 0, **changes: object) -> object:
+        return fitted(settings(pack_tokens="auto", **changes), student, ranks, began_with).pack_tokens
+
+    gpu = Ranks(device=torch.device("cuda"))
+    monkeypatch.setattr(StudentShape, "of", lambda _: HALF_BILLION)
+    for free, size in ((80e9, 16384), (32e9, 8192), (24e9, 4096), (16e9, 2048)):
+        monkeypatch.setattr("train.memory.free_bytes", lambda _, free=free: int(free))
+        assert packs(gpu) == size
+    monkeypatch.setattr("train.memory.free_bytes", lambda _: int(80e9))
+    assert packs(Ranks()) == packs(gpu, method="gkd") == packs(gpu, began_with=4096) == 4096
+    monkeypatch.setattr(StudentShape, "of", lambda _: None)
+    assert packs(gpu) == 4096
