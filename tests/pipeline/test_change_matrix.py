@@ -44,6 +44,7 @@ CHANGES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "mask.seed": (1, ("mask", "predict", "rewrite", "outcome", "score")),
     "predict.predictor": (None, ()),
     "predict.fill": ("argmax", ("predict", "rewrite", "outcome", "score")),
+    "predict.propose": ("argmax_wrong", ("predict",)),  # counts with fill = verify alone: tests/pipeline/test_verify.py
     "predict.temperature": (2.0, ("predict",)),
     "predict.mask_token": ("<unk>", ("predict", "rewrite", "outcome", "score")),
     "predict.top_k": (5, ("predict", "rewrite")),
@@ -70,6 +71,7 @@ RETRAINED: dict[str, set[str]] = {
     "mask.ratio": KID,
     "mask.seed": KID,
     "predict.fill": KID,
+    "predict.propose": {"kid-online"},
     "predict.temperature": {"kid-online"},
     "predict.mask_token": KID,
     "predict.top_k": {"kid-online"},
