@@ -290,6 +290,28 @@ def report(
     load_body("commands.report.report")(session, kind, names or [], out, as_json=json)
 
 
+@app.command()
+def push(
+    repository: Annotated[str, typer.Argument(help="Where on the Hub: OWNER/NAME; made where it is not there.")],
+    model: Annotated[str, typer.Argument(help="A run or a folder; default the newest finished run.")] = "",
+    data: Annotated[bool, typer.Option("--data", help="Upload the shards of the latest build as a data set instead.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="A new repository is for all to see; default private.")] = False,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Upload a student with its card and scores, or imperfect data, to the Hugging Face Hub.
+
+    The data holds the questions, the gold SQL and the schemas that it was made of.
+
+    Example: kidpipe push ada/concert-sql kid-4f1c22aa
+
+    Example: kidpipe push ada/imperfect-concerts --data
+    """
+    session = open_command(config, settings)
+    load_body("commands.push.push")(session, repository, model, data=data, public=public, as_json=json)
+
+
 def main() -> None:
     """The console script: people's mistakes end with a message and exit code 1."""
     # Waiting OpenMP threads spin for milliseconds by default. Measured on two cores, 150 steps of a small model: 9 s alone but
