@@ -1,4 +1,4 @@
-"""The command line and the configuration in; docs/reference/cli.md and settings.md out. Run it after changing either.
+"""Command line, configuration and stage table in; docs/reference/cli.md, settings.md, columns.md out. Run it after changing one.
 
 python docs/make_reference.py
 """
@@ -9,6 +9,8 @@ from typing import Any
 import typer
 
 from kidcore.config.config_load import sections
+from kidcore.store.column_descriptions import COLUMNS
+from kidcore.store.stages import STAGE_TABLE
 from kidpipe.cli import app
 
 FOLDER = Path(__file__).parent / "reference"
@@ -17,7 +19,7 @@ _MADE = "<!-- Written by docs/make_reference.py: change the code, then run it. -
 
 def pages() -> dict[str, str]:
     """The text of each page by file name."""
-    return {"cli.md": _commands(), "settings.md": _settings()}
+    return {"cli.md": _commands(), "settings.md": _settings(), "columns.md": _columns()}
 
 
 def _commands() -> str:
@@ -52,6 +54,16 @@ def _settings() -> str:
         for name, field in model.model_fields.items():
             lines.append(_row(f"{section}.{name}", f"`{field.default!r}`", model.kind_of(name).value, field.description or ""))
         lines.append("")
+    return "\n".join(lines)
+
+
+def _columns() -> str:
+    lines = [_MADE, "", "# Columns", ""]
+    lines += ["What the shards of each stage hold, and so the tables of `kidpipe query`: a row is a question, or a view of one."]
+    lines += ["`[...]` is a list; positions are those of the SQL with its end of sequence; `?` may be null.", ""]
+    for name, traits in STAGE_TABLE.items():
+        lines += [f"## {name}", "", "| column | type | |", "|---|---|---|"]
+        lines += [_row(column.split()[0], column.split()[1], COLUMNS[column.split()[0]]) for column in traits.columns] + [""]
     return "\n".join(lines)
 
 

@@ -11,8 +11,10 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from eval.evaluate import SUMMARY_FILE
 from kidcore.errors import KidpipeError
+from kidcore.store.column_descriptions import COLUMNS
 from kidcore.store.manifest import HEAD, LATEST, Manifest
 from kidcore.store.prompts import prompt_folder
+from kidcore.store.stages import STAGE_TABLE
 from kidpipe.commands.evaluate import find_model
 from kidpipe.commands.session import Session, show_bytes
 
@@ -32,6 +34,10 @@ configuration: `load_dataset("{repository}", "score")`. `example_id` joins them,
 | | |
 |---|---|
 {rows}
+
+| column | |
+|---|---|
+{columns}
 
 The folder is a store of kidpipe: students are trained on it without the teacher.
 
@@ -146,8 +152,6 @@ def _with_scores(card: str, evaluations: Mapping[str, Mapping[str, Any]], reposi
 def _of_build(session: Session, repository: str) -> Files:
     """Every shard of the latest manifest and what a trainer needs beside them: a store of its own."""
     root, manifest = session.store.root, session.manifest()
-    if manifest is None:
-        raise KidpipeError("nothing is built yet", where=str(root), fix="kidpipe build-imperfect --teacher MODEL")
     named = [*manifest.files(*manifest.stages), LATEST, HEAD, f"manifests/{manifest.digest}.json"]
     folders = [root / "tokenizers" / manifest.facts.tokenizer, prompt_folder(session.store, manifest.stages["ingest"].settings)]
     paths = [*(root / name for name in named), *(path for folder in folders for path in sorted(folder.rglob("*")))]
@@ -171,4 +175,6 @@ def _data_card(manifest: Manifest, repository: str) -> str:
     for record in manifest.stages.values():
         rows |= {name: value for name, value in record.settings.items() if isinstance(value, (str, int, float))}
     table = "\n".join(f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in rows.items())
-    return _ABOUT_DATA.format(configs=configs, repository=repository, rows=table)
+    held = dict.fromkeys(column.split()[0] for stage in manifest.stages for column in STAGE_TABLE[stage].columns)
+    columns = "\n".join(f"| {name} | {COLUMNS[name]} |" for name in held)
+    return _ABOUT_DATA.format(configs=configs, repository=repository, rows=table, columns=columns)

@@ -72,7 +72,7 @@ def test_what_cannot_be_pushed_is_said(cli: Cli, hub: Hub, tmp_path: Path, monke
     for arguments, said in {
         ("student", str(folder)): "OWNER/NAME",
         ("ada/student", "kid"): "no run or folder kid",
-        ("ada/data", "--data"): "nothing is built yet",
+        ("ada/data", "--data"): "nothing has been built here",
         ("ada/data", "kid", "--data"): "leave kid or --data out",
     }.items():
         done = cli("push", *arguments)
