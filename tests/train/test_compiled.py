@@ -41,14 +41,18 @@ def look(model: torch.nn.Module, seed: int, device: torch.device, dtype: torch.d
     return [hidden.detach(), *torch.autograd.grad((hidden * weights).sum(), parameters)]
 
 
-@pytest.mark.parametrize("kind", ["plain", "bfloat16", "adapters", "checkpointing"])
-def test_compiled_layers_compute_what_plain_ones_do_and_compile_once(device: torch.device, kind: str) -> None:
-    model = (adapted_student(heads=2) if kind == "adapters" else make_student(heads=2)).to(device).train()
-    dtype = torch.bfloat16 if kind == "bfloat16" else None
-    if kind == "checkpointing":
+@pytest.mark.slow
+@pytest.mark.parametrize("is_hard", [False, True])
+def test_compiled_layers_compute_what_plain_ones_do_and_compile_once(device: torch.device, is_hard: bool) -> None:
+    """With adapters, half precision and checkpointing together, and without; on a CPU, where tracing is slow, together only."""
+    if device.type == "cpu" and not is_hard:
+        pytest.skip("a part of the other case")
+    model = (adapted_student(heads=2) if is_hard else make_student(heads=2)).to(device).train()
+    dtype = torch.bfloat16 if is_hard else None
+    if is_hard:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
     assert install(model)
-    expected = [look(model, seed, device, dtype) for seed in range(1, 4)]
+    expected = [look(model, seed, device, dtype) for seed in (1, 2)]
     assert compile_layers(model, dtype, "aot_eager" if device.type == "cpu" else "inductor")
     for number, plain in enumerate(expected):
         with torch.compiler.set_stance("fail_on_recompile" if number else "default"):
