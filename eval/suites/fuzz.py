@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
@@ -137,16 +138,25 @@ def _fuzz(
             break
         candidate = folder / f".candidate{source.suffix}"
         aim, values = _aim(number, f"{seed}/{number}", golds, alive)
-        make_variant(source, candidate, values, f"{seed}/{number}", aim)
-        rest, _invalid = _survivors(alive, candidate, new_cache())
+        is_made = _is_made(source, candidate, values, f"{seed}/{number}", aim)
+        rest = _survivors(alive, candidate, new_cache())[0] if is_made else alive
         if len(rest) == len(alive) or len(_executing(golds, candidate, new_cache())) < len(golds):
-            candidate.unlink()
+            candidate.unlink(missing_ok=True)
             idle += 1
             continue
         candidate.replace(folder / f"variant_{kept:02d}{source.suffix}")
         alive, kept, idle = rest, kept + 1, 0
     equal = len(neighbours) - len(differing)
     return DatabaseReport(len(golds), num_mutants, num_mutants - after_original, num_mutants - len(alive), kept, equal)
+
+
+def _is_made(source: Path, candidate: Path, values: dict[str, set[Any]], seed: str, aim: Aim) -> bool:
+    """Whether SQLite can write the variant at all: it can't where a table or an index needs what only its maker has."""
+    try:
+        make_variant(source, candidate, values, seed, aim)
+    except sqlite3.Error:
+        return False
+    return True
 
 
 def _aim(number: int, seed: str, golds: list[str], alive: list[tuple[str, str]]) -> tuple[Aim, dict[str, set[Any]]]:

@@ -181,12 +181,19 @@ def test_a_database_that_can_have_no_suite_stops_no_other(tmp_path: Path) -> Non
         connection.executemany("INSERT INTO t VALUES (?)", [(n,) for n in (1, 2, 2**63 - 1, -(2**63))])
         connection.execute("CREATE TRIGGER r AFTER UPDATE ON t BEGIN INSERT INTO nowhere VALUES (new.a); END")
     duckdb.connect(str(duck)).close()
+    own = tmp_path / "own.sqlite"
+    with closing(sqlite3.connect(own)) as connection, connection:
+        connection.create_collation("MINE", lambda a, b: (a > b) - (a < b))
+        connection.execute("CREATE TABLE t (a TEXT COLLATE MINE, b INT)")
+        connection.executemany("INSERT INTO t VALUES (?, ?)", [("x", 1), ("y", 2)])
+        connection.execute("CREATE INDEX i ON t (a)")
     (tmp_path / "cut.sqlite").write_bytes(good.read_bytes()[:200])
     examples = [Example(name, name, "", "SELECT a FROM t WHERE a > 1") for name in ("good", "duck", "cut", "gone")]
-    paths = {name: tmp_path / f"{name}.sqlite" for name in ("good", "duck", "cut", "gone")}
-    assert [bool(unfit(database_of(path))) for path in paths.values()] == [False, True, True, True]
+    examples.append(Example("own", "own", "", "SELECT b FROM t WHERE b > 1"))
+    paths = {name: tmp_path / f"{name}.sqlite" for name in ("good", "own", "duck", "cut", "gone")}
+    assert [bool(unfit(database_of(path))) for path in paths.values()] == [False, False, True, True, True]
     reports = make_suite(
         examples, paths.__getitem__, tmp_path / "suite", num_variants=2, seed=0, settings=SETTINGS, sandbox=SANDBOX
     )
-    assert list(reports) == ["good"]
-    assert reports["good"].golds == 1
+    assert list(reports) == ["good", "own"]
+    assert (reports["good"].golds, reports["own"].golds, reports["own"].variants) == (1, 1, 0)
