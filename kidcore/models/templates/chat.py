@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from jinja2 import TemplateError
-
 from kidcore.errors import KidpipeError
 
 # Stand-ins that no schema or question contains; a chat template is rendered around them and cut there.
-_SCHEMA_MARK, _QUESTION_MARK, _SYSTEM_MARK = "\ue000SCHEMA\ue001", "\ue000QUESTION\ue001", "\ue000SYSTEM\ue001"
-_ANSWER_MARK = "\ue000ANSWER\ue001"
+# Letters of both cases: a template may alter them.
+_SCHEMA_MARK, _QUESTION_MARK, _SYSTEM_MARK = "\ue000Schema\ue001", "\ue000Question\ue001", "\ue000System\ue001"
+_ANSWER_MARK = "\ue000Answer\ue001"
 _RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "tokenize", "strftime_now")
 
 
@@ -55,23 +54,34 @@ def chat_frame(tokenizer: Any, system: str, arguments: Mapping[str, Any], date: 
         messages.insert(0, {"role": "system", "content": _SYSTEM_MARK})
     moment = fixed_moment(date)
     try:
-        text: str = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, strftime_now=moment.strftime, **arguments
+        text, again = (
+            str(
+                tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=True, strftime_now=moment.strftime, **arguments
+                )
+            )
+            for _ in range(2)
         )
-    except (TemplateError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # a template is a program of somebody else's: it may fail in any way
         raise KidpipeError(
             f"the chat template refuses the prompt: {error}",
             where="ingest.chat, ingest.system, ingest.chat_arguments",
             fix="leave ingest.system empty if the template takes no system message, or set ingest.chat = false",
         ) from None
+    if text != again:
+        raise KidpipeError(
+            "the chat template writes another prompt each time", where="ingest.chat", fix="set ingest.chat = false, or mend it"
+        )
     if system:
         if _SYSTEM_MARK not in text:
-            raise KidpipeError("the chat template drops the system message", where="ingest.system", fix='set ingest.system = ""')
+            what = "the chat template drops or alters the system message"
+            raise KidpipeError(what, where="ingest.system", fix='set ingest.system = ""')
         text = text.replace(_SYSTEM_MARK, system)
     before, _, rest = text.partition(_SCHEMA_MARK)
     between, mark, after = rest.partition(_QUESTION_MARK)
     if not mark:
-        raise KidpipeError("the chat template drops the user's text", where="ingest.chat", fix="set ingest.chat = false")
+        what = "the chat template drops or alters the user's text"
+        raise KidpipeError(what, where="ingest.chat", fix="set ingest.chat = false")
     return Frame(before, between, after)
 
 
@@ -80,7 +90,7 @@ def answer_end_text(tokenizer: Any, arguments: Mapping[str, Any], date: str) -> 
     messages = [{"role": "user", "content": _QUESTION_MARK}, {"role": "assistant", "content": _ANSWER_MARK}]
     try:
         text: str = tokenizer.apply_chat_template(messages, tokenize=False, strftime_now=fixed_moment(date).strftime, **arguments)
-    except (TemplateError, ValueError, TypeError, KeyError):
+    except Exception:  # as above
         return ""
     _, mark, rest = text.rpartition(_ANSWER_MARK)
     return rest.lstrip() if mark else ""

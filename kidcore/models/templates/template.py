@@ -69,6 +69,7 @@ class PromptTemplate:
             keep_trailing_newline=True,
             autoescape=False,
         )
+        del environment.filters["random"]  # a prompt is the same each time
         try:
             return {name: environment.get_template(name) for name in (SCHEMA_FILE, QUESTION_FILE)}
         except TemplateError as error:
@@ -77,7 +78,7 @@ class PromptTemplate:
     def _render(self, file: str, variables: Mapping[str, Any]) -> str:
         try:
             return self._templates[file].render(variables)
-        except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
+        except Exception as error:  # a program of the user's own: it may fail in any way
             raise _refused(f"{self.name}, {file}", error) from None
 
 
@@ -102,9 +103,12 @@ def load_template(template: str) -> PromptTemplate:
             fix=f"name {built_in}, or a folder with {SCHEMA_FILE} and {QUESTION_FILE} (docs/prompts.md)",
         )
     try:
-        files = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jinja"))}
+        found = [path for path in sorted(folder.glob("*.jinja")) if path.is_file()]
+        files = {path.name: path.read_text(encoding="utf-8-sig") for path in found}
     except UnicodeDecodeError as error:
         raise KidpipeError(f"a template is not UTF-8: {error}", where=str(folder), fix="save it as UTF-8") from None
+    except OSError as error:
+        raise KidpipeError(f"a template can't be read: {error}", where=str(folder), fix="check who may read it") from None
     return _tried(template if template in BUILT_IN else folder.name, tuple(files.items()))
 
 
@@ -121,7 +125,7 @@ def _refused(where: str, error: Exception) -> KidpipeError:
     number = getattr(error, "lineno", None)
     line = f", line {number}" if number else ""
     return KidpipeError(
-        f"the prompt template does not render: {error}",
+        f"the prompt template does not render: {error or type(error).__name__}",
         where=f"ingest.template = {where}{line}",
         fix="mend it: docs/prompts.md lists the variables",
     )

@@ -144,9 +144,17 @@ def test_a_chat_template_that_asks_for_the_time_stands_still(tiny_model: Path, c
     [
         (None, {}, "no chat template"),
         ("{{ raise_exception('no system role') }}", {"system": "x"}, "no system role"),
-        ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", {"system": "x"}, "drops the system message"),
-        ("{% for m in messages %}{{ m.role }}{% endfor %}", {}, "drops the user's text"),
-        ("{% for m in messages %}{{ m.content | lower }}{% endfor %}", {}, "drops the user's text"),
+        (
+            "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}",
+            {"system": "x"},
+            "drops or alters the system message",
+        ),
+        ("{% for m in messages %}{{ m.role }}{% endfor %}", {}, "drops or alters the user's text"),
+        ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", {}, "drops or alters the user's text"),
+        ("{% for i in range(10 ** 9) %}{% endfor %}{{ messages[0].content }}", {}, "Range too big"),
+        ("{{ messages[0].content + 1 }}", {}, "refuses the prompt"),
+        ("{{ messages[0].content }}{{ range(10 ** 5) | random }}{{ range(10 ** 5) | random }}", {}, "another prompt each time"),
+        ("{% for m in messages %}{{ m.content | lower }}{% endfor %}", {}, "drops or alters the user's text"),
     ],
 )
 def test_chat_templates_that_do_not_serve_are_refused(

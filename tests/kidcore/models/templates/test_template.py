@@ -126,12 +126,23 @@ def test_a_template_is_known_by_its_content_not_its_place(tmp_path: Path) -> Non
         ("{% include '/etc/hostname' %}", "does not render"),
         ("{{ tables[0]._details }}", "unsafe|undefined"),
         ("{{ 1 / 0 }}", "division"),
+        ("{{ range(10 ** 9) | list }}", "Range too big"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
+        ("{{ range(9) | random }}", "random"),
         ("{{ tables.append(1) }}", "not safely callable|unsafe"),
     ],
 )
 def test_templates_that_do_not_work_or_reach_out_are_refused(tmp_path: Path, schema: str, match: str) -> None:
     with pytest.raises(KidpipeError, match=match):
         load_template(folder(tmp_path / "bad", schema))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_template_and_a_folder_no_file(tmp_path: Path) -> None:
+    plain, marked = folder(tmp_path / "plain", "x{{ db_id }}\n"), folder(tmp_path / "marked", "x{{ db_id }}\n")
+    path = Path(marked) / "schema.jinja"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    (Path(marked) / "old.jinja").mkdir()
+    assert load_template(marked).digest == load_template(plain).digest
 
 
 def test_a_name_that_is_no_template_names_the_real_ones(tmp_path: Path) -> None:
