@@ -62,6 +62,9 @@ def read_predictions(path: Path, examples: Sequence[Example], tables: Tables | N
     except KidpipeError as error:
         raise KidpipeError(f"cannot read predictions: {error.what}", where=error.where, fix=error.fix) from error
     head = text.lstrip(" \t\r\n")[:1]
+    if ending(path) == ".csv" and head not in ("[", "{"):
+        fix = 'give JSON Lines of {"id": ..., "prediction": ...}, or a line of SQL an example'
+        raise KidpipeError("predictions are not read from a table of commas", where=str(path), fix=fix)
     if ending(path) != ".jsonl" and head not in ("[", "{"):
         return _from_lines(text, path, examples, tables)
     found = parse_document(text, path)

@@ -14,6 +14,7 @@ from kidcore.sql.example_ids import content_ids
 from kidcore.sql.text_files import read_json, visible
 
 Split = Literal["train", "dev"]
+_NO_TEXT = "no text"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def read(settings: DataSettings, split: Split) -> DataSet:
     """Read split `train` or `dev` in the layout that `settings` names; `limit` and `sample` apply to train.
 
     Raises:
-        KidpipeError: a missing folder or file, malformed JSON (with its line), a missing key (with its row), or an id
+        KidpipeError: a missing folder or file, malformed JSON (with its line), a key that no row has a text under, or an id
             that occurs twice.
     """
     root = Path(settings.path).expanduser()
@@ -166,6 +167,12 @@ def _read_file(file: Path, layout: _Layout, split: Split) -> list[Example]:
     if not isinstance(rows, list):
         raise KidpipeError("neither a JSON array of examples nor JSON Lines", where=str(file), fix="give an object an example")
     examples = [_example(row, f"{prefix}:{number}", file, number, layout) for number, row in enumerate(rows)]
+    if examples and all(example.fault.startswith(_NO_TEXT) for example in examples):
+        raise KidpipeError(
+            f"an example has {examples[0].fault}; it has {', '.join(map(repr, sorted(rows[0])))}",
+            where=f"{file}, all {len(examples)} examples",
+            fix="set data.layout to the layout of this file, or mend the examples",
+        )
     if split == "dev":
         return examples
     named = content_ids(prefix, ((e.db_id, e.question, e.gold_sql) for e in examples))
@@ -176,24 +183,20 @@ def _example(row: Any, default_id: str, file: Path, number: int, layout: _Layout
     if not isinstance(row, dict):
         raise KidpipeError("an example must be a JSON object", where=f"{file}, example {number}", fix="mend that example")
     question_key = layout.question if layout.question in row else "question"
-    for key in ("db_id", question_key, layout.query):
-        if not isinstance(row.get(key), str) or not row[key].strip():
-            raise KidpipeError(
-                f"an example without a text under {key!r}; it has {', '.join(map(repr, sorted(row)))}",
-                where=f"{file}, example {number}",
-                fix="set data.layout to the layout of this file, or mend that example",
-            )
+    found = {key: row.get(key) for key in ("db_id", question_key, layout.query)}
+    lacking = [key for key, value in found.items() if not isinstance(value, str) or not value.strip()]
     own = _own_id(row)
     example_id = f"{default_id.partition(':')[0]}:{own}" if own else default_id
     texts = {
-        "db_id": row["db_id"],
-        "question": row[question_key].strip(),
-        "gold_sql": row[layout.query].strip().rstrip("; \t\n"),
+        "db_id": str(found["db_id"] or ""),
+        "question": str(found[question_key] or "").strip(),
+        "gold_sql": str(found[layout.query] or "").strip().rstrip("; \t\n"),
         "evidence": str(row.get("evidence") or "").strip(),
         "difficulty": str(row.get("difficulty") or ""),
     }
     shown = {name: visible(text) for name, text in texts.items()}
-    return Example(example_id=visible(example_id), **shown, fault=_fault(texts, shown))
+    fault = f"{_NO_TEXT} under {', '.join(lacking)}" if lacking else _fault(texts, shown)
+    return Example(example_id=visible(example_id), **shown, fault=fault)
 
 
 def _fault(texts: Mapping[str, str], shown: Mapping[str, str]) -> str:

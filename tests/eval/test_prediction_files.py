@@ -1,5 +1,6 @@
 """Predictions made elsewhere: the three forms, and every way in which a file can have slipped."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -156,3 +157,18 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_tables_named() -> None:
     sql = "WITH x AS (SELECT 1 FROM Car) SELECT * FROM x JOIN \"Maker\" AS m ON 1 JOIN (SELECT 2 FROM pet) WHERE a = 'FROM no'"
     assert tables_named(sql) == {"car", "maker", "pet"}
+
+
+def test_a_table_of_predictions_is_named(tmp_path: Path) -> None:
+    text = "id,prediction\n" + "".join(f'{example_id},"{sql}"\n' for example_id, sql in list(EXPECTED.items())[1:])
+    with pytest.raises(KidpipeError, match="table of commas"):
+        read_predictions(write(tmp_path, "p.csv", text), EXAMPLES)
+
+
+def test_packed_predictions_and_lines_of_carriage_returns(tmp_path: Path) -> None:
+    packed = tmp_path / "p.sql.gz"
+    packed.write_bytes(gzip.compress(lines(SQLS, True).encode()))
+    assert read_predictions(packed, EXAMPLES, TABLES.__getitem__) == EXPECTED
+    path = tmp_path / "p.txt"
+    path.write_bytes(lines(SQLS, False).replace("\n", "\r").encode())
+    assert read_predictions(path, EXAMPLES) == EXPECTED

@@ -1,5 +1,6 @@
 """The official layouts, stable ids, and what is said of broken files."""
 
+import gzip
 import json
 import os
 from collections import Counter
@@ -132,12 +133,39 @@ def test_malformed_json_names_the_line(tmp_path: Path) -> None:
     assert caught.value.where.endswith("line 3")
 
 
-@pytest.mark.parametrize("bad", [{"db_id": "d", "question": "q"}, {"db_id": "d", "question": "", "query": "SELECT 1"}, [1]])
-def test_a_missing_key_names_the_example(tmp_path: Path, bad: Any) -> None:
+@pytest.mark.parametrize(
+    ("bad", "key"),
+    [
+        ({"db_id": "d", "question": "q"}, "query"),
+        (ROW | {"question": " "}, "question"),
+        (ROW | {"question": 5}, "question"),
+        (ROW | {"query": ["SELECT 1"]}, "query"),
+        (ROW | {"query": None, "db_id": 3}, "db_id, query"),
+    ],
+)
+def test_a_row_without_its_texts_is_set_aside_and_a_file_of_such_refused(tmp_path: Path, bad: dict[str, Any], key: str) -> None:
     write(tmp_path, "train_spider.json", [ROW, bad])
+    found = read(DataSettings(path=str(tmp_path)), "train").examples
+    assert [example.fault for example in found] == ["", f"no text under {key}"]
+    write(tmp_path, "train_spider.json", [bad, bad])
+    with pytest.raises(KidpipeError, match=f"no text under {key}; it has '") as caught:
+        read(DataSettings(path=str(tmp_path)), "train")
+    assert "all 2 examples" in caught.value.where
+
+
+def test_a_row_that_is_no_object_names_itself(tmp_path: Path) -> None:
+    write(tmp_path, "train_spider.json", [ROW, [1]])
     with pytest.raises(KidpipeError) as caught:
         read(DataSettings(path=str(tmp_path)), "train")
     assert "example 1" in caught.value.where
+
+
+def test_a_data_set_may_be_packed(tmp_path: Path) -> None:
+    plain = write(tmp_path, "train_spider.json", [ROW, ROW | {"question": "r"}])
+    before = read(DataSettings(path=str(tmp_path)), "train").examples
+    (tmp_path / "train_spider.json.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    plain.unlink()
+    assert read(DataSettings(path=str(tmp_path)), "train").examples == before
 
 
 def test_an_id_twice_is_refused(tmp_path: Path) -> None:
