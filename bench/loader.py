@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     budget_s = {"cpu": 420.0, "cuda": 240.0, "full": 1500.0}
     session = open_session("bench.loader", __doc__, arguments, budget_s=budget_s, rounds=3)
     where = environment(session.device)
-    limit = 0 if session.size == "full" else 600 if session.size == "tiny" else 2500
+    limit = 0 if session.size == "full" else 150 if session.size == "tiny" else 2500
     rows, _ = read_rows(session.data, VOCAB_SIZE, limit=limit)
     steps = make_steps(rows, batch_size=1, group_size=1, views=4, rewritten=0.05, vocab_size=VOCAB_SIZE)
     with tempfile.TemporaryDirectory() as folder:
@@ -92,9 +92,15 @@ def _measure(session: Session, shape: Shape, source: Source, folder: Path) -> di
 
 
 def _wait(session: Session, source: Source, student: Path, out: Path, workers: int) -> Waits:
-    num_steps = 8 if session.size == "tiny" else 24
+    num_steps, batch_size = (8, 8) if session.size == "tiny" else (24, 32)
     settings = TrainSettings(
-        method="kid", gold_share=0.0, views_per_step=4, max_steps=num_steps, eval_every=num_steps, loader_workers=workers
+        method="kid",
+        gold_share=0.0,
+        views_per_step=4,
+        batch_size=batch_size,
+        max_steps=num_steps,
+        eval_every=num_steps,
+        loader_workers=workers,
     )
     train(settings, source, student, out, device=session.device, progress=False)
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
