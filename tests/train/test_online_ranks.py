@@ -63,9 +63,9 @@ def test_two_processes_make_and_learn_what_one_does(
 @pytest.mark.engine
 @pytest.mark.parametrize("changes", [{}, {"lora_rank": 4}], ids=str)
 def test_a_divided_student_generates_on_after_an_interruption(folder: Path, tmp_path: Path, changes: dict[str, object]) -> None:
-    fixed = options("gkd", max_steps=40, save_every=2, eval_every=10, **changes)
+    fixed = options("gkd", max_steps=14, save_every=2, eval_every=10, **changes)
     alone(folder, tmp_path / "whole", fixed)
-    interrupt(2, folder, tmp_path / "cut", 10, **fixed, parallel="fsdp")
+    interrupt(2, folder, tmp_path / "cut", 6, **fixed, parallel="fsdp")
     finish(2, "train", folder, tmp_path / "cut", **fixed, parallel="fsdp")
     assert_same_run(lines(tmp_path / "cut"), lines(tmp_path / "whole"), rel=1e-3)
 

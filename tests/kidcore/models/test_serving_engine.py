@@ -1,6 +1,7 @@
 """A student asked through vLLM's chat interface gets the tokens of training."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -35,9 +36,10 @@ def test_vllm_reads_a_chat_message_as_training_wrote_it(tiny_model: Path, tmp_pa
     shutil.copytree(tiny_model, tmp_path / "student")
     shutil.copytree(tmp_path / "beside", tmp_path / "student", dirs_exist_ok=True)
     messages = json.dumps(ServedPrompt(SCHEMA, "how many T1_2 in 2014?").messages())
-    done = subprocess.run(
-        [sys.executable, "-c", ASK, str(tmp_path / "student"), messages], capture_output=True, text=True, timeout=300, check=False
-    )
+    # Its engine in the same process: another one would import everything once more.
+    environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    command = [sys.executable, "-c", ASK, str(tmp_path / "student"), messages]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("ids "))
     asked = builder.definition.template.question("how many T1_2 in 2014?", "a hint", "sqlite")

@@ -124,7 +124,7 @@ def test_new_lengths_do_not_compile_again(device: torch.device) -> None:
 def test_many_models_share_a_process(device: torch.device) -> None:
     """Students and teachers of other shapes and precisions, with gradients and without: more kinds than torch's own limit."""
     plan = flex.make_flex_plan(draw_schema_tree(1, 2, 4, 200, 30).tout, device)
-    for heads, groups in ((1, 1), (2, 1), (2, 2), (4, 2), (6, 2)):
+    for heads, groups in ((1, 1), (2, 1), (4, 2)):
         for dtype, tolerance in ((torch.float32, 2e-5), (torch.bfloat16, 2e-2)):
             assert dense_difference(plan, (heads, groups), 16, dtype, device, 0) < tolerance
             with torch.no_grad():
