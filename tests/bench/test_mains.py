@@ -29,7 +29,8 @@ def test_loss_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.engine
-def test_loader(world: Path, tmp_path: Path) -> None:
+def test_loader(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "shapes", lambda *_: TINY[:1])
     loader.main(["--tiny", "--data", str(world), "--json", str(tmp_path / "x.json")])
     figures = json.loads((tmp_path / "x.json").read_text())
     assert 0 < figures["ratios"]["loader_share"] < 1

@@ -34,6 +34,9 @@ def test_process_is_left_as_it_was(tiny_model: Path) -> None:
     )
     backend = open_vllm(tiny_model)
     assert (random.random(), np.random.random(), torch.rand(1)) == expected
+    # And what computes in it is named.
+    assert (backend.facts.name, backend.facts.device, backend.facts.dtype) == ("vllm", "cpu", "float32")
+    assert backend.facts.version[0].isdigit()
     backend.close()
     assert (torch.set_num_threads, torch.accelerator.synchronize, torch.accelerator.empty_cache) == functions
 
@@ -57,13 +60,6 @@ def test_a_model_that_vllm_refuses_is_an_error_with_the_way_out(tmp_path: Path, 
     folder = save_tiny_model(tmp_path, heads=4)
     with pytest.raises(KidpipeError, match=r"vLLM cannot run the model[\s\S]*engine.backend = transformers"):
         open_backend(folder, engine_settings(backend=backend), max_top_k=4, max_length=64)
-
-
-def test_what_computes_is_named(tiny_model: Path) -> None:
-    backend = open_vllm(tiny_model)
-    assert (backend.facts.name, backend.facts.device, backend.facts.dtype) == ("vllm", "cpu", "float32")
-    assert backend.facts.version[0].isdigit()
-    backend.close()
 
 
 def test_two_engines_at_once(tiny_model: Path, tmp_path: Path, reference: TransformersBackend) -> None:
