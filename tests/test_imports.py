@@ -7,8 +7,11 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from kidcore.config.config import BackendName
 
 ROOT = Path(__file__).parent.parent
 # kidpipe -> pipeline, train, eval -> kidcore: without an exception, whether an import is lazy or for types only.
@@ -92,3 +95,19 @@ def test_files_stay_short() -> None:
     lines = {file.relative_to(ROOT).as_posix(): len(file.read_text(encoding="utf-8").splitlines()) for file in files}
     assert {name: count for name, count in lines.items() if count > 350} == {}
     assert statistics.median(lines.values()) <= 200
+
+
+def test_where_to_add_things_is_where_the_architecture_says() -> None:
+    """Each row of its table names at most two places; files are there, and names are in the file that follows them."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ((?:a|an) [^|]+)\| ([^|]+)\|$", text, re.MULTILINE)
+    assert len(rows) == 6
+    for what, where in rows:
+        files = re.findall(r"`((?:kidcore|pipeline|train|eval|kidpipe)/[\w/]+\.py)`", where)
+        assert len(files) <= 2, what
+        assert all((ROOT / file).is_file() for file in files), what
+        for name, file in re.findall(r"`(\w+)` \(`([\w/]+\.py)`\)", where):
+            assert re.search(rf"\b{name}\b", (ROOT / file).read_text(encoding="utf-8")), (name, file)
+    assert set(get_args(BackendName)) - {"auto"} <= {
+        path.stem for path in (ROOT / "kidcore" / "models" / "backends").glob("*.py")
+    }

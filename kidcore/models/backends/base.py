@@ -8,8 +8,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kidcore.config.config import EngineSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.facts import EngineFacts
+from kidcore.models.sources import ModelSource
 
 
 class EngineDied(KidpipeError):
@@ -153,3 +155,15 @@ def in_ranked_order(
     """The `top_k` best of each row, best first, ties by lower id. Shapes [n, >= K] in, [n, K] out."""
     order = np.lexsort((ids, -logprobs), axis=-1)[:, :top_k]
     return np.take_along_axis(ids, order, axis=-1), np.take_along_axis(logprobs, order, axis=-1)
+
+
+class Opener(Protocol):
+    """`open_engine` of the file of an engine: a model in a folder in, the engine with it out.
+
+    `dtype` is the precision of the weights, `max_top_k` the largest K that will be asked, `max_length` the tokens of the
+    longest sequence. Raises KidpipeError where the engine cannot run the model here.
+    """
+
+    def __call__(
+        self, source: ModelSource, engine: EngineSettings, dtype: str, *, max_top_k: int, max_length: int, verbose: bool
+    ) -> Backend: ...

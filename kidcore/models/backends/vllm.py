@@ -22,6 +22,7 @@ from kidcore.models.backends import vllm_engine, vllm_rows
 from kidcore.models.backends.base import EngineDied, Sampling, ScoreRequest, TopK, check_prompts, check_score, in_ranked_order
 from kidcore.models.backends.facts import EngineFacts
 from kidcore.models.backends.quiet import quiet
+from kidcore.models.sources import ModelSource
 
 _LOG = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -45,6 +46,21 @@ class _Call(Generic[Answer]):
     """Reads the engine's output; None when the request had to be submitted again."""
     tokens_in_flight: int
     live: set[str] = field(default_factory=set)
+
+
+def open_engine(
+    source: ModelSource, engine: EngineSettings, dtype: str, *, max_top_k: int, max_length: int, verbose: bool
+) -> "VllmBackend":
+    """As `kidcore.models.backends.base.Opener`."""
+    return VllmBackend(
+        source.path,
+        engine,
+        dtype=dtype,
+        max_top_k=max_top_k,
+        max_length=max_length,
+        vocab_size=source.vocab_size,
+        verbose=verbose,
+    )
 
 
 class VllmBackend:
