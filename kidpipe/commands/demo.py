@@ -1,15 +1,20 @@
 """`kidpipe demo`: data made on the spot, a teacher trained, imperfect data built, two students trained and compared."""
 
+import os
+import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext, redirect_stdout
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kidcore.atomic import write_text
+from kidcore.config import processes
 from kidcore.config.config_load import FILE, template
 from kidcore.store.store import Store
 from kidpipe.commands.build import build_imperfect
@@ -20,11 +25,14 @@ from kidpipe.demo.recipe import QUICK, DemoRecipe
 from kidpipe.demo.setup import prepare_world
 
 SUMMARY = "summary.json"
+_STDERR = 2
 MODELS = ("teacher", "start", "sft", "kid")
+STUDENTS_ALONE = ("start", "sft")
+"""The runs of students that read gold alone: they need not wait for the teacher."""
 
 
 @dataclass
-class _Demo:
+class Demo:
     """One run of the demo in its folder."""
 
     folder: Path
@@ -72,18 +80,39 @@ class _Demo:
         self.seconds[name] = round(time.perf_counter() - started, 1)
         return result
 
-    def train(self, name: str, student: str, method: str, steps: int, rate: float, **changes: Any) -> dict[str, Any]:
+    def train(
+        self,
+        name: str,
+        student: str,
+        method: str,
+        steps: int,
+        rate: float,
+        *,
+        digest: str = "",
+        is_silent: bool = False,
+        **changes: Any,
+    ) -> dict[str, Any]:
         changes |= {"train__student": student, "train__method": method, "train__max_steps": steps}
-        changes |= {"train__learning_rate": rate, "train__eval_every": max(steps // 5, 1)}
-        result = train(self.session(**changes), name=name, as_json=False)
+        changes |= {"train__learning_rate": rate, "train__eval_every": max(steps // 10, 1)}
+        session = replace(self.session(**changes), is_silent=is_silent)
+        result = train(session, name=name, as_json=False, digest=digest)
         if result["was_finished"]:
             self.reused.add(name)
         return result
 
+    def train_student(self, name: str, *, digest: str = "", is_silent: bool = False) -> dict[str, Any]:
+        """One of the students' runs: the short start, or a method that goes on from it."""
+        recipe = self.recipe
+        if name == "start":
+            untrained, steps, rate = str(self.folder / "models" / "student"), recipe.start_steps, recipe.start_rate
+            return self.train(name, untrained, "sft", steps, rate, digest=digest, is_silent=is_silent)
+        steps, rate = recipe.student_steps, recipe.student_rate
+        return self.train(name, self.run("start"), name, steps, rate, digest=digest, is_silent=is_silent)
+
 
 def demo(folder: Path, *, quick: bool, backend: str, verbose: bool, as_json: bool) -> dict[str, Any]:
     """Run the whole pipeline on made data and write summary.json; what an earlier run finished is reused."""
-    run = _Demo(folder, QUICK if quick else DemoRecipe(), backend, verbose)
+    run = Demo(folder, QUICK if quick else DemoRecipe(), backend, verbose)
     # With --json the summary alone goes to stdout, and what the steps say to stderr.
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         summary = _run_steps(run, folder)
@@ -94,7 +123,7 @@ def demo(folder: Path, *, quick: bool, backend: str, verbose: bool, as_json: boo
     return summary
 
 
-def _run_steps(run: _Demo, folder: Path) -> dict[str, Any]:
+def _run_steps(run: Demo, folder: Path) -> dict[str, Any]:
     recipe, models = run.recipe, str(folder / "models")
     run.step(
         "world",
@@ -102,30 +131,34 @@ def _run_steps(run: _Demo, folder: Path) -> dict[str, Any]:
         lambda: prepare_world(folder, recipe),
     )
     untrained = run.session(teacher__model="", train__student=f"{models}/teacher", data__limit=0)
-    run.step(
+    few = replace(run.session(teacher__model="", train__student=f"{models}/teacher"), is_silent=True)
+    distilled = run.step(
         "ingest",
         "2. Tokenise prompts and check every gold SQL",
-        lambda: build_imperfect(untrained, until="ingest", as_json=False),
+        # All questions last: the teacher learns from the latest.
+        lambda: (build_imperfect(few, until="ingest", as_json=False), build_imperfect(untrained, until="ingest", as_json=False))[
+            0
+        ],
     )
-    run.step(
-        "teacher",
-        f"3. Train the teacher: {recipe.teacher_steps} steps of supervised fine-tuning",
-        # On all questions, those that nothing is distilled from too: as they were just ingested.
-        lambda: run.train("teacher", f"{models}/teacher", "sft", recipe.teacher_steps, recipe.teacher_rate, data__limit=0),
-    )
-    built = run.step(
-        "build",
-        "4. Build imperfect data: mask gold SQL, let the teacher fill the holes, score the result",
-        lambda: build_imperfect(run.session(), until="score", as_json=False),
-    )
+    with _ahead(run, distilled["manifest"]):
+        run.step(
+            "teacher",
+            f"3. Train the teacher: {recipe.teacher_steps} steps of supervised fine-tuning",
+            # On all questions, those that nothing is distilled from too.
+            lambda: run.train("teacher", f"{models}/teacher", "sft", recipe.teacher_steps, recipe.teacher_rate, data__limit=0),
+        )
+        built = run.step(
+            "build",
+            "4. Build imperfect data: mask gold SQL, let the teacher fill the holes, score the result",
+            lambda: build_imperfect(run.session(), until="score", as_json=False),
+        )
     run.step(
         "start",
         f"5. Give the student a short start: {recipe.start_steps} steps of supervised fine-tuning",
-        lambda: run.train("start", f"{models}/student", "sft", recipe.start_steps, recipe.start_rate),
+        lambda: run.train_student("start"),
     )
     for method, title in (("sft", "6. From that start, supervised fine-tuning"), ("kid", "7. From that start, KID")):
-        work = partial(run.train, method, run.run("start"), method, recipe.student_steps, recipe.student_rate)
-        run.step(method, f"{title}: {recipe.student_steps} steps", work)
+        run.step(method, f"{title}: {recipe.student_steps} steps", partial(run.train_student, method))
     scores = run.step(
         "eval", "8. Execute their SQL on held-out questions", lambda: {name: _evaluate(run, name) for name in MODELS}
     )
@@ -134,7 +167,32 @@ def _run_steps(run: _Demo, folder: Path) -> dict[str, Any]:
     return _summarise(run, built, scores)
 
 
-def _evaluate(run: _Demo, name: str) -> dict[str, Any]:
+@contextmanager
+def _ahead(run: Demo, digest: str) -> Iterator[None]:
+    """Do on a second core what need not wait for the teacher (kidpipe/demo/ahead.py); the block ends when both are done.
+
+    Whatever becomes of it, the demo does itself what it finds undone.
+    """
+    cores = processes.usable_cores()
+    if run.recipe == QUICK or cores < 2 or (run.folder / SUMMARY).exists():
+        yield
+        return
+    threads = torch.get_num_threads()
+    # -P: a person's own files in the working folder are not ours.
+    command = [sys.executable, "-P", "-m", "kidpipe.demo.ahead", str(run.folder), digest]
+    with (run.folder / "ahead.log").open("w", encoding="utf-8") as log:
+        child = subprocess.Popen(command, stdout=_STDERR, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        try:
+            torch.set_num_threads(max(1, min(threads, cores - 1)))
+            yield
+            child.wait()
+        finally:
+            torch.set_num_threads(threads)
+            child.terminate()
+            child.wait()
+
+
+def _evaluate(run: Demo, name: str) -> dict[str, Any]:
     summary = evaluate(run.session(), name, name=name, as_json=False, quiet=True)
     metrics = summary["metrics"]
     figures = {metric: round(metrics[metric]["all"]["value"], 4) for metric in ("ex_bag", "ex_set")}
@@ -142,7 +200,7 @@ def _evaluate(run: _Demo, name: str) -> dict[str, Any]:
     return {**figures, "ex_bag_interval": interval, "valid_sql": round(summary["valid_sql"], 4), "questions": summary["judged"]}
 
 
-def _summarise(run: _Demo, built: dict[str, Any], scores: dict[str, Any]) -> dict[str, Any]:
+def _summarise(run: Demo, built: dict[str, Any], scores: dict[str, Any]) -> dict[str, Any]:
     store = Store(run.folder)
     before = (store.read_json(SUMMARY) or {}).get("seconds", {})
     for stage, seconds in built["seconds"].items():
@@ -161,7 +219,7 @@ def _summarise(run: _Demo, built: dict[str, Any], scores: dict[str, Any]) -> dic
     return summary
 
 
-def _print(run: _Demo, summary: dict[str, Any]) -> None:
+def _print(run: Demo, summary: dict[str, Any]) -> None:
     console = run.session().console
     console.print()
     table = text_table("", {"model": "left", "ex_bag": "right", "95% interval": "left", "ex_set": "right", "valid SQL": "right"})

@@ -1,4 +1,4 @@
-"""The sizes and rates of the demo: chosen so that it ends within a quarter of an hour on two cores and still shows something."""
+"""The sizes and rates of the demo: chosen so that it ends in about ten minutes on two cores and still shows something."""
 
 from dataclasses import dataclass
 
