@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,24 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def shard_records(root: Path, last: int | None = None) -> list[dict[str, Any]]:
-    """What the log of a store says of its shards, oldest first; the `last` lines only, where given.
+    """What the logs of a store say of its shards, oldest first for each machine; the `last` lines only, where given.
 
     A record has stage, key, rows, seconds and settings, and may have more. What is torn, overwritten with zeros or foreign
     is left out, and said with -v.
     """
-    path = root / SHARDS
+    found: list[dict[str, Any]] = []
+    for path in [*sorted((root / SHARDS).parent.glob(f"{SHARDS.stem}-*{SHARDS.suffix}")), root / SHARDS]:
+        found += _records(path, last)
+    return found[-last:] if last else found
+
+
+def shards_of(host: str) -> Path:
+    """As SHARDS, for another machine than the driver's: no network file system keeps lines of two machines apart."""
+    name = re.sub(r"[^\w.-]", "_", host)
+    return SHARDS.with_name(f"{SHARDS.stem}-{name}{SHARDS.suffix}")
+
+
+def _records(path: Path, last: int | None) -> list[dict[str, Any]]:
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:

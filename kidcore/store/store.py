@@ -64,9 +64,11 @@ class DamagedShard(KidpipeError):
 class Store:
     """A folder of shards, manifests and runs; `lock_kind` says how its one driver is kept the only one."""
 
-    def __init__(self, root: Path, lock_kind: locks.LockKind = "auto") -> None:
+    def __init__(self, root: Path, lock_kind: locks.LockKind = "auto", shard_log: Path = log.SHARDS) -> None:
         self.root = root
         self.lock_kind = lock_kind
+        self.shard_log = shard_log
+        """Where `commit` tells of shards, below the root."""
 
     def scan(self, stage: str) -> dict[str, Shard]:
         """The finished shards of a stage by key, from file names alone."""
@@ -129,7 +131,7 @@ class Store:
             pq.write_table(table, temporary, compression="zstd", row_group_size=1024, store_schema=True)
             shard = Shard(stage, key, table.num_rows, hash_file(temporary)[:_DIGEST_LENGTH])
             if line is not None:
-                log.append(self.root / log.SHARDS, line)
+                log.append(self.root / self.shard_log, line)
             atomic.settle(temporary, self.path(shard))
         return shard
 

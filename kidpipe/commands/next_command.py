@@ -17,6 +17,7 @@ _OPTIONS: Mapping[str, Mapping[str, str]] = {
         "data.path": "--data",
         "data.layout": "--layout",
         "engine.backend": "--backend",
+        "engine.ray": "--ray",
     },
     "train": {"train.student": "--student", "train.method": "--method", "data.path": "--data", "data.layout": "--layout"},
     "eval": {"data.path": "--data", "data.layout": "--layout", "engine.backend": "--backend"},
@@ -25,6 +26,7 @@ _OPTIONS: Mapping[str, Mapping[str, str]] = {
 """Settings with an option of their own; any other is given as --set."""
 _LATER: Mapping[str, tuple[str, ...]] = {"eval": ("teacher", "train"), "ask": ("teacher", "train", "data")}
 """Sections that decide nothing from this command on."""
+_BUILDS_ONLY = ("engine.workers", "engine.ray")
 
 
 def next_command(session: Session, command: str, *arguments: str, **lacking: str) -> str:
@@ -37,6 +39,8 @@ def next_command(session: Session, command: str, *arguments: str, **lacking: str
     options = _OPTIONS.get(command, {})
     given = {name: _value(session, name) for name in session.loaded.origins if session.loaded.origin(name) == "flag"}
     given = {name: value for name, value in given.items() if name.partition(".")[0] not in _LATER.get(command, ())}
+    if command != "build-imperfect":
+        given = {name: value for name, value in given.items() if name not in _BUILDS_ONLY}
     for name, value in given.items():
         words += [options[name], value] if name in options else ["--set", f"{name}={value}"]
     if session.loaded.file is not None:

@@ -1,5 +1,6 @@
 """A build's context in; the workers that its settings ask for, on this machine or on a cluster, and their driver, out."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -51,6 +52,7 @@ def _crew(context: Context, store: Store, cluster: Cluster) -> Crew:
         threads=threads_asked(),
         neighbours=-(-engines // cluster.nodes),
         uses_gpu=per_engine > 0,
+        host=os.uname().nodename,
     )
     places: dict[Kind, Place] = {"engine": engine, "sql": replace(engine, threads=1, uses_gpu=False)}
     return Crew(WorkerPool(places, setup.open, per_engine), engines, sql_workers, partial(model_of, config))

@@ -22,6 +22,7 @@ from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import EngineDied
 from kidcore.models.backends.facts import EngineFacts
 from kidcore.store.graph import Output, Task
+from kidcore.store.log import SHARDS, shards_of
 from kidcore.store.store import DamagedShard, Shard, Store
 from kidcore.version import kidpipe_version
 from pipeline.ledger import made_by
@@ -58,6 +59,8 @@ class Place:
     neighbours: int
     """Workers that share a machine."""
     uses_gpu: bool
+    host: str = ""
+    """The driver's machine; empty where it does not matter."""
 
 
 class Worker:
@@ -75,7 +78,8 @@ class Worker:
         self._place = place
         self._open = bodies
         self._bodies: StageBodies | None = None
-        self._store = Store(place.store)
+        is_elsewhere = place.host not in ("", os.uname().nodename)
+        self._store = Store(place.store, shard_log=shards_of(os.uname().nodename) if is_elsewhere else SHARDS)
         self._computing = ThreadPoolExecutor(1, "stage")
         self._free_since: float | None = None
         self._said: list[tuple[int, str]] = []

@@ -11,7 +11,7 @@ import pytest
 
 from kidcore.models.backends.base import EngineDied
 from kidcore.store.graph import Cell, Output, Task
-from kidcore.store.log import shard_records
+from kidcore.store.log import SHARDS, append, shard_records
 from kidcore.store.store import Shard, Store
 from pipeline.workers.jobs import Answer, Damaged, Done, Failed, Job
 from pipeline.workers.worker import Place, Worker
@@ -55,6 +55,16 @@ def test_the_shard_is_written_and_told_of(store: Store) -> None:
     (record,) = shard_records(store.root)
     assert f"process {os.getpid()} on " in record["worker"]
     assert answer.idle_s == 0
+
+
+def test_a_worker_on_another_machine_has_a_log_of_its_own(store: Store) -> None:
+    place = Place(Path.cwd(), store.root, b"", threads=1, neighbours=1, uses_gpu=False, host="the driver's")
+    assert isinstance(Worker(place, LightBodies().open).make(first_job(store)), Done)
+    (log,) = (store.root / "log").iterdir()
+    assert log.name == f"shards-{os.uname().nodename}.jsonl"
+    append(store.root / SHARDS, {**LINE, "seconds": 1})
+    assert [record.get("worker", "") == "" for record in shard_records(store.root)] == [False, True]
+    assert len(shard_records(store.root, last=1)) == 1
 
 
 @pytest.mark.parametrize(("trouble", "is_final"), [("refuse", True), ("bug", False)])
