@@ -118,7 +118,7 @@ def _runner(grid: Grid, store: Store, progress: bool, context: Context, check: C
     is_finished = all(grid.is_finished(stage) for stage in grid.stages)  # then there is nothing to start anything for
     if is_finished or (num_workers(engine) == 1 and not engine.ray):
         return SerialRunner(grid, store, progress, context, check)
-    require_ray(verbose=context.verbose)
+    require_ray(engine.ray, verbose=context.verbose)
     # Ray is optional, and takes a third of a second to load.
     from pipeline.workers.crew import parallel_runner
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from pathlib import Path
 
 from kidcore.config.config import EngineSettings
 from kidcore.errors import KidpipeError
@@ -21,8 +22,13 @@ def num_workers(settings: EngineSettings, gpus: float | None = None) -> int:
     return max(1, int(gpus) // settings.tensor_parallel)
 
 
-def require_ray(*, verbose: bool = False) -> None:
-    """Refuse to go on where Ray is not installed; where it is, see that it keeps off standard output unless `verbose`."""
+def require_ray(address: str = "", *, verbose: bool = False) -> None:
+    """Refuse to go on where Ray is not installed; where it is, set what it reads when it is imported.
+
+    Args:
+        address: of the cluster that is to be joined, if any.
+        verbose: whether Ray may write to standard output.
+    """
     if importlib.util.find_spec("ray") is None:
         raise KidpipeError(
             "several engines need Ray, which is not installed",
@@ -32,3 +38,11 @@ def require_ray(*, verbose: bool = False) -> None:
     if not verbose:
         # Read when Ray is imported. It tells of each dead worker in a long line on stdout; we say so ourselves.
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+    if address and _has_token():
+        # `ray start` asks for the token that lies there, and who joins would not send it of their own accord.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _has_token() -> bool:
+    is_named = bool(os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"))
+    return is_named or (Path.home() / ".ray" / "auth_token").is_file()
