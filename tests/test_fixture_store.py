@@ -29,7 +29,7 @@ NAMES = {"sft": "sft-5b269324", "kid": "kid-7b8e7003"}
 # Computed without a model: the same bytes on every machine.
 EXACT = ("ingest", "mask")
 # Stages that came after the fixture was made.
-LATER = ("generate_outcome", "rollout", "rollout_outcome", "rollout_score")
+LATER = ("verify", "generate_outcome", "rollout", "rollout_outcome", "rollout_score")
 
 
 @pytest.fixture
