@@ -17,6 +17,7 @@ from kidpipe.cli_options import (
     JsonOption,
     LayoutOption,
     PredictorOption,
+    RayOption,
     SetOption,
     StudentOption,
     TeacherOption,
@@ -82,9 +83,7 @@ def build_imperfect(
     predictor: PredictorOption = None,
     backend: BackendOption = None,
     until: UntilOption = "score",
-    ray: Annotated[
-        str | None, typer.Option("--ray", help="Ray cluster to work on: HOST:PORT, or auto for the one at hand (engine.ray).")
-    ] = None,
+    ray: RayOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     verbose: VerboseOption = False,
@@ -168,6 +167,7 @@ def plan(
     layout: LayoutOption = None,
     predictor: PredictorOption = None,
     backend: BackendOption = None,
+    ray: RayOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     verbose: VerboseOption = False,
@@ -178,7 +178,7 @@ def plan(
     Example: kidpipe plan --why --set predict.fill=sample
     """
     flags = {"teacher__model": teacher, "data__path": data, "data__layout": layout}
-    flags |= {"predict__predictor": predictor, "engine__backend": backend}
+    flags |= {"predict__predictor": predictor, "engine__backend": backend, "engine__ray": ray}
     session = open_command(config, settings, verbose, **flags)
     load_body("commands.build.plan")(session, why=why, as_json=json, check=check, until=until)
 

@@ -22,6 +22,9 @@ TeacherOption = Annotated[
 StudentOption = Annotated[str | None, typer.Option("--student", help="Hugging Face name or local folder.")]
 BackendOption = Annotated[str | None, typer.Option("--backend", help="auto, vllm or transformers.")]
 PredictorOption = Annotated[str | None, typer.Option("--predictor", help="Who fills the holes: teacher or student.")]
+RayOption = Annotated[
+    str | None, typer.Option("--ray", help="Ray cluster to work on: HOST:PORT, or auto for the one at hand (engine.ray).")
+]
 UntilOption = Annotated[
     str,
     typer.Option(
