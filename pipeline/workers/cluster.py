@@ -1,6 +1,8 @@
 """The address of a Ray cluster in, or nothing; a connection to it, or to one of our own on this machine, out."""
 
 import os
+import signal
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +41,11 @@ def connect(address: str, *, verbose: bool) -> Cluster:
     """
     is_ours = not ray.is_initialized()
     if is_ours:
+        before = signal.getsignal(signal.SIGTERM)
         _init(address, verbose)
+        if threading.current_thread() is threading.main_thread():
+            # Ray puts its own in the place of whatever the process had, and leaves it there.
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
     resources = ray.cluster_resources()
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     return Cluster(nodes, resources.get("CPU", 1.0), resources.get("GPU", 0.0), not address, is_ours)

@@ -33,7 +33,9 @@ def address() -> Iterator[str]:
     ray = pytest.importorskip("ray")
     from pipeline.workers.cluster import connect
 
+    handler = signal.getsignal(signal.SIGTERM)
     cluster = connect("", verbose=False)
+    assert signal.getsignal(signal.SIGTERM) is handler
     yield ray.get_runtime_context().gcs_address
     cluster.close()
     assert not ray.is_initialized()
