@@ -68,7 +68,7 @@ def generate_predictions(
     return predictions
 
 
-def answer_questions(backend: Backend, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
+def answer_questions(backend: Backend, tokenizer: object, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
     """Greedy SQL for each prompt, given as token ids, by the rule of `read_answer`."""
     structure = _structure(tokenizer)
     answers = backend.generate([list(prompt) for prompt in prompts], max_new_tokens, sorted(structure), None)

@@ -5,7 +5,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from train.checkpoint import not_written
 from train.tracking import Trackers
@@ -27,7 +26,7 @@ class RunLog:
             self._file.truncate(size)
             self._file.seek(0, os.SEEK_END)
 
-    def write(self, figures: Mapping[str, Any]) -> None:
+    def write(self, figures: Mapping[str, object]) -> None:
         """Append one line."""
         try:
             self._file.write((json.dumps(dict(figures)) + "\n").encode())

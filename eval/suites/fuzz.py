@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from eval.execution import GoldCache, Pair, ProgressCallback, compare_results
 from eval.suites.key_proofs import is_equal_by_keys, read_keys
@@ -150,7 +149,7 @@ def _fuzz(
     return DatabaseReport(len(golds), num_mutants, num_mutants - after_original, num_mutants - len(alive), kept, equal)
 
 
-def _is_made(source: Path, candidate: Path, values: dict[str, set[Any]], seed: str, aim: Aim) -> bool:
+def _is_made(source: Path, candidate: Path, values: dict[str, set[object]], seed: str, aim: Aim) -> bool:
     """Whether SQLite can write the variant at all: it can't where a table or an index needs what only its maker has."""
     try:
         make_variant(source, candidate, values, seed, aim)
@@ -159,7 +158,7 @@ def _is_made(source: Path, candidate: Path, values: dict[str, set[Any]], seed: s
     return True
 
 
-def _aim(number: int, seed: str, golds: list[str], alive: list[tuple[str, str]]) -> tuple[Aim, dict[str, set[Any]]]:
+def _aim(number: int, seed: str, golds: list[str], alive: list[tuple[str, str]]) -> tuple[Aim, dict[str, set[object]]]:
     """Broad variants, variants of few values, and either of these aimed at one gold that has mutants left, by turns."""
     few = number % 4 >= 2
     if number % 2 == 0:
@@ -183,8 +182,8 @@ def _executing(golds: list[str], path: Path, cache: GoldCache) -> list[str]:
     return [gold for gold in golds if results[database, gold].result.is_ok]
 
 
-def _merged(golds: list[str]) -> dict[str, set[Any]]:
-    merged: dict[str, set[Any]] = defaultdict(set)
+def _merged(golds: list[str]) -> dict[str, set[object]]:
+    merged: dict[str, set[object]] = defaultdict(set)
     for gold in golds:
         for column, values in literals(gold).items():
             merged[column] |= values

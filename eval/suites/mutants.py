@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import sqlglot
 from sqlglot import expressions as exp
@@ -49,10 +48,10 @@ def mutants(sql: str, dialect: str = "sqlite") -> list[str]:
     return list(found)
 
 
-def literals(sql: str, dialect: str = "sqlite") -> dict[str, set[Any]]:
+def literals(sql: str, dialect: str = "sqlite") -> dict[str, set[object]]:
     """Values by the lower-case name of the column they are compared with; under "" those of unknown columns."""
     tree = _parse(sql, dialect)
-    result: dict[str, set[Any]] = defaultdict(set)
+    result: dict[str, set[object]] = defaultdict(set)
     for node in () if tree is None else tree.walk():
         parent = node.parent
         value = _value(node)
@@ -71,7 +70,7 @@ def _parse(sql: str, dialect: str) -> exp.Expr | None:
     return tree if isinstance(tree, exp.Query) else None
 
 
-def _value(node: exp.Expr) -> Any:
+def _value(node: exp.Expr) -> object:
     """The value of a literal, or of a double-quoted word, which benchmarks write for text; None for all else."""
     if isinstance(node, exp.Column) and not node.table and isinstance(node.this, exp.Identifier) and node.this.quoted:
         return node.name
@@ -134,7 +133,7 @@ def _replace(target: exp.Expr, make: Callable[[exp.Expr], exp.Expr]) -> exp.Expr
     return new
 
 
-def _set(target: exp.Expr, key: str, value: Any) -> exp.Expr:
+def _set(target: exp.Expr, key: str, value: object) -> exp.Expr:
     target.set(key, value.copy() if isinstance(value, exp.Expr) else value)
     return target
 

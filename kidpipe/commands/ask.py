@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
@@ -51,7 +50,7 @@ def show_prompt(session: Session, question: str, database: Path, model: str, *, 
 
 def ask(
     session: Session, question: str, database: Path, model: str, *, evidence: str, run: bool, as_json: bool
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Answer one question, or those that are typed until the input ends."""
     config = session.config
     _require_readable(database)
@@ -120,13 +119,13 @@ def _execute(session: Session, database: Path, sql: str) -> QueryResult:
         return pool.execute(database_of(database).job(sql))
 
 
-def _as_json(result: QueryResult) -> dict[str, Any]:
+def _as_json(result: QueryResult) -> dict[str, object]:
     if not result.is_ok:
         return {"outcome": result.kind.value, "message": result.message}
     return {"outcome": "ok", "rows": [[_plain(value) for value in row] for row in result.rows]}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     return value if value is None or isinstance(value, (int, float, str)) else str(value)
 
 

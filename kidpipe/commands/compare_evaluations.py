@@ -17,7 +17,7 @@ from kidpipe.commands.session import Session
 _JUDGING = ("keep_distinct", "mend_operators", "max_steps", "exact_match")
 
 
-def compare_evaluations(session: Session, first: str, second: str, *, rows: int, as_json: bool) -> dict[str, Any]:
+def compare_evaluations(session: Session, first: str, second: str, *, rows: int, as_json: bool) -> dict[str, object]:
     """Paired difference by metric with interval and p, then the first `rows` rows that flipped."""
     folders = [find_evaluation(session, name) for name in (first, second)]
     same = folders[0].name == folders[1].name
@@ -53,13 +53,13 @@ def find_evaluation(session: Session, name: str) -> Path:
     raise KidpipeError(f"there is no evaluation {name}", where=str(root), fix=f"kidpipe eval; evaluations there: {known}")
 
 
-def _changed_settings(first: Path, second: Path) -> dict[str, tuple[Any, Any]]:
+def _changed_settings(first: Path, second: Path) -> dict[str, tuple[object, object]]:
     """What differs in how the two were judged."""
     ours, theirs = (_how(folder) for folder in (first, second))
     return {name: (ours[name], theirs.get(name)) for name in ours if ours[name] != theirs.get(name)}
 
 
-def _how(folder: Path) -> dict[str, Any]:
+def _how(folder: Path) -> dict[str, object]:
     """The settings that decide verdicts; a summary names those that are not the default."""
     path = folder / SUMMARY_FILE
     summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from eval.suites.fuzz import make_suite as make
 from eval.suites.fuzz import total, unfit
@@ -11,7 +10,7 @@ from kidpipe.commands.evaluate import progress_lines, ticker
 from kidpipe.commands.session import Session, text_table
 
 
-def fuzz_suite(session: Session, out: Path, *, variants: int, seed: int, as_json: bool) -> dict[str, Any]:
+def fuzz_suite(session: Session, out: Path, *, variants: int, seed: int, as_json: bool) -> dict[str, object]:
     """Write the suite into `out` and show the kill rate, by database and overall."""
     config = session.config
     dataset = read(config.data, "dev")

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.prompt import Prompt
 
@@ -16,10 +15,10 @@ from kidpipe.own_data.convert import Converted, convert
 from kidpipe.own_data.databases import find_databases
 from kidpipe.own_data.rows import read_rows
 
-_NEW_PROJECT: dict[str, Any] = {"ingest.chat": "auto"}
+_NEW_PROJECT: dict[str, object] = {"ingest.chat": "auto"}
 """Away from the defaults, which older stores were built with."""
 # Estimated from the memory of a step (weights, gradients, two moments, activations per token), not measured on each machine.
-PRESETS: Mapping[str, Mapping[str, Any]] = {
+PRESETS: Mapping[str, Mapping[str, object]] = {
     "laptop": {
         "ingest.max_prompt_tokens": 1024,
         "mask.views": 1,
@@ -53,7 +52,7 @@ class OwnData:
 def init(
     session: Session,
     path: Path,
-    flags: Mapping[str, Any],
+    flags: Mapping[str, object],
     *,
     force: bool,
     preset: str = "",
@@ -88,13 +87,13 @@ def _ask(what: str, columns: Sequence[str]) -> str:
     return Prompt.ask(f"Which column holds the {what}?", choices=list(columns))
 
 
-def _preset(name: str) -> Mapping[str, Any]:
+def _preset(name: str) -> Mapping[str, object]:
     if name and name not in PRESETS:
         raise KidpipeError(f"there is no preset {name}", where="--preset", fix=f"one of {', '.join(PRESETS)}")
     return PRESETS.get(name, {})
 
 
-def _from(base: Path, value: Any) -> Any:
+def _from(base: Path, value: object) -> object:
     """A folder that was named from here, as the settings file names it: paths in that file are relative to it."""
     here = Path(str(value)).expanduser()
     return _below(here, base) if here.exists() and not here.is_absolute() else value
@@ -120,18 +119,18 @@ def _lines(own: OwnData, origin: str, columns: Columns, made: Converted) -> list
     return lines
 
 
-def _written(path: Path, settings: Mapping[str, Any]) -> str:
+def _written(path: Path, settings: Mapping[str, object]) -> str:
     missing = [name for name in ("teacher.model", "train.student", "data.path") if not settings.get(name)]
     first = f"wrote {path}" + (f": set {', '.join(missing)}" if missing else "")
     return f"{first}\nnext        {_next(settings)}"
 
 
-def _next(settings: Mapping[str, Any]) -> str:
+def _next(settings: Mapping[str, object]) -> str:
     teacher = "" if settings.get("teacher.model") else " --teacher MODEL"
     return f"kidpipe build-imperfect{teacher}"
 
 
-def _say(session: Session, report: Mapping[str, Any], as_json: bool, lines: list[str]) -> None:
+def _say(session: Session, report: Mapping[str, object], as_json: bool, lines: list[str]) -> None:
     if as_json:
         session.print_json(report)
         return

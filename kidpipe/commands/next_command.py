@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Mapping
-from typing import Any
 
 from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS
@@ -98,5 +97,5 @@ def fails_at_eval(session: Session) -> KidpipeError | None:
 
 def _value(session: Session, name: str) -> str:
     section, _, field = name.partition(".")
-    value: Any = getattr(getattr(session.config, section), field)
+    value: object = getattr(getattr(session.config, section), field)
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from kidcore.config import processes
 from kidcore.config.config import TrainSettings
@@ -17,7 +16,7 @@ from kidpipe.commands.session import Session
 from train.online.setup import OnlineSetup
 
 
-def online_setup(session: Session, manifest: Manifest, tokenizer: Any, student: ModelSource) -> "OnlineSetup":
+def online_setup(session: Session, manifest: Manifest, tokenizer: object, student: ModelSource) -> "OnlineSetup":
     """What the run's method needs beside the shards.
 
     Args:

@@ -1,7 +1,6 @@
 """A manifest in; what of it a training run reads, and the digest that the run is tied to, out."""
 
 from dataclasses import replace
-from typing import Any
 
 from kidcore.config.config import TrainSettings
 from kidcore.config.settings import fingerprint
@@ -27,7 +26,7 @@ def content_digest(manifest: Manifest, settings: TrainSettings) -> str:
     Statistics, the recipe of the shards and what else was built are no part of it. An online method also depends on
     the tokenizer, whose special tokens end the student's answers.
     """
-    content: dict[str, Any] = {"eos_id": manifest.facts.eos_id, "shards": manifest.digests(stages_read(settings))}
+    content: dict[str, object] = {"eos_id": manifest.facts.eos_id, "shards": manifest.digests(stages_read(settings))}
     if METHODS[settings.method].is_online:
         content["tokenizer"] = manifest.facts.tokenizer
     return fingerprint(content)

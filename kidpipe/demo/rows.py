@@ -5,7 +5,6 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from kidcore.atomic import replacing
 from kidpipe.demo.spec import ColumnSpec, Database, TableSpec
@@ -72,7 +71,7 @@ def write_sqlite(database: Database, rows: TableRows, path: Path) -> None:
             connection.executemany(f"INSERT INTO {table.name} VALUES ({places})", rows[table.name])
 
 
-def tables_entry(database: Database) -> dict[str, Any]:
+def tables_entry(database: Database) -> dict[str, object]:
     """The entry of `database` in Spider's tables.json."""
     columns = [(index, column) for index, table in enumerate(database.tables) for column in table.columns]
     position = {(database.tables[index].name, column.name): place for place, (index, column) in enumerate(columns, 1)}

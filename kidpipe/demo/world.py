@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from kidcore.atomic import write_text
 from kidcore.errors import KidpipeError
@@ -138,5 +137,5 @@ def says_something(connection: sqlite3.Connection, draft: Draft) -> bool:
     return len(set(keys)) == len(keys)
 
 
-def _write_json(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+def _write_json(path: Path, entries: Sequence[Mapping[str, object]]) -> None:
     write_text(path, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
