@@ -19,6 +19,7 @@ from kidpipe.cli_options import (
     PredictorOption,
     RayOption,
     SetOption,
+    StartOption,
     StudentOption,
     TeacherOption,
     UntilOption,
@@ -80,6 +81,7 @@ def build_imperfect(
     teacher: TeacherOption = None,
     data: DataOption = None,
     layout: LayoutOption = None,
+    student: StartOption = None,
     predictor: PredictorOption = None,
     backend: BackendOption = None,
     until: UntilOption = "score",
@@ -94,7 +96,7 @@ def build_imperfect(
     Example: kidpipe build-imperfect --teacher Qwen/Qwen2.5-Coder-7B --data spider
     """
     flags = {"teacher__model": teacher, "data__path": data, "data__layout": layout}
-    flags |= {"predict__predictor": predictor, "engine__backend": backend, "engine__ray": ray}
+    flags |= {"predict__predictor": predictor, "engine__backend": backend, "engine__ray": ray, "train__student": student}
     session = open_command(config, settings, verbose, **flags)
     load_body("commands.build.build_imperfect")(session, until=until, as_json=json)
 
@@ -165,6 +167,7 @@ def plan(
     teacher: TeacherOption = None,
     data: DataOption = None,
     layout: LayoutOption = None,
+    student: StartOption = None,
     predictor: PredictorOption = None,
     backend: BackendOption = None,
     ray: RayOption = None,
@@ -178,7 +181,7 @@ def plan(
     Example: kidpipe plan --why --set predict.fill=sample
     """
     flags = {"teacher__model": teacher, "data__path": data, "data__layout": layout}
-    flags |= {"predict__predictor": predictor, "engine__backend": backend, "engine__ray": ray}
+    flags |= {"predict__predictor": predictor, "engine__backend": backend, "engine__ray": ray, "train__student": student}
     session = open_command(config, settings, verbose, **flags)
     load_body("commands.build.plan")(session, why=why, as_json=json, check=check, until=until)
 

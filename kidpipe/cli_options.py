@@ -20,11 +20,14 @@ TeacherOption = Annotated[
     typer.Option("--teacher", help="Hugging Face name, local folder, or URLs of vLLM servers (with teacher.tokenizer)."),
 ]
 StudentOption = Annotated[str | None, typer.Option("--student", help="Hugging Face name or local folder.")]
-BackendOption = Annotated[str | None, typer.Option("--backend", help="auto, vllm or transformers.")]
-PredictorOption = Annotated[str | None, typer.Option("--predictor", help="Who fills the holes: teacher or student.")]
 RayOption = Annotated[
     str | None, typer.Option("--ray", help="Ray cluster to work on: HOST:PORT, or auto for the one at hand (engine.ray).")
 ]
+StartOption = Annotated[
+    str | None, typer.Option("--student", help="The start of later runs, whose own answers or proposals the build may store.")
+]
+BackendOption = Annotated[str | None, typer.Option("--backend", help="auto, vllm or transformers.")]
+PredictorOption = Annotated[str | None, typer.Option("--predictor", help="Who fills the holes: teacher or student.")]
 UntilOption = Annotated[
     str,
     typer.Option(

@@ -48,7 +48,9 @@ class Dataset:
     def __post_init__(self) -> None:
         _check(self.source, self.settings)
         if self.num_examples == 0:
-            why = "see why rows were set aside: kidpipe query 'select reason, count(*) from ingest group by 1'"
+            answers = METHODS[self.settings.method].answers
+            read_last = answers if answers and "reason string?" in STAGE_TABLE[answers].columns else "ingest"
+            why = f"see why rows were set aside: kidpipe query 'select reason, count(*) from {read_last} group by 1'"
             if takes_correct_answers(self.settings):
                 why = "no answer gives gold's result: kidpipe query 'from generate_outcome' shows; train.answers = all takes all"
             raise KidpipeError(
