@@ -73,8 +73,8 @@ def test_one_line_is_a_row_where_the_name_says_lines(tmp_path: Path) -> None:
     [
         (gzip.compress(LINES.encode(), mtime=0)[:-9], "damaged gzip"),
         (gzip.compress(LINES.encode(), mtime=0)[:20] + b"x" * 20, "damaged gzip"),
-        (gzip.compress(gzip.compress(b"[]")), "gzip within gzip"),
-        (gzip.compress(LINES.encode("utf-16")), "UTF-16"),
+        (gzip.compress(gzip.compress(b"[]", mtime=0), mtime=0), "gzip within gzip"),
+        (gzip.compress(LINES.encode("utf-16"), mtime=0), "UTF-16"),
         (b"\x28\xb5\x2f\xfdrest", "zstd"),
         (b"PK\x03\x04rest", "zip"),
         (b"PAR1rest", "Parquet"),
