@@ -1,13 +1,15 @@
 """What a model thinks of gold SQL, as sums over examples in; figures to read, and what is wrong with them in words, out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 STOP_NLL = 3.0
 """From here on a model does not know how to stop: it ends one answer in twenty where the SQL ends."""
@@ -17,6 +19,16 @@ _BETTER, _FEW, _BETTER_ON_FEW = 0.9, 30, 0.6
 """A student's NLL below this share of its teacher's is more than the noise of a holdout; of a few answers, below the last."""
 
 _FINE_TUNE = "fine-tune it first: kidpipe teacher"
+
+
+def read_sums(document: Any, names: Iterable[str], of: Callable[[Sequence[float]], T]) -> T | None:
+    """`of` the sums that stand under `names` in a document of JSON; None where they do not."""
+    if not isinstance(document, Mapping):
+        return None
+    try:
+        return of([document[name] for name in names])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -91,12 +103,7 @@ class GoldKnowledge:
     @classmethod
     def from_json(cls, document: Any) -> "GoldKnowledge | None":
         """What `as_json` gave; None for anything else."""
-        if not isinstance(document, Mapping):
-            return None
-        try:
-            return cls.of([document[name] for name in cls.__dataclass_fields__])
-        except (KeyError, TypeError, ValueError):
-            return None
+        return read_sums(document, cls.__dataclass_fields__, cls.of)
 
     def __str__(self) -> str:
         return (

@@ -1,9 +1,11 @@
 """How far a student's likeliest tokens are among those stored of its teacher, as sums over positions in; figures to read out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from kidcore.method.knowledge import read_sums
 
 MOST_COMPARED = 10
 """Of the student's likeliest tokens, so many are looked for at most, and no more than are stored at a position."""
@@ -55,12 +57,7 @@ class Overlap:
     @classmethod
     def from_json(cls, document: Any) -> "Overlap | None":
         """What `as_json` gave; None for anything else."""
-        if not isinstance(document, Mapping):
-            return None
-        try:
-            return cls.of([document[name] for name in cls.__dataclass_fields__])
-        except (KeyError, TypeError, ValueError):
-            return None
+        return read_sums(document, cls.__dataclass_fields__, cls.of)
 
     def __str__(self) -> str:
         return (

@@ -135,10 +135,7 @@ def _run_steps(run: Demo, folder: Path) -> dict[str, Any]:
     distilled = run.step(
         "ingest",
         "2. Tokenise prompts and check every gold SQL",
-        # All questions last: the teacher learns from the latest.
-        lambda: (build_imperfect(few, until="ingest", as_json=False), build_imperfect(untrained, until="ingest", as_json=False))[
-            0
-        ],
+        lambda: _ingest(few, untrained),
     )
     with _ahead(run, distilled["manifest"]):
         run.step(
@@ -165,6 +162,13 @@ def _run_steps(run: Demo, folder: Path) -> dict[str, Any]:
     # Paths in a settings file are relative to it: the folder can be moved, and commands find it from inside.
     write_text(folder / FILE, template(run.settings(Path()) | {"train.student": "runs/start/best"}))
     return _summarise(run, built, scores)
+
+
+def _ingest(few: Session, every: Session) -> dict[str, Any]:
+    """What students are distilled from, whose result it is, then all questions: the teacher learns from the latest build."""
+    distilled = build_imperfect(few, until="ingest", as_json=False)
+    build_imperfect(every, until="ingest", as_json=False)
+    return distilled
 
 
 @contextmanager
