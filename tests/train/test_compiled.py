@@ -9,7 +9,7 @@ import torch
 from kidcore.models.trees import flex
 from kidcore.models.trees.attention import install
 from kidcore.models.trees.trunk import run_trunk
-from tests.kidcore.models.trees.drawing import CUDA, draw_schema_tree
+from tests.kidcore.models.trees.drawing import CUDA, draw_schema_tree, flex_on
 from tests.train.small import make_student
 from tests.train.test_adapters import adapted_student
 from train.student.compiled import compile_layers, layers_of
@@ -20,15 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor 
 
 @pytest.fixture(params=["cpu", CUDA])
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
-    torch._dynamo.reset()
-    compiled = flex.compiled
-    if request.param == "cpu":
-        monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
-        function = compiled("aot_eager")
-        monkeypatch.setattr(flex, "compiled", lambda: function)
-    yield torch.device(request.param)
-    torch._dynamo.reset()
-    compiled.cache_clear()
+    yield from flex_on(request.param, monkeypatch)
 
 
 def look(model: torch.nn.Module, seed: int, device: torch.device, dtype: torch.dtype | None) -> list[torch.Tensor]:

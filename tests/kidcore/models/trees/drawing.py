@@ -1,9 +1,12 @@
 """Drawn trees, and where the tests of GPU code run."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
 
+from kidcore.models.trees import flex
 from kidcore.models.trees.tree import Tree, build_tree
 
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU"))
@@ -23,3 +26,16 @@ def draw_schema_tree(seed: int, databases: int, questions: int, schema: int, que
     schemas = [rng.integers(50, size=rng.integers(1, schema)) for _ in range(databases)]
     ends = [rng.integers(5, size=rng.integers(1, question)) for _ in range(databases * questions)]
     return build_tree([np.concatenate([schemas[i % databases], end]).astype(np.int32) for i, end in enumerate(ends)])
+
+
+def flex_on(device: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """FlexAttention on a device, compiled anew for one test; on a CPU without kernels, which have no backward pass there."""
+    torch._dynamo.reset()
+    compiled = flex.compiled
+    if device == "cpu":
+        monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
+        function = compiled("aot_eager")
+        monkeypatch.setattr(flex, "compiled", lambda: function)
+    yield torch.device(device)
+    torch._dynamo.reset()
+    compiled.cache_clear()

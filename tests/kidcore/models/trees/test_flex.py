@@ -16,7 +16,7 @@ from torch.nn.attention.flex_attention import create_block_mask
 from kidcore.models.trees import flex, layout
 from kidcore.models.trees.attention import ancestor_mask, install, make_mask, uninstall
 from kidcore.models.trees.trunk import run_trunk
-from tests.kidcore.models.trees.drawing import CUDA, draw_schema_tree, draw_tree
+from tests.kidcore.models.trees.drawing import CUDA, draw_schema_tree, draw_tree, flex_on
 from tests.train.small import make_student
 
 # The compiler looks at .grad of inputs that are no leaves, and means to hide the warning.
@@ -26,15 +26,7 @@ PER_TEST = {"deadline": None, "suppress_health_check": [HealthCheck.function_sco
 
 @pytest.fixture(params=["cpu", CUDA])
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
-    torch._dynamo.reset()
-    compiled = flex.compiled
-    if request.param == "cpu":
-        monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
-        function = compiled("aot_eager")
-        monkeypatch.setattr(flex, "compiled", lambda: function)
-    yield torch.device(request.param)
-    torch._dynamo.reset()
-    compiled.cache_clear()
+    yield from flex_on(request.param, monkeypatch)
 
 
 def same_list(found: tuple[torch.Tensor, torch.Tensor], expected: tuple[torch.Tensor, torch.Tensor]) -> bool:
