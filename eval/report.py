@@ -165,4 +165,6 @@ def finite(value: Any) -> Any:
     """The same with NaN as None, which is how JSON can say it."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value

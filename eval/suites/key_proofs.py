@@ -4,7 +4,7 @@ Only three shapes are proved, each on conditions that every database with these 
 """
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +69,9 @@ def is_equal_by_keys(gold: str, mutant: str, keys: Keys, dialect: str = "sqlite"
 
 def _strip_proved(tree: exp.Expr, keys: Keys) -> None:
     """Take out of `tree` every DISTINCT and LEFT that the keys prove to be without effect."""
+    defined = {item.alias_or_name.lower() for item in tree.find_all(exp.CTE)}
     for select in list(tree.find_all(exp.Select)):
-        tables, joins = _tables(select), select.args.get("joins") or []
+        tables, joins = _tables(select, defined), select.args.get("joins") or []
         if len(tables) == 1 and not joins:
             _strip_distinct(select, *next(iter(tables.items())), keys)
         for join in joins if all(join.side in ("", "LEFT") for join in joins) else ():
@@ -106,11 +107,12 @@ def _always_meets(join: exp.Join, joins: list[exp.Join], tables: dict[str, str],
     return is_sure and child in keys.present and (*child, tables.get(joined, ""), ours.name.lower()) in keys.references
 
 
-def _tables(select: exp.Select) -> dict[str, str]:
-    """The tables of FROM and its joins by their alias or name; a subquery makes a name that is no table."""
+def _tables(select: exp.Select, defined: Container[str]) -> dict[str, str]:
+    """The tables of FROM and its joins by their alias or name; what a subquery or WITH (`defined`) makes is no table."""
     sources = [select.args.get("from_"), *(select.args.get("joins") or ())]
     items = [source.this for source in sources if source is not None]
-    return {item.alias_or_name.lower(): item.name.lower() if isinstance(item, exp.Table) else "" for item in items}
+    names = {item.alias_or_name.lower(): item.name.lower() if isinstance(item, exp.Table) else "" for item in items}
+    return {alias: "" if name in defined else name for alias, name in names.items()}
 
 
 def _columns(items: Iterable[exp.Expr], alias: str) -> frozenset[str]:

@@ -55,6 +55,8 @@ def literals(sql: str, dialect: str = "sqlite") -> dict[str, set[object]]:
     for node in () if tree is None else tree.walk():
         parent = node.parent
         value = _value(node)
+        if isinstance(parent, exp.Neg) and isinstance(value, (int, float)):
+            value, parent = -value, parent.parent
         if value is None or parent is None or isinstance(parent, (exp.Limit, exp.Offset)):
             continue
         column = next((other for other in parent.find_all(exp.Column) if other is not node and _value(other) is None), None)
