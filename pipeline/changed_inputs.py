@@ -5,6 +5,7 @@ from pathlib import Path
 
 from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
+from kidcore.store.kept_knowledge import read_memory
 from kidcore.store.manifest import Manifest
 from kidcore.store.store import Shard, Store
 from pipeline.context import Context
@@ -33,8 +34,8 @@ def _databases_now(context: Context, store: Store) -> dict[str, str]:
 
 
 def _changed_databases(context: Context, store: Store, manifest: Manifest) -> str | None:
-    kept = store.read_json(_DATABASES) or {}
-    if kept.get("manifest") != manifest.digest:
+    kept = read_memory(store, _DATABASES)
+    if not isinstance(kept, dict) or kept.get("manifest") != manifest.digest or not isinstance(kept.get("digests"), dict):
         return None
     before = kept["digests"]
     return _named(db_id for db_id, digest in _databases_now(context, store).items() if before.get(db_id) != digest)

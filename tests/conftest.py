@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis  # noqa: F401  # before what is imported is frozen: it asks the collector who refers to what
+import hypothesis  # before what is imported is frozen: it asks the collector who refers to what
 import pytest
 
 # Tiny models gain nothing from a second thread, and lose much where other work runs beside the tests.
@@ -21,6 +21,10 @@ from kidcore.sql.datasets import DataSet, read
 from kidcore.sql.schema_text import read_schema
 from kidpipe.demo.models import make_model, train_tokenizer
 from kidpipe.demo.world import make_world
+
+# The same examples on every run, and none that fails because the machine was busy while it ran.
+hypothesis.settings.register_profile("kidpipe", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("kidpipe")
 
 
 def without_waiting(_file: object) -> None:

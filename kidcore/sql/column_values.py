@@ -32,12 +32,16 @@ def distinct_values(database: Database | Path, count: int) -> Mapping[str, Mappi
 def _first_different(values: Iterable[Any], count: int) -> list[Any]:
     found: list[Any] = []
     for value in values:
-        # 1 and 1.0 and True are equal in Python, but shown differently.
-        if value is not None and (type(value), value) not in [(type(known), known) for known in found]:
+        # 1 and 1.0 and True are equal in Python, but shown differently; one NaN is not equal to another, but shown alike.
+        if value is not None and not any(type(value) is type(known) and _are_alike(value, known) for known in found):
             found.append(value)
             if len(found) == count:
                 break
     return found
+
+
+def _are_alike(value: Any, known: Any) -> bool:
+    return bool(value == known) or (value != value and known != known)
 
 
 def description_files(database: Database | Path) -> list[Path]:
@@ -54,7 +58,13 @@ def column_descriptions(database: Database | Path, table: str) -> Mapping[str, s
     file = next((path for path in description_files(database) if path.stem.lower().strip() == table.lower()), None)
     if file is None:
         return {}
-    rows = csv.DictReader(io.StringIO(_decoded(file.read_bytes()), newline=""), skipinitialspace=True)
+    try:
+        return _described(csv.DictReader(io.StringIO(_decoded(file.read_bytes()), newline=""), skipinitialspace=True), file)
+    except csv.Error as error:
+        raise KidpipeError(f"malformed CSV: {error}", where=str(file), fix="save it as CSV again") from None
+
+
+def _described(rows: "csv.DictReader[str]", file: Path) -> dict[str, str]:
     fields = {str(name).strip().lower(): name for name in rows.fieldnames or ()}
     if "original_column_name" not in fields:
         raise KidpipeError(
@@ -62,15 +72,12 @@ def column_descriptions(database: Database | Path, table: str) -> Mapping[str, s
             where=str(file),
             fix="BIRD's have original_column_name, column_name, column_description, data_format, value_description",
         )
+    said = [fields[name] for name in ("column_description", "value_description") if name in fields]
     found = {}
-    try:
-        for row in rows:
-            texts = [_one_line(row.get(fields.get(name, "")) or "") for name in ("column_description", "value_description")]
-            name = _one_line(row[fields["original_column_name"]] or "").lower()
-            if text := _cut("; ".join(text for text in texts if text)):
-                found[name] = text
-    except csv.Error as error:
-        raise KidpipeError(f"malformed CSV: {error}", where=str(file), fix="save it as CSV again") from None
+    for row in rows:
+        texts = [_one_line(row[name] or "") for name in said]
+        if text := _cut("; ".join(text for text in texts if text)):
+            found[_one_line(row[fields["original_column_name"]] or "").lower()] = text
     return found
 
 

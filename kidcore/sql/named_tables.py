@@ -3,7 +3,10 @@
 import re
 from collections.abc import Iterable
 
-_WORD = re.compile(r"\"(?:[^\"]|\"\")*\"|`[^`]*`|\[[^\]]*\]|'(?:[^']|'')*'|[^\W\d]\w*")
+# In bare names both engines take every character beyond ASCII, the marks of Indian and Thai scripts too, which are no \\w.
+_WORD = re.compile(
+    r"""\"(?:[^\"]|\"\")*\"|`(?:[^`]|``)*`|\[[^\]]*\]|'(?:[^']|'')*'|(?:[^\W\d]|[^\x00-\x7f\s])(?:[\w$]|[^\x00-\x7f\s])*"""
+)
 
 
 def named_tables(sql: str, tables: Iterable[str]) -> set[str]:
@@ -17,4 +20,6 @@ def _bare(word: str) -> str:
     quote = word[0]
     if quote == '"':
         return word[1:-1].replace('""', '"')
-    return word[1:-1] if quote in "`[" else word
+    if quote == "`":
+        return word[1:-1].replace("``", "`")
+    return word[1:-1] if quote == "[" else word

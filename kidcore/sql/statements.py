@@ -37,6 +37,8 @@ _GOES_ON = re.compile(
 _CLOSES = re.compile(r"asc|desc|nulls|first|last|end|null|true|false|rows|range|fetch|for|sample|tablesample", re.IGNORECASE)
 """Further keywords that may stand after a blank line inside a statement."""
 _ENGLISH = re.compile(r"the|this|that|these|we|you|our|your")
+_APOSTROPHE = re.compile(r"[A-Z][a-z]*(?:['’](?:s|re|ve|ll|d|m)|n['’]t)\s+[a-z]")
+"""As in "Here's why": no text of SQL opens within a word."""
 _AFTER = re.compile(r"(?:[\s;]|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*", re.DOTALL)
 _RULE = re.compile(r"(?:-{3,}|={3,}|\*{3,})[ \t\r]*\n\s*")
 """A line across the page."""
@@ -91,6 +93,8 @@ def _is_prose(text: str, is_paragraph: bool) -> bool:
         after = re.match(r"[A-Z][a-z]+\b|\W*\Z|[*#_`>|]", text[rule.end() :])
         return after is not None and not any(pattern.fullmatch(after.group()) for pattern in (_GOES_ON, _CLOSES))
     if is_paragraph and re.match(r"#{1,6} |\*\*[A-Z]\w+|• |\d+\. ", text):
+        return True
+    if _APOSTROPHE.match(text):
         return True
     words = list(islice((token for token in tokens(text[:200]) if token.kind is not TokenKind.SPACE), 3))
     first = words[0].text if words else ""

@@ -26,7 +26,7 @@ _TAG = re.compile(
 )
 _PAIR = re.compile(
     rf"""(["'])(?P<key>{_SQL_NAME.pattern})\1\s*:\s*(?P<quote>\"\"\"|["'])(?P<value>.*?)
-    (?:(?P=quote)(?=\s*(?:[}}\]]|,\s*["'][\w\s-]+["']\s*:|\Z))|\Z)""",
+    (?:(?P=quote)(?=\s*(?:,?\s*[}}\]]|,\s*["'][\w\s-]+["']\s*:|\Z))|\Z)""",
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
 """A key with its text in what is nearly JSON: Python's quotes, a document cut short, quotes that should have been escaped."""

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kidcore.models.backends.facts import EngineFacts
+from kidcore.store.kept_knowledge import read_memory
 from kidcore.store.log import shard_records
 from kidcore.store.store import Shard, Store
 from kidcore.version import kidpipe_version
@@ -68,9 +69,11 @@ def write_summary(store: Store, digest: str, shards: Mapping[str, Sequence[Shard
 
 
 def read_summary(store: Store, digest: str | None) -> dict[str, list[dict[str, Any]]]:
-    """What `write_summary` kept, by stage; empty where it is that of another manifest."""
-    summary = store.read_json(SUMMARY) or {}
-    stages: dict[str, list[dict[str, Any]]] = summary.get("stages", {}) if summary.get("manifest") == digest else {}
+    """What `write_summary` kept, by stage; empty where it is that of another manifest, or damaged."""
+    summary = read_memory(store, SUMMARY)
+    if not isinstance(summary, Mapping) or summary.get("manifest") != digest or not isinstance(summary.get("stages"), dict):
+        return {}
+    stages: dict[str, list[dict[str, Any]]] = summary["stages"]
     return stages
 
 

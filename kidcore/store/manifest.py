@@ -217,12 +217,11 @@ def write_manifest(store: Store, manifest: Manifest, *, is_latest: bool = True) 
 
 def read_head(store: Store) -> dict[str, Any]:
     """The latest manifest's digest and its number of shards by stage; empty before the first build. Raises as read_manifest."""
-    head: dict[str, Any] | None = store.read_json(HEAD)
+    head = store.read_json(HEAD)
     if head is None:
         read_manifest(store)  # a folder of a newer kidpipe may have no head that we know
         return {"digest": None, "shards": {}}
-    _require_readable(head, store)
-    return head
+    return _readable(head, store, HEAD)
 
 
 def read_manifest(store: Store) -> Manifest | None:
@@ -252,26 +251,34 @@ def find_manifest(store: Store, digest: str) -> Manifest:
 
 
 def _read(store: Store, name: str) -> Manifest | None:
-    document: dict[str, Any] | None = store.read_json(name)
-    if document is None:
+    found = store.read_json(name)
+    if found is None:
         return None
-    _require_readable(document, store)
+    document = _readable(found, store, name)
     try:
         return Manifest.from_json(document)
-    except (KeyError, TypeError) as error:
-        raise KidpipeError(
-            f"not a manifest: {error} is missing", where=str(store.root / name), fix="remove the file and build again"
-        ) from None
+    except KeyError as error:
+        raise _no_manifest(store, name, f"{error} is missing") from None
+    except (TypeError, AttributeError, ValueError) as error:
+        raise _no_manifest(store, name, str(error)) from None
 
 
-def _require_readable(document: Document, store: Store) -> None:
-    version = document.get("schema_version", 0)
+def _readable(document: Any, store: Store, name: str) -> dict[str, Any]:
+    """The document, where it is an object and of a version that we know."""
+    version = document.get("schema_version", 0) if isinstance(document, dict) else None
+    if not isinstance(document, dict) or not isinstance(version, int):
+        raise _no_manifest(store, name, "it is no JSON object with a schema_version")
     if version > MANIFEST_VERSION:
         raise KidpipeError(
             f"the manifest has schema version {version}, this kidpipe reads up to {MANIFEST_VERSION}",
             where=str(store.root / LATEST),
             fix="upgrade kidpipe, or set store.path to another folder",
         )
+    return document
+
+
+def _no_manifest(store: Store, name: str, why: str) -> KidpipeError:
+    return KidpipeError(f"not a manifest: {why}", where=str(store.root / name), fix="remove the file and build again")
 
 
 def rates(manifest: Manifest) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What a store's models were called when it was built: who a model was that is not on this machine any more."""
 
+from kidcore.store.kept_knowledge import read_memory
 from kidcore.store.store import Store
 
 _FILE = "models.json"
@@ -18,5 +19,11 @@ def model_names(store: Store, identity: str) -> list[str]:
 
 
 def _read(store: Store) -> dict[str, list[str]]:
-    known: dict[str, list[str]] = store.read_json(_FILE) or {}
-    return known
+    known = read_memory(store, _FILE)
+    if not isinstance(known, dict):
+        return {}
+    return {identity: names for identity, names in known.items() if isinstance(names, list) and all(map(_is_text, names))}
+
+
+def _is_text(name: object) -> bool:
+    return isinstance(name, str)

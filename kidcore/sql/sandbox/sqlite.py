@@ -77,7 +77,7 @@ class SqliteEngine:
                 return ResultKind.ERROR, [], 0, "no statement"
             num_columns = len(cursor.description)
             rows: list[Row] = cursor.fetchmany(_FETCH_ROWS)
-            if len(rows) < _FETCH_ROWS:
+            if len(rows) < _FETCH_ROWS and len(rows) <= self._limits.max_rows:
                 return ResultKind.OK, rows, num_columns, ""
             size, batch = 0, rows
             while batch:

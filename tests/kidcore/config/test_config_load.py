@@ -70,6 +70,20 @@ def test_the_init_file_reads_back_as_the_defaults(tmp_path: Path, monkeypatch: p
     assert load_config(file, {}, {}).config.mask.ratio == 0.35
 
 
+@pytest.mark.parametrize(
+    "system", ["", "two\nlines", 'a "quote", a \\ and a \t', "\0\x1f\x7f", "# no comment", "'''", "Łódź 数据 \U0001f642"]
+)
+def test_any_text_and_table_given_to_the_init_file_reads_back(tmp_path: Path, system: str) -> None:
+    arguments = {"enable_thinking": False, "with space": system, "level": 3, "share": 0.5}
+    file = tmp_path / "kidpipe.toml"
+    flags = {"ingest.system": system, "ingest.chat": True, "ingest.chat_arguments": arguments, "train.report_to": ["wandb"]}
+    file.write_text(template(flags), encoding="utf-8")
+    config = load_config(file, {}, {}).config
+    assert (config.ingest.chat_arguments, config.train.report_to) == (arguments, ("wandb",))
+    # A text that is a TOML value itself is taken as one where it comes by flag.
+    assert config.ingest.system == system
+
+
 @pytest.mark.parametrize("text", ["1234567", "12e4567", "0012", "true", "1979-05-27", "inf", "1_000", "v1.0", "[1]"])
 def test_a_text_setting_takes_what_is_written(text: str) -> None:
     assert load_config(None, {"teacher.revision": text}, {}).config.teacher.revision == text

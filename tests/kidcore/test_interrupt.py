@@ -1,0 +1,80 @@
+"""A first signal is a wish, a second one is obeyed, and afterwards all is as it was found."""
+
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from kidcore.interrupt import StopRequest
+
+BOTH = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.fixture(autouse=True)
+def _handlers_as_found() -> Iterator[None]:
+    found = {number: signal.getsignal(number) for number in BOTH}
+    yield
+    assert {number: signal.getsignal(number) for number in BOTH} == found
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_a_patient_one_remembers_the_first_and_obeys_the_second(number: signal.Signals) -> None:
+    with StopRequest() as stop:
+        stop.is_patient = True
+        signal.raise_signal(number)
+        assert stop.is_made
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+
+
+def test_before_there_is_a_step_to_wait_for_the_first_is_obeyed() -> None:
+    with StopRequest() as stop:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        assert not stop.is_made, "it was no wish"
+
+
+def test_another_kind_of_signal_counts_as_the_second() -> None:
+    with StopRequest() as stop:
+        stop.is_patient = True
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_what_was_set_before_is_set_again_whatever_happens_inside() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: heard.append(number))
+    try:
+        with pytest.raises(ValueError, match="inside"), StopRequest():
+            raise ValueError("inside")
+        signal.raise_signal(signal.SIGTERM)
+        assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_one_within_another_gives_the_outer_one_its_turn_back() -> None:
+    with StopRequest() as outer:
+        outer.is_patient = True
+        with StopRequest() as inner:
+            inner.is_patient = True
+            signal.raise_signal(signal.SIGINT)
+        assert (inner.is_made, outer.is_made) == (True, False)
+        signal.raise_signal(signal.SIGINT)
+        assert outer.is_made
+
+
+def test_in_another_thread_it_sets_nothing_and_does_no_harm() -> None:
+    found = signal.getsignal(signal.SIGINT)
+    seen: list[object] = []
+
+    def run() -> None:
+        with StopRequest() as stop:
+            seen.extend([signal.getsignal(signal.SIGINT), stop.is_made])
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [found, False]
