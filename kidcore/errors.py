@@ -33,3 +33,9 @@ class KidpipeError(Exception):
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     """The one of `known` that is most like `name`; empty where none is."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), "")
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's exception says, on one line: its first, with the second where the first only announces it."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

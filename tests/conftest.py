@@ -23,7 +23,9 @@ from kidpipe.demo.models import make_model, train_tokenizer
 from kidpipe.demo.world import make_world
 
 # The same examples on every run, and none that fails because the machine was busy while it ran.
-hypothesis.settings.register_profile("kidpipe", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile(
+    "kidpipe", deadline=None, derandomize=True, database=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("kidpipe")
 
 

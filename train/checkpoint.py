@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from kidcore.atomic import sync, sync_entry, write_text
-from kidcore.errors import KidpipeError
+from kidcore.errors import KidpipeError, first_line
 from train.student.divided_state import needs_division, read_divided, was_divided, write_divided
 from train.student.ranks import Ranks
 from train.student.sharding import divided
@@ -73,7 +73,7 @@ def fresh_of(target: Path) -> Path:
 def not_written(path: Path, error: Exception) -> KidpipeError:
     """What to say when the disk takes no more."""
     return KidpipeError(
-        f"the run could not be saved: {str(error).splitlines()[0]}",
+        f"the run could not be saved: {first_line(error)}",
         where=str(path),
         fix="make room on that disk and run the same command again: it continues from the newest checkpoint",
     )

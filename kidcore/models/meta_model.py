@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging as transformers_logging
 
-from kidcore.errors import KidpipeError
+from kidcore.errors import KidpipeError, first_line
 from kidcore.models.weights import StoredTensor, weight_files
 
 _LOG = logging.getLogger(__name__)
@@ -32,6 +32,16 @@ def hold_against_model(folder: Path, tensors: dict[str, StoredTensor] | None) ->
     transformers_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # whatever values a configuration's constructor objects to
+        if config_json.get("model_type") in CONFIG_MAPPING:
+            raise KidpipeError(
+                f"config.json contradicts itself: {first_line(error)}",
+                where=str(folder),
+                fix="put the config.json of these weights beside them: download or copy it again",
+            ) from error
+        _LOG.debug("names of weights are not checked in %s: %s", folder, error)
+        return
+    try:
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config)
     except Exception as error:  # whatever a configuration makes a model's constructor raise
@@ -56,7 +66,7 @@ def _meta_state(folder: Path, tensors: dict[str, StoredTensor] | None) -> dict[s
             state |= torch.load(path, map_location="meta", weights_only=True)
         except Exception as error:  # the unpickler raises nearly anything on damaged bytes
             raise KidpipeError(
-                f"the weights cannot be read: {str(error).splitlines()[0]}",
+                f"the weights cannot be read: {first_line(error)}",
                 where=str(path),
                 fix="download or copy the model again, with all of its files",
             ) from error

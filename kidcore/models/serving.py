@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kidcore.errors import KidpipeError
+from kidcore.errors import KidpipeError, first_line
 from kidcore.models.prompts import PROMPT_FOLDER, PromptBuilder
 from kidcore.models.templates.template import QUESTION_FILE
 from kidcore.models.templates.variables import PROBE
@@ -180,7 +180,7 @@ def _require_same_ids(tokenizer: Any, model: Path, trial: Path, folder: Path) ->
         try:
             difference = first_difference(tokenizer, AutoTokenizer.from_pretrained(str(trial), local_files_only=True))
         except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
-            difference = str(error).splitlines()[0] if str(error) else type(error).__name__
+            difference = first_line(error)
         if difference is None:
             return
     raise KidpipeError(

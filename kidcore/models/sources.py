@@ -10,7 +10,7 @@ from typing import Any
 
 from kidcore.config.digests import FileDigests
 from kidcore.config.settings import fingerprint
-from kidcore.errors import KidpipeError
+from kidcore.errors import KidpipeError, first_line
 from kidcore.models.completeness import require_complete
 from kidcore.models.weights import refuse_pointers, weight_files
 
@@ -214,4 +214,4 @@ def _download(name: str, revision: str, *, with_weights: bool = True) -> Path:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return first_line(error).rstrip(".")

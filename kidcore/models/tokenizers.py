@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kidcore.config.settings import fingerprint
-from kidcore.errors import KidpipeError
+from kidcore.errors import KidpipeError, first_line
 
 _UNLIMITED = 10**9
 _STATEFUL = ("padding", "truncation", "version")
@@ -64,10 +64,9 @@ def load_tokenizer(model_path: str | Path) -> Any:
     try:
         loader = PreTrainedTokenizerFast if (Path(model_path) / "tokenizer.json").is_file() else AutoTokenizer
         tokenizer = loader.from_pretrained(str(model_path), local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except Exception as error:  # the tokenizers library raises plain Exception on files it cannot read
         raise KidpipeError(
-            f"no tokenizer could be loaded: {reason}",
+            f"no tokenizer could be loaded: {first_line(error)}",
             where=str(model_path),
             fix="the model folder needs tokenizer.json (or the tokenizer's own files) beside its weights",
         ) from error

@@ -285,4 +285,5 @@ def _after_lead(text: str) -> str:
 def _statement(text: str) -> str:
     """The text without what stands before and after the statement."""
     text = _after_lead(text)
-    return text[: statement_end(text)].strip() if begins_statement(text) else text
+    # Models that write Chinese or Japanese end a statement with a full-width semicolon, of which SQL makes no use.
+    return text[: statement_end(text)].strip().rstrip("；") if begins_statement(text) else text

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kidcore import atomic, locks
 from kidcore.config.digests import hash_file
-from kidcore.errors import KidpipeError
+from kidcore.errors import KidpipeError, first_line
 from kidcore.store import log
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Store:
         try:
             table = pq.read_table(self.path(shard), columns=columns, partitioning=None)
         except (OSError, pa.ArrowException) as error:
-            raise DamagedShard(shard, str(error).splitlines()[0]) from None
+            raise DamagedShard(shard, first_line(error)) from None
         if table.num_rows != shard.rows:
             raise DamagedShard(shard, f"{table.num_rows} rows instead of {shard.rows}")
         return table
@@ -112,7 +112,7 @@ class Store:
         try:
             metadata = pq.read_metadata(self.path(shard)).metadata or {}
         except (OSError, pa.ArrowException) as error:
-            raise DamagedShard(shard, str(error).splitlines()[0]) from None
+            raise DamagedShard(shard, first_line(error)) from None
         counts: dict[str, Any] = json.loads(metadata.get(b"kidpipe", b"{}"))
         return counts
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from rich.text import Text
 
-from kidcore.errors import KidpipeError
+from kidcore.errors import KidpipeError, first_line
 from kidcore.method.overlap import MOST_COMPARED, Overlap
 from kidcore.models.tokenizers import load_tokenizer
 from kidcore.sql.example_ids import places
@@ -245,7 +245,7 @@ def query(session: Session, sql: str, *, as_json: bool, out: Path | None = None)
             rows = cursor.fetchall()
         except duckdb.Error as error:
             views = ", ".join([*(stage for stage in STAGES if stage in manifest.stages), *others])
-            raise KidpipeError(str(error).strip().splitlines()[0], where=sql, fix=f"views: {views}") from None
+            raise KidpipeError(first_line(error), where=sql, fix=f"views: {views}") from None
     if as_json:
         session.print_json([{name: _plain(value) for name, value in zip(names, row, strict=True)} for row in rows])
         return

@@ -38,6 +38,7 @@ from train.online.setup import OnlineSetup
 from train.results import TrainResult
 from train.schedule import settled
 from train.student.ranks import open_ranks
+from train.student.student import check_student
 from train.tracking import check_trackers
 from train.trainer import run
 
@@ -71,11 +72,13 @@ def prepare_run(session: Session, digest: str = "", *, quiet: bool = False) -> P
     if not settings.student:
         raise KidpipeError("no student is named", where="train.student", fix="kidpipe train --student MODEL")
     student = resolve(settings.student, digests=FileDigests(session.store.root / "digests.json"))
+    check_student(student.path)
+    student_tokenizer = load_tokenizer(student.path)
     settings = settled(settings, student.path)
     traits = METHODS[settings.method]
     manifest = restricted(_manifest(session, last_stage(settings), digest, quiet), settings)
     tokenizer = load_tokenizer(session.store.root / "tokenizers" / manifest.facts.tokenizer)
-    require_same(tokenizer, load_tokenizer(student.path))
+    require_same(tokenizer, student_tokenizer)
     if student.max_length < manifest.facts.max_tokens:
         raise KidpipeError(
             f"the student takes {student.max_length} tokens, the data has up to {manifest.facts.max_tokens}",

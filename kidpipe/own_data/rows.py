@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from kidcore.errors import KidpipeError
+from kidcore.errors import KidpipeError, first_line
 from kidcore.sql.text_files import ending, read_json, read_text
 
 Row = dict[str, Any]
@@ -46,7 +46,7 @@ def _read_file(path: Path) -> list[Row]:
         if suffix in (".csv", ".tsv"):
             return _read_table(path, suffix)
     except (pl.exceptions.PolarsError, ValueError, OSError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         raise KidpipeError(f"cannot be read: {first}", where=str(path), fix="save it as UTF-8 csv, json or jsonl") from None
     if suffix in _JSON:
         return _read_json(path)
@@ -116,7 +116,7 @@ def _read_hub(name: str) -> list[Row]:
     try:
         return _train(load_dataset(name), name)
     except (OSError, ValueError, RuntimeError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         raise KidpipeError(
             f"no file or folder is called {name!r}, and no data set of that name can be had: {first}",
             where="--questions",

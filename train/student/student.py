@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from kidcore.config.config import TrainSettings
-from kidcore.errors import KidpipeError
+from kidcore.errors import KidpipeError, first_line
 from kidcore.models.serving import tokenizer_files
 from kidcore.models.trees.trunk import causal_of
 from kidcore.models.weights import weight_files
@@ -23,17 +23,29 @@ def load_student(path: Path, device: torch.device, settings: TrainSettings) -> n
     logging.disable_progress_bar()
     try:
         model: nn.Module = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
-    except (OSError, ValueError) as error:
-        raise KidpipeError(
-            f"the student cannot be loaded: {str(error).splitlines()[0]}",
-            where=str(path),
-            fix="set train.student to a folder made by save_pretrained, with its weights and tokenizer",
-        ) from error
+    except Exception as error:  # a model's constructor raises whatever its configuration leads it to
+        raise _unloadable(path, error) from error
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
     if settings.lora_rank:
         model = add_adapters(model, settings)
     return model.to(device).train()
+
+
+def check_student(path: Path) -> None:
+    """Refuse a kind of model that transformers does not know, before anything is made for it."""
+    try:
+        AutoConfig.from_pretrained(path)
+    except Exception as error:  # whatever values a configuration's constructor objects to
+        raise _unloadable(path, error) from error
+
+
+def _unloadable(path: Path, error: Exception) -> KidpipeError:
+    return KidpipeError(
+        f"the student cannot be loaded: {first_line(error)}",
+        where=str(path),
+        fix="set train.student to a folder made by save_pretrained, with its weights and tokenizer",
+    )
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor
 from transformers.utils import logging as transformers_logging
 
 from kidcore.config.config import EngineSettings
-from kidcore.errors import KidpipeError
+from kidcore.errors import KidpipeError, first_line
 from kidcore.models.backends.base import Sampling, ScoreRequest, TopK, check_prompts, check_score
 from kidcore.models.backends.facts import EngineFacts
 from kidcore.models.backends.gumbel import Draw, Noise
@@ -233,10 +233,9 @@ def _load(model_path: str, dtype: str, verbose: bool) -> Any:
         model, info = AutoModelForCausalLM.from_pretrained(
             model_path, dtype=dtype, local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except Exception as error:  # a model's constructor raises whatever its configuration leads it to
         raise KidpipeError(
-            f"transformers cannot load the model: {reason}", where=model_path, fix="name a causal language model"
+            f"transformers cannot load the model: {first_line(error)}", where=model_path, fix="name a causal language model"
         ) from error
     finally:
         transformers_logging.set_verbosity(level)

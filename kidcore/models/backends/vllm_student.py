@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kidcore.errors import KidpipeError
+from kidcore.errors import KidpipeError, first_line
 from kidcore.models.backends import vllm_engine
 from kidcore.models.backends.vllm import VllmBackend
 
@@ -31,9 +31,8 @@ class VllmStudent(VllmBackend):
             with vllm_engine.graph_compiler_off(self._engine.on_cpu):
                 llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
         except Exception as error:  # whatever vLLM raises, the engine is of no use any more
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise KidpipeError(
-                f"vLLM does not take the weights of this student: {reason}",
+                f"vLLM does not take the weights of this student: {first_line(error)}",
                 where="train.rollout_backend = vllm",
                 fix="set train.rollout_backend = transformers",
             ) from error

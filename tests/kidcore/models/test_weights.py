@@ -111,6 +111,11 @@ def _unfinished(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "model.safetensors.incomplete")
 
 
+def _more_layers(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 9}), encoding="utf-8")
+
+
 def _lie(folder: Path) -> None:
     """A header whose shapes do not match its bytes."""
     header = json.dumps({"w": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}).encode()
@@ -138,6 +143,7 @@ _DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "index of the weights cannot be read",
         "index.json",
     ),
+    "a number of layers that is another elsewhere": (_more_layers, "contradicts itself", "num_hidden_layers"),
     "a pickle cut in half": (_cut_pickle, "damaged", "pytorch_model.bin"),
     "a pickle without a layer": (lambda folder: _pickle(folder, ".layers.1."), "lack 12 of", "pytorch_model.bin"),
     "an adapter beside the model": (_adapter, "adapter lies beside the model", "adapter_config.json"),

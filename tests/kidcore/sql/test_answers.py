@@ -86,6 +86,8 @@ def test_code_blocks(answer: str, sql: str) -> None:
     [
         ("SELECT 1;\n\nThis counts the rows.", "SELECT 1;"),
         ("SELECT 1; This counts.", "SELECT 1;"),
+        ("SELECT 1；", "SELECT 1"),
+        ("SELECT '一；'；", "SELECT '一；'"),
         ("SELECT 1;\n\nWith this query, we count.", "SELECT 1;"),
         ("SELECT 1;\n-- so\nThat is it.", "SELECT 1;"),
         (f"{F}sql\nSELECT 1;\n\nThis counts.\n{F}", "SELECT 1;"),

@@ -95,6 +95,22 @@ def test_a_student_with_another_tokenizer(cli: Cli, tiny_model: Path, tmp_path: 
     assert_said(cli("build-imperfect", "--predictor", "student", predict__student=str(other)), "tokenizer")
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("config.json", {"model_type": "nonesuch"}, "student cannot be loaded"),
+        ("tokenizer.json", {"model": None}, "no tokenizer could be loaded"),
+    ],
+)
+def test_a_broken_student_is_refused_before_anything_is_made_for_it(
+    cli: Cli, tiny_model: Path, tmp_path: Path, file: str, text: dict[str, Any], said: str
+) -> None:
+    student = Path(shutil.copytree(tiny_model, tmp_path / "other"))
+    (student / file).write_text(json.dumps(json.loads((student / file).read_text()) | text))
+    assert_said(cli("train", "--method", "sft", "--student", str(student)), said, "other")
+    assert not list((tmp_path / "artifacts").glob("ingest/*"))
+
+
 def test_no_student_no_shards_no_run(cli: Cli) -> None:
     assert_said(cli("train", train__student='""'), "no student is named", "--student")
     assert_said(cli("train", "--method", "kid"), "not built", "kidpipe build-imperfect")
