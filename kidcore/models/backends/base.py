@@ -35,11 +35,22 @@ class TopK:
 
     `ids` int32 [n, K] and `logprobs` float32 [n, K] are the K likeliest tokens, best first (ties: lower id first);
     `actual_logprob` float32 [n] is that of the token that stands there.
+
+    Raises:
+        KidpipeError: one of them is no number. Damaged weights and activations beyond float16 end so, and whatever is made of
+            them looks like an answer.
     """
 
     ids: NDArray[np.int32]
     logprobs: NDArray[np.float32]
     actual_logprob: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if np.isnan(self.actual_logprob).any() or np.isnan(self.logprobs).any():
+            raise KidpipeError(
+                "the model computes no numbers (NaN)",
+                fix="copy its weights again, or run it in bfloat16 or float32 (teacher.dtype, eval.dtype, predict.dtype)",
+            )
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,12 @@ import logging
 import struct
 from pathlib import Path
 
+import numpy as np
+
 from kidcore.config.config import EngineSettings
 from kidcore.config.settings import Dtype
 from kidcore.errors import KidpipeError
-from kidcore.models.backends.base import Backend, Opener
+from kidcore.models.backends.base import Backend, Opener, ScoreRequest
 from kidcore.models.sources import ModelSource
 from kidcore.models.sources import read_source as inspect_model
 
@@ -60,7 +62,19 @@ def open_backend(
         require_vllm("engine.backend", "set engine.backend to transformers")
     # The file of that name beside this one: each loads libraries that the others do without.
     opener: Opener = importlib.import_module(f"kidcore.models.backends.{wanted}").open_engine
-    return opener(source, engine, precision, max_top_k=max_top_k, max_length=length, verbose=verbose)
+    backend = opener(source, engine, precision, max_top_k=max_top_k, max_length=length, verbose=verbose)
+    try:
+        _try(backend)
+    except KidpipeError as error:
+        backend.close()
+        raise KidpipeError(error.what, where=str(model_path), fix=error.fix) from error
+    return backend
+
+
+def _try(backend: Backend) -> None:
+    """One short sequence: a model without numbers would answer with any token, and nothing would say so."""
+    for _ in backend.score([ScoreRequest(np.zeros(2, dtype=np.int32), 1)], 1):
+        pass
 
 
 def open_model(

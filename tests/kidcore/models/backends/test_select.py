@@ -3,15 +3,19 @@
 import importlib.util
 import json
 import logging
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import Qwen2ForCausalLM
 
 from kidcore.config.config import EngineSettings
 from kidcore.errors import KidpipeError
 from kidcore.models import sources
+from kidcore.models.backends.base import TopK
 from kidcore.models.backends.select import open_backend, stored_dtype
 
 
@@ -62,3 +66,25 @@ def test_stored_dtype_is_that_of_the_weights(tiny_model: Path, tmp_path: Path, d
         del config["dtype"]
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     assert stored_dtype(sources.read_source(tmp_path)) == str(dtype).removeprefix("torch.")
+
+
+def test_a_model_that_computes_no_numbers_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    """One weight that is no number spreads over every logit; the answers would look like any others."""
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "damaged"))
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(KidpipeError, match="no numbers") as caught:
+        open_backend(folder, EngineSettings(backend="transformers", device="cpu"), max_top_k=4, max_length=64)
+    assert caught.value.where == str(folder)
+    assert "float32" in caught.value.fix
+
+
+@pytest.mark.parametrize("part", ["logprobs", "actual_logprob"])
+def test_scores_that_are_no_numbers_are_none(part: str) -> None:
+    """Engines hand out nothing else than TopK: whichever it was, and whichever row."""
+    scores = {"logprobs": np.full((2, 3), -1.0, np.float32), "actual_logprob": np.array([-np.inf, -1.0], np.float32)}
+    TopK(np.zeros((2, 3), np.int32), **scores)
+    scores[part][1] = np.nan
+    with pytest.raises(KidpipeError, match="no numbers"):
+        TopK(np.zeros((2, 3), np.int32), **scores)
