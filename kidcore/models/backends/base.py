@@ -134,7 +134,7 @@ def check_prompts(
     if max_new_tokens < 1:
         raise KidpipeError(f"{max_new_tokens} new tokens were asked for", fix="set eval.max_new_tokens to 1 or more")
     for index, prompt in enumerate(prompts):
-        _check_ids(backend, np.asarray(prompt, dtype=np.int32), f"prompt {index}")
+        _check_ids(backend, np.asarray(prompt, dtype=np.int64), f"prompt {index}")
         if len(prompt) == backend.max_length:
             raise KidpipeError(
                 f"a prompt of {len(prompt)} tokens leaves no room to generate (limit {backend.max_length})",
@@ -143,7 +143,7 @@ def check_prompts(
             )
 
 
-def _check_ids(backend: Backend, ids: NDArray[np.int32], where: str) -> None:
+def _check_ids(backend: Backend, ids: NDArray[np.int32] | NDArray[np.int64], where: str) -> None:
     if len(ids) == 0:
         raise KidpipeError("an empty sequence was given to the engine", where=where, fix="drop empty rows before")
     if len(ids) > backend.max_length:
