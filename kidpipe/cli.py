@@ -240,8 +240,11 @@ def pin(config: ConfigOption = None, settings: SetOption = None, json: JsonOptio
 
 @app.command()
 def inspect(
-    example_id: Annotated[str, typer.Argument(help="Its place in the data (train:17), its id, or how that begins.")],
+    example_id: Annotated[str, typer.Argument(help="Its place in the data (train:17), its id, or how that begins.")] = "",
     view: Annotated[int, typer.Option("--view", help="Which view, from 0.")] = 0,
+    shard: Annotated[
+        Path | None, typer.Option("--shard", help="Show instead what this shard was made from: a file <store>/<stage>/*.parquet.")
+    ] = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     json: JsonOption = False,
@@ -251,7 +254,12 @@ def inspect(
     Example: kidpipe inspect train:17 --view 1
     """
     session = open_command(config, settings)
-    load_body("commands.inspect.inspect")(session, example_id, view, as_json=json)
+    if (shard is None) == (not example_id):
+        raise KidpipeError("one example or one shard is to be named", fix="kidpipe inspect train:0, or --shard FILE")
+    if shard is not None:
+        load_body("commands.provenance.inspect_shard")(session, shard, as_json=json)
+    else:
+        load_body("commands.inspect.inspect")(session, example_id, view, as_json=json)
 
 
 @app.command()

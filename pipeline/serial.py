@@ -81,6 +81,7 @@ class SerialRunner:
         output = stage.run(Task(part, cell.view, tables, bar.advance))
         engine, start_s = self._context.take_engine() if self._context else (None, 0.0)
         line = self.ledger.line(stage, cell) | made_by(engine, seconds=time.perf_counter() - started, engine_start_s=start_s)
-        shard = self._store.commit(stage.name, cell.key, output.table, output.counts, line)
+        provenance = self.grid.provenance(stage, part, cell.view).as_json()
+        shard = self._store.commit(stage.name, cell.key, output.table, output.counts, line, provenance)
         self.grid.add(shard)
         self.grid.look(stage, part, cell.view)

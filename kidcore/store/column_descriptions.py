@@ -1,4 +1,4 @@
-"""A column's name in; what it holds out. In no shard: a shard is named after its bytes, and these are words."""
+"""A column's name in; what it holds out. In the schema of each shard, which is named after its rows: words may change."""
 
 COLUMNS: dict[str, str] = {
     "example_id": "id of the question, made of what it says; joins the stages",

@@ -2,16 +2,16 @@
 
 The graph is a grid: a *part* is a run of source examples and flows through all stages by itself; a stage with views has
 one shard a part and view. A shard's key hashes the stage, its version, its identity settings and the *content* of what it
-reads, so an input that comes out with the same bytes stops the staleness there.
+reads, so an input that comes out with the same rows stops the staleness there.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
-from kidcore.config.settings import Section, fingerprint
+from kidcore.config.settings import Section
+from kidcore.store.provenance import Provenance, key_start, shard_key
 from kidcore.store.store import Shard, Store
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Grid:
         self.parts = list(parts)
         self._finished = {stage.name: store.scan(stage.name) for stage in stages}
         self._by_name = {stage.name: stage for stage in stages}
-        self._prefix = {s.name: fingerprint([s.name, s.version, dict(s.identity)]) for s in stages}
+        self._key_starts = {s.name: key_start(s.name, s.version, s.identity) for s in stages}
         self._done: dict[tuple[str, int, int], Shard] = {}
         for part in self.parts:
             for stage in self.stages:
@@ -119,8 +119,7 @@ class Grid:
             return Cell(stage.name, part.index, view, "follows")
         digests = [shard.digest for shard in inputs if shard is not None]
         digests += [part.content[name] for name in stage.reads]
-        text = "|".join([self._prefix[stage.name], str(view) if stage.views else "", *digests])
-        key = hashlib.sha256(text.encode()).hexdigest()[:32]
+        key = shard_key(self._key_starts[stage.name], view if stage.views else None, digests)
         shard = self._finished[stage.name].get(key)
         if shard is None:
             return Cell(stage.name, part.index, view, "stale", key)
@@ -131,6 +130,19 @@ class Grid:
         """The shards that this one is made from, None for those not finished."""
         names = ((name, view if self._by_name[name].views else 0) for name in stage.inputs)
         return [self._done.get((name, part.index, number)) for name, number in names]
+
+    def provenance(self, stage: Stage, part: Partition, view: int) -> Provenance:
+        """What a shard whose inputs are finished is made from."""
+        inputs = zip(stage.inputs, self.inputs(stage, part, view), strict=True)
+        return Provenance(
+            stage=stage.name,
+            version=stage.version,
+            view=view if stage.views else None,
+            settings=stage.resolved,
+            in_key=tuple(stage.identity),
+            inputs={name: shard.digest for name, shard in inputs if shard is not None},
+            reads={name: part.content[name] for name in stage.reads},
+        )
 
     def num_finished(self, stage: Stage) -> int:
         """Shards of a stage in the store, of this configuration or any other."""

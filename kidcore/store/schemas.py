@@ -4,6 +4,7 @@ from functools import cache
 
 import pyarrow as pa
 
+from kidcore.store.column_descriptions import COLUMNS
 from kidcore.store.stages import STAGE_TABLE
 
 _TYPES = {
@@ -20,6 +21,15 @@ _TYPES = {
 def schema_of(stage: str) -> pa.Schema:
     """Its columns in their order; only one whose type ends with `?` may hold nulls."""
     return pa.schema([_field(*column.split()) for column in STAGE_TABLE[stage].columns])
+
+
+def described(schema: pa.Schema) -> pa.Schema:
+    """The same columns, with what each holds as its metadata `description`."""
+    return pa.schema([field.with_metadata(_description(field.name)) for field in schema])
+
+
+def _description(name: str) -> dict[str, str] | None:
+    return {"description": COLUMNS[name]} if name in COLUMNS else None
 
 
 def _field(name: str, kind: str) -> pa.Field:

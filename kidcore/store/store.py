@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kidcore import atomic, locks
-from kidcore.config.digests import hash_file
 from kidcore.errors import KidpipeError, first_line
 from kidcore.store import log
 
@@ -24,12 +23,11 @@ if TYPE_CHECKING:
 
 BROKEN = ".broken"
 _NAME = re.compile(r"([0-9a-f]{32})\.([0-9]{1,18})\.([0-9a-f]{32})\.parquet")
-_DIGEST_LENGTH = 32
 
 
 @dataclass(frozen=True, order=True)
 class Shard:
-    """A finished shard: `key` says what it was made from, `digest` (SHA-256, 32 hex digits) what it holds."""
+    """A finished shard: `key` says what it was made from, `digest` (SHA-256, 32 hex digits) what rows it holds."""
 
     stage: str
     key: str
@@ -90,10 +88,10 @@ class Store:
 
     def read(self, shard: Shard, columns: list[str] | None = None) -> "pa.Table":
         """The shard's rows, all columns or those named. Raises DamagedShard for a file that is unreadable or of other rows."""
-        pa, pq = _arrow()
+        files = _shard_files()
         try:
-            table = pq.read_table(self.path(shard), columns=columns, partitioning=None)
-        except (OSError, pa.ArrowException) as error:
+            table: pa.Table = files.pq.read_table(self.path(shard), columns=columns, partitioning=None)
+        except (OSError, files.pa.ArrowException) as error:
             raise DamagedShard(shard, first_line(error)) from None
         if table.num_rows != shard.rows:
             raise DamagedShard(shard, f"{table.num_rows} rows instead of {shard.rows}")
@@ -108,36 +106,49 @@ class Store:
 
     def counts(self, shard: Shard) -> dict[str, Any]:
         """The counts that the stage stored with the shard. Raises DamagedShard."""
-        pa, pq = _arrow()
+        return self._footer(shard)[0]
+
+    def provenance(self, shard: Shard) -> dict[str, Any]:
+        """What the shard says of its making; empty for those of kidpipe 0.1, which say nothing. Raises DamagedShard."""
+        return self._footer(shard)[1]
+
+    def _footer(self, shard: Shard) -> tuple[dict[str, Any], dict[str, Any]]:
+        files = _shard_files()
         try:
-            metadata = pq.read_metadata(self.path(shard)).metadata or {}
-        except (OSError, pa.ArrowException) as error:
+            footer: tuple[dict[str, Any], dict[str, Any]] = files.read_footer(self.path(shard))
+        except (OSError, ValueError, files.pa.ArrowException) as error:
             raise DamagedShard(shard, first_line(error)) from None
-        counts: dict[str, Any] = json.loads(metadata.get(b"kidpipe", b"{}"))
-        return counts
+        return footer
 
     def commit(
-        self, stage: str, key: str, table: "pa.Table", counts: Mapping[str, Any], line: Mapping[str, Any] | None = None
+        self,
+        stage: str,
+        key: str,
+        table: "pa.Table",
+        counts: Mapping[str, Any],
+        line: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ) -> Shard:
-        """Write `table` as the shard of `key`, with its counts in the footer; the same rows give the same bytes.
+        """Write `table` as the shard of `key`, with its counts in the footer; the same rows give the same digest.
 
         Args:
             line: what the log of shards is to say of it. It comes before the shard is seen: one that is killed in between
                 is made and told again, while a shard without a line would never be known the maker of.
+            provenance: what the footer is to say of its making, beside its name.
         """
-        _, pq = _arrow()
-        table = table.replace_schema_metadata({b"kidpipe": json.dumps(counts, sort_keys=True).encode()})
+        files = _shard_files()
+        shard = Shard(stage, key, table.num_rows, files.rows_digest(table, counts))
         with atomic.unfinished(self.root / stage / key, tidy=False) as temporary:
-            pq.write_table(table, temporary, compression="zstd", row_group_size=1024, store_schema=True)
-            shard = Shard(stage, key, table.num_rows, hash_file(temporary)[:_DIGEST_LENGTH])
+            files.write_shard(temporary, table, counts, dict(provenance or {}) | _name(shard))
             if line is not None:
                 log.append(self.root / self.shard_log, line)
             atomic.settle(temporary, self.path(shard))
         return shard
 
     def is_as_written(self, shard: Shard) -> bool:
-        """Whether the file's bytes are those that its name promises."""
-        return hash_file(self.path(shard))[:_DIGEST_LENGTH] == shard.digest
+        """Whether the file's bytes are those that were written under its name."""
+        whole: bool = _shard_files().is_whole(self.path(shard), shard.digest, _name(shard))
+        return whole
 
     def set_aside(self, shard: Shard) -> Path:
         """Rename a damaged shard, so that the next build makes it anew; one that is gone needs nothing."""
@@ -183,9 +194,13 @@ class Store:
         return self.root / "build.lock"
 
 
-def _arrow() -> tuple[Any, Any]:
-    """Arrow and its Parquet, which take a tenth of a second to load."""
-    import pyarrow
-    import pyarrow.parquet
+def _name(shard: Shard) -> dict[str, Any]:
+    """A shard's name, as its footer says it."""
+    return {"stage": shard.stage, "key": shard.key, "rows": shard.rows, "digest": shard.digest}
 
-    return pyarrow, pyarrow.parquet
+
+def _shard_files() -> Any:
+    """What reads and writes shards, with Arrow, which takes a tenth of a second to load."""
+    from kidcore.store import shard_files
+
+    return shard_files

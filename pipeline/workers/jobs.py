@@ -18,6 +18,8 @@ class Job:
     inputs: Mapping[str, Shard]
     line: Mapping[str, object]
     """What is known already of the shard's line in the log."""
+    provenance: Mapping[str, object]
+    """What its footer is to say of its making."""
     examples: Sequence[Example] = ()
     """Those of the part, for the stage that reads them."""
 

@@ -152,7 +152,8 @@ class ParallelRunner:
         }
         assert len(inputs) == len(stage.inputs), "a shard ran before its inputs"
         examples = self._examples(part) if "source" in stage.reads else ()
-        return Job(cell, part, inputs, self.ledger.line(stage, cell), examples)
+        provenance = self.grid.provenance(stage, part, cell.view).as_json()
+        return Job(cell, part, inputs, self.ledger.line(stage, cell), provenance, examples)
 
     def _receive(self, event: Answered, schedule: Schedule, bar: ManyStagesProgress) -> None:
         answer, cell, seat = event.answer, event.job.cell, event.seat

@@ -120,7 +120,7 @@ class Worker:
         output, computed_s, idle_s, (engine, start_s) = self._computing.submit(self._compute, job, task).result()
         made = made_by(engine, seconds=read_s + computed_s, engine_start_s=start_s)
         line = dict(job.line) | made | {"worker": f"process {os.getpid()} on {os.uname().nodename}"}
-        shard = self._store.commit(job.cell.stage, job.cell.key, output.table, output.counts, line)
+        shard = self._store.commit(job.cell.stage, job.cell.key, output.table, output.counts, line, job.provenance)
         said = tuple(self._said)
         del self._said[: len(said)]
         return Done(shard, int(output.counts.get("out", 0)), computed_s - start_s, idle_s, said)

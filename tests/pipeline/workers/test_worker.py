@@ -18,6 +18,7 @@ from pipeline.workers.worker import Place, Worker
 from tests.pipeline.workers.light import LightBodies, grid_in
 
 LINE = {"stage": "first", "key": "0" * 32, "rows": 3, "settings": "none"}
+MADE_FROM = {"settings": {"first.seed": 0}}
 
 
 @pytest.fixture(autouse=True)
@@ -44,13 +45,14 @@ def worker(store: Store, bodies: LightBodies, lock: bytes = b"") -> Worker:
 def first_job(store: Store) -> Job:
     grid = grid_in(store)
     cell = next(iter(grid.cells(grid.stages[0])))
-    return Job(cell, grid.parts[0], {}, LINE)
+    return Job(cell, grid.parts[0], {}, LINE, MADE_FROM)
 
 
 def test_the_shard_is_written_and_told_of(store: Store) -> None:
     answer = worker(store, LightBodies()).make(first_job(store))
     assert isinstance(answer, Done)
     assert store.path(answer.shard).is_file()
+    assert store.provenance(answer.shard)["settings"] == MADE_FROM["settings"]
     assert answer.num_out == 3
     (record,) = shard_records(store.root)
     assert f"process {os.getpid()} on " in record["worker"]
@@ -100,7 +102,7 @@ def test_an_input_that_is_gone_or_broken_is_named(store: Store, monkeypatch: pyt
     (store.root / "first").mkdir(parents=True)
     store.path(broken).write_bytes(b"no Parquet")
     for shard in (lost, broken):
-        job = Job(Cell("second", 0, 0, "stale", "3" * 32), there.part, {"first": shard}, LINE)
+        job = Job(Cell("second", 0, 0, "stale", "3" * 32), there.part, {"first": shard}, LINE, MADE_FROM)
         answers.append(worker(store, LightBodies()).make(job))
     assert [answer.shard for answer in answers if isinstance(answer, Damaged)] == [lost, broken]
 
@@ -129,7 +131,7 @@ def test_two_jobs_are_taken_and_one_computes_at_a_time(store: Store) -> None:
             return output
 
     grid = grid_in(store)
-    jobs = [Job(cell, grid.parts[cell.part], {}, LINE) for cell in grid.cells(grid.stages[0])]
+    jobs = [Job(cell, grid.parts[cell.part], {}, LINE, MADE_FROM) for cell in grid.cells(grid.stages[0])]
     one = worker(store, Alone(sleep_s=0.002))
     with ThreadPoolExecutor(2) as calls:
         answers = list(calls.map(one.make, jobs))
