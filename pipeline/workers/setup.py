@@ -104,4 +104,4 @@ def model_of(config: Config, stage: str) -> str:
 def threads_asked() -> int:
     """Threads of a process, where the environment says; 0 where it leaves that open."""
     said = os.environ.get("OMP_NUM_THREADS", "")
-    return int(said) if said.isdigit() else 0
+    return int(said) if said.isdecimal() else 0
