@@ -1,6 +1,5 @@
 """`kidpipe eval-compare`: two evaluations of the same examples in, whether they differ and on which rows out."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from eval.evaluate import SUMMARY_FILE, VERDICTS_FILE
 from eval.report import finite, read_verdicts
 from kidcore.config.config import EvalSettings
 from kidcore.errors import KidpipeError
+from kidcore.sql.text_files import read_json
 from kidpipe.commands.session import Session
 
 _JUDGING = ("keep_distinct", "mend_operators", "max_steps", "exact_match")
@@ -62,13 +62,12 @@ def _changed_settings(first: Path, second: Path) -> dict[str, tuple[object, obje
 def _how(folder: Path) -> dict[str, object]:
     """The settings that decide verdicts; a summary names those that are not the default."""
     path = folder / SUMMARY_FILE
-    summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    summary = read_json(path) if path.is_file() else {}
     settings = EvalSettings().model_dump(include=set(_JUDGING)) | summary.get("settings", {})
     return {name: settings[name] for name in _JUDGING} | {"suite": summary.get("suite")}
 
 
 def _summary(runs: "ComparedRuns", folders: list[Path], changed: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
-
     flips = [
         {
             "example_id": one.example_id,

@@ -1,6 +1,5 @@
 """`kidpipe eval`: a model or predictions made elsewhere in, execution accuracy on the held-out questions out."""
 
-import json
 import logging
 import re
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from kidcore.sql.answers import read_answer
 from kidcore.sql.availability import lacking_databases
 from kidcore.sql.datasets import DataSet, Split, read
 from kidcore.sql.schema_text import read_schema
+from kidcore.sql.text_files import read_json
 from kidpipe.commands.exposure import exposure, find_teacher, show
 from kidpipe.commands.next_command import after_evaluation
 from kidpipe.commands.prompts import builder_of_model
@@ -112,7 +112,7 @@ def _default_name(name: str, split: str, limit: int) -> str:
 def _keep_whole(out: Path, limit: int) -> None:
     """Refuse to put an evaluation of the first few examples in the place of one of all."""
     if limit and (out / SUMMARY_FILE).is_file():
-        summary = json.loads((out / SUMMARY_FILE).read_text(encoding="utf-8"))
+        summary = read_json(out / SUMMARY_FILE)
         if not summary.get("limit") and summary["examples"] > limit:
             raise KidpipeError(
                 f"there is an evaluation of all {summary['examples']} examples by this name",

@@ -1,6 +1,7 @@
 """`kidpipe inspect` and `kidpipe query`: one example in colour, and SQL over the artifacts."""
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +248,8 @@ def query(session: Session, sql: str, *, as_json: bool, out: Path | None = None)
             views = ", ".join([*(stage for stage in STAGES if stage in manifest.stages), *others])
             raise KidpipeError(first_line(error), where=sql, fix=f"views: {views}") from None
     if as_json:
-        session.print_json([{name: _plain(value) for name, value in zip(names, row, strict=True)} for row in rows])
+        keys = _told_apart(names)
+        session.print_json([{name: _plain(value) for name, value in zip(keys, row, strict=True)} for row in rows])
         return
     table = text_table("", dict.fromkeys(names, "left"))
     for row in rows:
@@ -285,5 +287,19 @@ def _cell(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).split())
 
 
+def _told_apart(names: list[str]) -> list[str]:
+    """Column names as keys: SQL may give two columns one name, an object may not."""
+    keys: list[str] = []
+    for name in names:
+        numbered = (f"{name}_{number}" for number in count(1))
+        keys.append(name if name not in keys else next(key for key in numbered if key not in keys and key not in names))
+    return keys
+
+
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, (int, float, str, bool, list, type(None))) else str(value)
+    """A value as JSON has it; what it has no form for, such as a date, as text."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value if isinstance(value, (int, float, str, bool, type(None))) else str(value)

@@ -67,8 +67,14 @@ class Session:
         return manifest
 
     def print_json(self, value: Any) -> None:
+        """One document for scripts. NaN and infinities, which JSON has no words for, are null."""
+        try:
+            text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+        except ValueError:
+            strict = json.loads(json.dumps(value), parse_constant=lambda _name: None)
+            text = json.dumps(strict, indent=1, ensure_ascii=False)
         # A lone surrogate is written as JSON escapes it: no stream takes it as it is.
-        print(visible(json.dumps(value, indent=1, ensure_ascii=False)))
+        print(visible(text))
 
 
 def open_session(
@@ -79,8 +85,10 @@ def open_session(
     named: dict[str, Any] = {}
     for setting in settings:
         name, separator, value = setting.partition("=")
-        if not separator:
-            raise KidpipeError(f"--set {setting}: no value", fix="write --set section.field=value, as in --set mask.ratio=0.3")
+        if not separator or not name.strip():
+            lacking = "name" if separator else "value"
+            fix = "write --set section.field=value, as in --set mask.ratio=0.3"
+            raise KidpipeError(f"--set {setting}: no {lacking}", fix=fix)
         named[name.strip()] = value.strip()
     named |= {name: value for name, value in flags.items() if value is not None}
     return Session(load_config(file, named, use_file=use_file), verbose)

@@ -184,7 +184,8 @@ def _show(session: Session, summary: dict[str, Any], *, as_json: bool) -> None:
     state = "finished before, nothing to do" if summary["was_finished"] else done
     best = f"best, step {summary['best_step']}" if summary["best_step"] else "best: the start, which is what best holds"
     start = "" if math.isnan(summary["start_nll"]) else f"; {summary['start_nll']:.4f} at the start"
-    session.console.print(f"{summary['method']:<11} {state}; holdout NLL a token {summary['best_nll']:.4f} ({best}{start})")
+    held_out = f"; holdout NLL a token {summary['best_nll']:.4f} ({best}{start})" if math.isfinite(summary["best_nll"]) else ""
+    session.console.print(f"{summary['method']:<11} {state}{held_out}")
     for name, said in (("start_on_gold", "on gold"), ("final_on_gold", "at the end")):
         if (known := GoldKnowledge.from_json(summary[name])) is not None:
             session.console.print(f"{said:<11} {known}")

@@ -13,7 +13,7 @@ def split_rows(rows: Sequence[Row], share: float) -> tuple[list[Row], list[Row]]
     """(train, dev); `rows` have `db_id` and `query`.
 
     A (database, SQL) pair falls on one side with all its questions: a model is never judged on SQL that it was taught.
-    Appended rows move none that were there.
+    Appended rows move none that were there, once more than FEWEST are held out by their share.
     """
     places = {key: _place(*key) for key in dict.fromkeys((row["db_id"], row["query"]) for row in rows)}
     held = {key for key, place in places.items() if place < share}

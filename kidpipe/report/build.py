@@ -141,9 +141,7 @@ def _example(row: Mapping[str, Any], decode: Decode) -> ReadExample:
     for hole, position in enumerate(row["masked"]):
         was, filled = row["gold_ids"][position], row["imperfect_ids"][position]
         choices = [
-            Piece(
-                f"{decode(int(token))!r} {np.exp(logprob):.1%}  ", "right" if token == was else "wrong" if token == filled else ""
-            )
+            Piece(f"{decode(int(token))!r} {np.exp(logprob):.1%}  ", _style(token, was, filled))
             for token, logprob in zip(best[hole, :5], logprobs[hole, :5], strict=True)
             if token >= 0
         ]

@@ -1,7 +1,6 @@
 """Evaluations in; scores by hardness, database and kind of error, rows to read and search, and flipped rows of two, out."""
 
-import json
-from collections import Counter
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from eval.comparison import ComparedRuns, compare_runs
 from eval.evaluate import SUMMARY_FILE, VERDICTS_FILE
 from eval.report import read_verdicts
 from eval.verdicts import Verdict, VerdictKind
+from kidcore.sql.text_files import read_json
 from kidpipe.report import plots
 from kidpipe.report.page import MOST_EXAMPLES, Block, HtmlTable, Line, ReadExample, Section, line
 
@@ -47,7 +47,7 @@ def comparison_section(first: Path, second: Path) -> Section:
 
 
 def _summary(folder: Path) -> dict[str, Any]:
-    summary: dict[str, Any] = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+    summary: dict[str, Any] = read_json(folder / SUMMARY_FILE)
     return summary
 
 
@@ -72,9 +72,6 @@ def _figures(summaries: dict[str, dict[str, Any]]) -> list[str]:
     kinds = [kind.value for kind in VerdictKind if any(summary["kinds"].get(kind.value) for summary in summaries.values())]
     counts = {name: [summary["kinds"].get(kind, 0) for kind in kinds] for name, summary in summaries.items()}
     figures.append(plots.grouped_bars("Verdicts by kind", kinds, counts, unit="rows"))
-    messages = Counter({name: count for summary in summaries.values() for name, count in summary.get("messages", {}).items()})
-    if messages:
-        figures.append(plots.bars("Errors by message", dict(messages.most_common(12)), unit="rows"))
     return figures
 
 
@@ -86,7 +83,7 @@ def _differences(runs: ComparedRuns, first: str, second: str) -> HtmlTable:
             _percent(item.second),
             f"{100 * item.gain.value:+.1f}",
             f"{100 * item.gain.low:+.1f} to {100 * item.gain.high:+.1f}",
-            f"{item.p_value:.3g}",
+            "" if math.isnan(item.p_value) else f"{item.p_value:.3g}",
         )
         for item in runs.differences
     ]

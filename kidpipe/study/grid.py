@@ -90,7 +90,9 @@ def make_arm_cells(
     cells: dict[str, Trial] = {}
     for name, changes in arms.items():
         for seed in changes.get(SEED, seeds):
-            config = _with_defaults_elsewhere(resolve({**changes, SEED: seed}))
+            asked = resolve({**changes, SEED: seed})
+            counted = {setting: value for setting, value in changes.items() if _matters(setting, asked)}
+            config = _with_defaults_elsewhere(resolve({**counted, SEED: seed}))
             cell = Trial(config, {ARM: name, SEED: seed}, built_until(config.train))
             same = cells.setdefault(fingerprint(config.model_dump()), cell)
             if same is not cell:
