@@ -52,7 +52,7 @@ def fill(settings: PredictSettings, holes: TopK, gold: NDArray[np.int32], rng: n
     if rule == "argmax":
         best = holes.ids[:, 0]
     elif rule == "argmax_wrong":
-        wrong = (holes.ids != gold[:, None]) & (holes.ids >= 0)
+        wrong = holes.ids != gold[:, None]
         best = np.where(wrong.any(axis=1), holes.ids[np.arange(len(gold)), wrong.argmax(axis=1)], gold)
     else:
         noisy = holes.logprobs / settings.temperature + rng.gumbel(size=holes.logprobs.shape)

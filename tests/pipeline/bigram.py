@@ -84,7 +84,7 @@ class Bigram:
 def ingest_table(*sql: str, reasons: Sequence[str | None] = (), prompts: Sequence[list[int]] = (), db_id: str = "d") -> pa.Table:
     """Ingested rows with this gold SQL; a row with a reason has no tokens."""
     why = [*reasons, *[None] * (len(sql) - len(reasons))]
-    asked = [*prompts, *[[2, 3 + number % 5] for number in range(len(prompts), len(sql))]]
+    asked = [*prompts, *[[2, 3 + (number + 2) % 3] for number in range(len(prompts), len(sql))]]
     columns: dict[str, list[Any]] = {
         "example_id": [f"train:{number}" for number in range(len(sql))],
         "db_id": [db_id] * len(sql),

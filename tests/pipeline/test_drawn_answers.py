@@ -15,7 +15,7 @@ from pipeline.rollout import rollout
 from tests.pipeline.bigram import EOS, MASK, SIZE, TOKENS, WORDS, Bigram, decode, finished, ids_of, ingest_table, task
 
 SQL = ("SELECT a FROM t", "a", "b")
-PROMPTS = ([2, 3], [2, 4], [2, 5])
+PROMPTS = ([9, 3], [2, 4], [5, 5])
 
 
 def chain(*sentences: str, vocab_size: int = SIZE) -> Bigram:
@@ -66,7 +66,7 @@ def test_an_answer_goes_to_its_end_and_what_has_none_or_is_empty_is_set_aside() 
 
 
 def test_gold_answers_are_counted() -> None:
-    one = task(ingest=ingest_table("t", "a"))
+    one = task(ingest=ingest_table("t", "a", prompts=PROMPTS[:2]))
     counts = generate(GenerateSettings(), [EOS], 64, decode, chain("a t </s>", "b </s>"), one).counts
     assert (counts["gold"], counts["out"]) == (1, 1)
 

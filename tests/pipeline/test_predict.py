@@ -90,9 +90,12 @@ def verified(top_k: int, settings: PredictSettings | None = None) -> tuple[Outpu
     return output, proposed
 
 
-def test_a_proposal_is_judged_behind_the_proposals_before_it() -> None:
+@pytest.mark.parametrize("top_k", [1, 3])
+@pytest.mark.parametrize("propose", ["argmax", "argmax_wrong"])
+def test_a_proposal_is_judged_behind_the_proposals_before_it(top_k: int, propose: str) -> None:
     teacher = Bigram()
-    output, proposed = verified(3)
+    settings = PredictSettings.model_validate({"fill": "verify", "propose": propose, "top_k": 4})
+    output, proposed = verified(top_k, settings)
     assert output.table.schema == schema_of("verify")
     for row, (masked, filled, accepted, old) in enumerate(
         zip(
@@ -109,8 +112,9 @@ def test_a_proposal_is_judged_behind_the_proposals_before_it() -> None:
         for hole, place in enumerate(masked):
             before = [*prompt, *sql][len(prompt) + place - 1]
             best = [int(token) for token in np.argsort(-teacher.logprobs[before], kind="stable") if token not in (EOS, MASK)]
-            assert accepted[hole] == (old[hole] in best[:3])
-            assert filled[hole] == (old[hole] if accepted[hole] else best[0])
+            own = next(token for token in best if propose == "argmax" or token != ids_of(SQL[row])[place])
+            assert accepted[hole] == (old[hole] in best[:top_k])
+            assert filled[hole] == (old[hole] if accepted[hole] else own)
 
 
 def test_all_are_kept_where_all_are_allowed_and_counts_say_how_many() -> None:
@@ -135,9 +139,14 @@ def test_predictions_are_put_into_gold_and_what_is_verified_comes_first() -> Non
         changed = sum(new != old for new, old in zip(sql, ids_of(SQL[row]), strict=True))
         assert output.table.column("num_rewritten")[row].as_py() == changed
         assert output.table.column("rewritten")[row].as_py() == pytest.approx(changed / len(MASKED[row]))
-    table, _ = verified(1)
-    other = rewrite(decode, lambda _db_id: "sqlite", task(ingest=ingest, mask=masks, predict=proposed, verify=table.table))
-    assert other.table.column("imperfect_ids").to_pylist() != output.table.column("imperfect_ids").to_pylist()
+    output, proposed = verified(1)
+    table = output.table
+    other = rewrite(decode, lambda _db_id: "sqlite", task(ingest=ingest, mask=masks, predict=proposed, verify=table)).table
+    put = [
+        imperfect[masked].tolist()
+        for imperfect, masked in zip(lists(other, "imperfect_ids"), lists(masks, "masked"), strict=True)
+    ]
+    assert put == table.column("filled_ids").to_pylist() != proposed.column("filled_ids").to_pylist()
 
 
 def test_counts_of_a_rewrite_are_sums_over_its_rows() -> None:

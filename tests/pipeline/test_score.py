@@ -55,9 +55,10 @@ def test_gold_is_scored_at_every_position_and_the_end() -> None:
 
 
 def test_what_was_set_aside_is_not_scored_and_rows_do_not_mix() -> None:
-    whole = gold_score(ALL, TOKENS, Bigram(), task(ingest=ingest_table(*SQL))).table
+    prompts = [[2, 5], [2, 3], [2, 4]]
+    whole = gold_score(ALL, TOKENS, Bigram(), task(ingest=ingest_table(*SQL, prompts=prompts))).table
     model = Bigram()
-    table = ingest_table(*SQL, reasons=[None, "too long", None], prompts=[[2, 3], [2, 4], [2, 5]])
+    table = ingest_table(*SQL, reasons=[None, "too long", None], prompts=prompts)
     kept = gold_score(ALL, TOKENS, model, task(ingest=table)).table
     assert kept.to_pylist() == [whole.to_pylist()[0], whole.to_pylist()[2]]
     assert len(model.asked) == 2

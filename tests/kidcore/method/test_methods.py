@@ -1,11 +1,20 @@
 """The table of methods: what each reads and looks at."""
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 from kidcore.config.config import Method, TrainSettings
-from kidcore.method.methods import METHODS, built_until, looks_at, settings_used, stages_read
+from kidcore.method.methods import (
+    METHODS,
+    built_until,
+    gold_share,
+    gold_weight,
+    is_mixture,
+    looks_at,
+    settings_used,
+    stages_read,
+)
 from kidcore.store.stages import STAGES, built_by
 
 READS: dict[str, tuple[str, ...]] = {
@@ -69,3 +78,80 @@ def test_settings_of_other_methods_are_no_part_of_a_run() -> None:
     assert looks_at("imitkd", "oracle_end")
     assert not looks_at("gkd", "oracle_end")
     assert all(looks_at(method, "learning_rate") for method in METHODS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "weight"),
+    [
+        ({"method": "sft"}, 1.0),
+        ({"method": "seqkd", "mle_weight": 0.2}, 1.0),
+        ({"method": "fkd", "mle_weight": 0.2}, 0.2),
+        ({"method": "kid", "mle_weight": 0.0, "on_policy_mle": 0.7}, 0.0),
+        ({"method": "kid-online", "mle_weight": 0.3}, 0.3),
+        ({"method": "gkd", "mle_weight": 0.2}, 0.0),
+        ({"method": "gkd", "on_policy_mle": 0.7}, 0.7),
+        ({"method": "imitkd", "on_policy_mle": 0.1}, 0.1),
+        ({"method": "opd", "on_policy_mle": 0.4}, 0.4),
+    ],
+)
+def test_the_weight_of_gold_is_that_of_the_methods_own_setting(changes: dict[str, Any], weight: float) -> None:
+    assert gold_weight(TrainSettings.model_validate(changes)) == weight
+
+
+@pytest.mark.parametrize(
+    ("changes", "share", "mixes"),
+    [
+        ({"method": "kid"}, 1.0, True),
+        ({"method": "kid", "gold_share": 0.0}, 0.0, False),
+        ({"method": "kid", "gold_share": 0.25}, 0.25, True),
+        ({"method": "kid", "gold_share": 0.0, "imperfect_share": 0.9}, 0.0, True),
+        ({"method": "kid", "gold_share": 0.0, "view_choice": "only_plausible"}, 0.0, True),
+        ({"method": "kid", "gold_share": 0.0, "view_choice": "prefer_plausible"}, 0.0, False),
+        ({"method": "opd"}, 0.0, False),
+        ({"method": "opd", "gold_share": 1.0}, 1.0, True),
+        ({"method": "kid-online"}, 0.0, False),
+        ({"method": "gkd", "gold_share": 0.5}, 0.5, True),
+    ],
+)
+def test_how_many_examples_teach_gold_too(changes: dict[str, Any], share: float, mixes: bool) -> None:
+    settings = TrainSettings.model_validate(changes)
+    assert gold_share(settings) == share
+    assert is_mixture(settings) is mixes
+
+
+@pytest.mark.parametrize(
+    ("changes", "until"),
+    [
+        ({"method": "sft"}, "ingest"),
+        ({"method": "fkd"}, "gold_score"),
+        ({"method": "kid"}, "score"),
+        ({"method": "kid", "rollout_share": 0.5}, "score,rollout_score"),
+        ({"method": "kid", "view_choice": "only_plausible"}, "score"),
+        ({"method": "seqkd"}, "generate"),
+        ({"method": "seqkd", "answers": "correct"}, "generate_outcome"),
+        ({"method": "opd", "answers": "correct"}, "rollout_score"),
+        ({"method": "gkd", "rollout_share": 0.5}, "ingest"),
+    ],
+)
+def test_how_far_a_build_has_to_go(changes: dict[str, Any], until: str) -> None:
+    assert built_until(TrainSettings.model_validate(changes)) == until
+
+
+def test_who_makes_what_during_training() -> None:
+    assert {name for name, traits in METHODS.items() if traits.is_online} == {"imitkd", "gkd", "kid-online"}
+    assert {name for name, traits in METHODS.items() if traits.fills_holes} == {"kid-online"}
+    assert METHODS["kid-online"].online_sections == ("teacher", "score", "mask", "predict", "verify")
+    assert METHODS["gkd"].online_sections == METHODS["imitkd"].online_sections == ("teacher", "score")
+    assert {METHODS[name].online_sections for name in ("sft", "kid", "opd", "seqkd")} == {()}
+    assert all(traits.divergence is None for name, traits in METHODS.items() if name in ("sft", "seqkd"))
+    assert all(traits.divergence for name, traits in METHODS.items() if name not in ("sft", "seqkd"))
+
+
+def test_every_setting_of_the_table_is_one_and_belongs_to_somebody() -> None:
+    for method, traits in METHODS.items():
+        for name in traits.settings:
+            assert looks_at(method, name)
+            assert name in TrainSettings.model_fields
+    assert not looks_at("sft", "kd_weight")
+    assert not looks_at("seqkd", "divergence")
+    assert looks_at("sft", "a setting that no method owns")

@@ -36,9 +36,22 @@ def test_chunks_slices_and_filters_do_not_matter(left: list[list[int]], right: l
     assert read(both) == rows
     start = data.draw(st.integers(0, len(rows)))
     length = data.draw(st.integers(0, len(rows)))
-    assert read(both.slice(start, length)) == rows[start : start + length]
+    for table in (both, table_of(rows)):
+        assert read(table.slice(start, length)) == rows[start : start + length]
     kept = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
     assert read(both.filter(pa.array(kept, pa.bool_()))) == [row for row, is_kept in zip(rows, kept, strict=True) if is_kept]
+
+
+def test_a_slice_is_read_from_where_it_begins() -> None:
+    table = table_of([[1, 2], [3], [], [4, 5]])
+    assert [read(table.slice(start)) for start in range(5)] == [
+        [[1, 2], [3], [], [4, 5]],
+        [[3], [], [4, 5]],
+        [[], [4, 5]],
+        [[4, 5]],
+        [],
+    ]
+    assert read(pa.table({"x": table.column("x").chunk(0).slice(1, 1)})) == [[3]]
 
 
 def test_a_table_without_rows_or_chunks_has_none() -> None:

@@ -4,10 +4,11 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from kidcore.store.log import SHARDS, append, shard_records
+from kidcore.store.log import SHARDS, append, shard_records, shards_of
 
 RECORD = {"stage": "mask", "key": "1" * 32, "rows": 3, "seconds": 0.5, "settings": "abc"}
 DAMAGE = {
@@ -51,3 +52,48 @@ def test_no_log_and_a_folder_in_its_place_have_no_records(tmp_path: Path) -> Non
     assert shard_records(tmp_path) == []
     (tmp_path / SHARDS).mkdir(parents=True)
     assert shard_records(tmp_path) == []
+
+
+def line(key: str, **more: Any) -> dict[str, Any]:
+    return {"stage": "mask", "key": key, "rows": 1, "seconds": 0.5, "settings": "s"} | more
+
+
+def keys(root: Path, last: int | None = None) -> list[str]:
+    return [record["key"] for record in shard_records(root, last)]
+
+
+def test_lines_come_in_the_order_they_were_written_and_the_last_ones_alone_on_request(tmp_path: Path) -> None:
+    for number in range(5):
+        append(tmp_path / SHARDS, line(str(number)))
+    assert keys(tmp_path) == ["0", "1", "2", "3", "4"]
+    assert keys(tmp_path, 2) == ["3", "4"]
+    assert keys(tmp_path, 99) == keys(tmp_path)
+
+
+def test_other_machines_have_logs_of_their_own_and_the_drivers_comes_last(tmp_path: Path) -> None:
+    append(tmp_path / SHARDS, line("ours"))
+    for host in ("node-2", "node-1", "a/b c"):
+        append(tmp_path / shards_of(host), line(host))
+    assert keys(tmp_path) == ["a/b c", "node-1", "node-2", "ours"]
+    assert len(list((tmp_path / SHARDS).parent.iterdir())) == 4, "no name of a host makes a folder"
+    assert keys(tmp_path, 1) == ["ours"]
+
+
+@pytest.mark.parametrize("field", ["stage", "key", "rows", "seconds", "settings"])
+def test_a_record_has_all_that_is_read_of_it_in_the_type_it_has(tmp_path: Path, field: str) -> None:
+    for broken in (
+        {name: value for name, value in line("x").items() if name != field},
+        line("x") | {field: None},
+        line("x") | {field: []},
+    ):
+        append(tmp_path / SHARDS, broken)
+    append(tmp_path / SHARDS, line("whole", made="more is welcome"))
+    assert keys(tmp_path) == ["whole"]
+
+
+def test_a_place_that_cannot_be_written_is_a_message(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "shards.jsonl").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        append(tmp_path / SHARDS, line("x"))
+    assert keys(tmp_path) == []

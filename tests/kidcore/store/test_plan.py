@@ -94,6 +94,8 @@ def test_several_changes_are_all_named_and_stand_before_what_is_followed(store: 
 def test_fewer_views_are_no_reason(store: Store) -> None:
     manifest = built(store, graph(views=3), "a")
     assert reasons(make_plan(Grid(graph(views=1), parts("a"), store), store, manifest)) == {}
+    changed = make_plan(Grid(graph(0.3, views=1), parts("a"), store), store, manifest)
+    assert reasons(changed) == {"mask": ("mask.ratio 0.2 -> 0.3",), "rewrite": ("follows mask",)}
 
 
 def test_a_shard_that_went_away_is_missing(store: Store) -> None:

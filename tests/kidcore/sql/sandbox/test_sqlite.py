@@ -138,8 +138,8 @@ def test_a_file_that_is_no_database_is_an_error_and_none_is_made(tmp_path: Path,
 
 @pytest.mark.parametrize("most", [1, 10, 255, 256, 999])
 def test_more_rows_than_are_allowed_are_too_many_whatever_the_number(run: Run, most: int) -> None:
-    kind, rows, columns, message = run("SELECT n FROM many", max_rows=most)
-    assert (kind, rows, columns, message) == (ResultKind.MEMORY, [], 1, f"more than {most} rows")
+    for sql in ("SELECT n FROM many", f"SELECT n FROM many LIMIT {most + 1}"):
+        assert run(sql, max_rows=most) == (ResultKind.MEMORY, [], 1, f"more than {most} rows")
     for number in (most, most - 1):
         kind, rows, _columns, _message = run(f"SELECT n FROM many LIMIT {number}", max_rows=most)
         assert (kind, len(rows)) == (ResultKind.OK, number)
@@ -155,6 +155,18 @@ def test_steps_stop_a_statement_at_the_same_place_every_time(database: Path) -> 
     for _ in range(2):
         assert engine.execute(Job(str(database), ENDLESS)) == (ResultKind.TIMEOUT, [], 0, "more than 20000 steps")
         assert engine.execute(Job(str(database), "SELECT count(*) FROM many"))[1] == [(1000,)]
+
+
+def test_steps_are_counted_anew_for_each_statement(database: Path) -> None:
+    engine = SqliteEngine(Limits(max_steps=100_000))
+    counting = ENDLESS.replace("SELECT i + 1 FROM n", "SELECT i + 1 FROM n WHERE i < 2000")
+    assert [engine.execute(Job(str(database), counting))[1] for _ in range(12)] == [[(2000,)]] * 12
+
+
+def test_how_one_statement_ended_is_forgotten_by_the_next(database: Path) -> None:
+    engine = SqliteEngine(Limits(max_steps=20_000))
+    ends = [engine.execute(Job(str(database), sql))[0] for sql in ("DELETE FROM t", "SELEC", ENDLESS, "SELEC", "SELECT 1")]
+    assert ends == [ResultKind.REFUSED, ResultKind.ERROR, ResultKind.TIMEOUT, ResultKind.ERROR, ResultKind.OK]
 
 
 def test_fewer_steps_than_a_tick_has_are_counted_too(run: Run) -> None:
