@@ -129,7 +129,9 @@ def write_text(path: Path, text: str) -> Path:
 
 def write_json(path: Path, value: Any) -> Path:
     """Write `value` for people and programs to read, whole or not at all."""
-    return write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    # Half a character, as names of files may have, is no UTF-8; written as \udcff it is JSON's own way to say it.
+    return write_text(path, text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def sync(path: Path) -> None:

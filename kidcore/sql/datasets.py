@@ -209,7 +209,7 @@ def _fault(texts: Mapping[str, str], shown: Mapping[str, str]) -> str:
 
 def _own_id(row: dict[str, Any]) -> str:
     """The id that the data set gives a row, or nothing."""
-    return next((str(row[key]) for key in ("id", "question_id") if row.get(key) is not None), "")
+    return next((str(row[key]) for key in ("id", "question_id") if row.get(key) not in (None, "")), "")
 
 
 def _require_unique(examples: list[Example]) -> None:

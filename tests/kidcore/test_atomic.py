@@ -1,5 +1,6 @@
 """All or nothing, for files and folders, and a message where the disk says no."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +84,12 @@ def test_a_full_disk_is_told_from_other_faults(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
     with pytest.raises(IsADirectoryError), atomic.replacing(tmp_path / "a"):
         raise IsADirectoryError(21, "Is a directory")
+
+
+@pytest.mark.parametrize("text", ["Łódź 数据 \U0001f642", "half \udcff of it", "\0\x1f\u2028", 'a "quote" \\'])
+def test_any_text_comes_back_from_json(tmp_path: Path, text: str) -> None:
+    document = {"z": text, text: [1, 2.5, None, True]}
+    path = atomic.write_json(tmp_path / "a.json", document)
+    assert json.loads(path.read_text(encoding="utf-8")) == document
+    assert path.read_bytes() == atomic.write_json(tmp_path / "b.json", dict(reversed(document.items()))).read_bytes()
+    assert path.read_text(encoding="utf-8").endswith("}\n")

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,67 @@ def test_json_lines_by_the_name_of_json_and_an_array_by_that_of_lines(tmp_path: 
     assert len(read(DataSettings(path=str(tmp_path)), "train").examples) == 2
     assert len(read(DataSettings(path=str(tmp_path)), "dev").examples) == 1
     assert len(read(DataSettings(layout="jsonl", path=str(tmp_path)), "train").examples) == 3
+
+
+@pytest.mark.parametrize(
+    ("own", "example_id"),
+    [
+        ({"id": 7}, "train:7"),
+        ({"id": "x-1", "question_id": 3}, "train:x-1"),
+        ({"id": None, "question_id": 0}, "train:0"),
+        ({"id": "", "question_id": 3}, "train:3"),
+    ],
+)
+def test_the_first_id_that_says_something_is_taken(tmp_path: Path, own: dict[str, Any], example_id: str) -> None:
+    write(tmp_path, "train_spider.json", [ROW | own])
+    (example,) = read(DataSettings(path=str(tmp_path)), "train").examples
+    assert example.example_id == example_id
+
+
+@pytest.mark.parametrize("own", [{}, {"id": None}, {"id": "", "question_id": ""}])
+def test_an_id_that_says_nothing_is_none(tmp_path: Path, own: dict[str, Any]) -> None:
+    write(tmp_path, "train_spider.json", [ROW | own])
+    (example,) = read(DataSettings(path=str(tmp_path)), "train").examples
+    assert places([example.example_id]) == ["train:0"]
+    assert example.example_id != "train:0"
+
+
+@pytest.mark.parametrize(
+    ("written", "read_as"),
+    [
+        ("SELECT 1", "SELECT 1"),
+        (" SELECT 1 ;; ", "SELECT 1"),
+        ("SELECT 1;\n;\t", "SELECT 1"),
+        ("SELECT ';'", "SELECT ';'"),
+        ("SELECT 1; SELECT 2;", "SELECT 1; SELECT 2"),
+        (";", ""),
+    ],
+)
+def test_gold_is_read_without_what_ends_it(tmp_path: Path, written: str, read_as: str) -> None:
+    write(tmp_path, "train_spider.json", [ROW | {"query": written}])
+    (example,) = read(DataSettings(path=str(tmp_path)), "train").examples
+    assert example.gold_sql == read_as
+
+
+@pytest.mark.parametrize("value", [None, "", "  ", 3, ["SELECT 1"], {"sql": "SELECT 1"}, True])
+@pytest.mark.parametrize("key", ["db_id", "question", "query"])
+def test_what_is_no_text_sets_its_row_aside_and_says_which_key(tmp_path: Path, key: str, value: Any) -> None:
+    write(tmp_path, "train_spider.json", [ROW, ROW | {key: value}])
+    whole, broken = read(DataSettings(path=str(tmp_path)), "train").examples
+    assert whole.fault == ""
+    assert broken.fault == f"no text under {key}"
+
+
+def test_a_larger_sample_holds_the_smaller_one_and_each_database_has_its_share(tmp_path: Path) -> None:
+    rows = [ROW | {"db_id": name, "question": f"{name} {number}"} for name in "abc" for number in range(2 if name == "a" else 6)]
+    write(tmp_path, "train_spider.json", rows)
+    samples = [read(DataSettings(path=str(tmp_path), sample=n, sample_seed=1), "train").examples for n in range(1, 20)]
+    for number, (smaller, larger) in enumerate(pairwise(samples), 1):
+        assert len(smaller) == min(number, len(rows))
+        assert {e.example_id for e in smaller} <= {e.example_id for e in larger}
+        shares = Counter(e.db_id for e in larger)
+        assert max(shares.values()) - min(shares[name] for name in "bc") <= 1
+    order = [e.question for e in samples[-1]]
+    assert order == [row["question"] for row in rows], "in the order of the file"
+    other = read(DataSettings(path=str(tmp_path), sample=5, sample_seed=2), "train").examples
+    assert [e.example_id for e in other] != [e.example_id for e in samples[4]]

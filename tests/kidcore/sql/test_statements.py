@@ -115,7 +115,7 @@ def test_what_follows_is_left_out(statement: str, after: str) -> None:
         "SELECT a FROM t -- note:\nWHERE b = 1",
         'SELECT "a\n\nThis is a name" FROM t',
         "SELECT a,\n\nStadium Name, b FROM t",
-        "SELECT max(a\n\nThis is within parentheses) FROM t",
+        "SELECT max(a\n\nThis one goes deeper) FROM t",
         "SELECT a FROM t\nWHERE b =\nX's s'",
         "SELECT a FROM t\nLimit 5",
         "SELECT a FROM Singer AS T1\nJoin Concert AS T2 ON T1.id = T2.id",
