@@ -22,11 +22,11 @@ def perturbed(seed: int, temperature: float, step: int, logits_V: Tensor) -> Ten
     return logits_V.float() / temperature - drawn_V.clamp(min=1e-18).log().float().to(logits_V.device)
 
 
-def drawn(seeds: Sequence[int], temperature: float, step: int, logits_BV: Tensor) -> Tensor:
-    """0 at a token drawn for each row, the answer's number `step`, and -inf elsewhere."""
+def drawn(seeds: Sequence[int], temperature: float, steps: Sequence[int], logits_BV: Tensor) -> Tensor:
+    """0 at a token drawn for each row, of the number in its answer that `steps` says, and -inf elsewhere."""
     # Summed in double precision: the order of the sums, which GPUs change, moves no bound that a draw could fall on.
     total_BV = (logits_BV.float() / temperature).softmax(-1).double().cumsum(-1)
-    drawn_B = torch.tensor([_uniform(seed, step) for seed in seeds], dtype=torch.float64)
+    drawn_B = torch.tensor([_uniform(*pair) for pair in zip(seeds, steps, strict=True)], dtype=torch.float64)
     wanted_B1 = drawn_B.to(total_BV.device)[:, None] * total_BV[:, -1:]
     # The first token whose sum is above: tokens of probability 0 add nothing, and are never it.
     token_B1 = torch.searchsorted(total_BV, wanted_B1, right=True).clamp_max(logits_BV.shape[-1] - 1)
@@ -41,9 +41,15 @@ class Noise(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
 
     def __call__(self, _ids: Tensor, logits_BV: Tensor) -> Tensor:
         """Perturbed logits; called once a step."""
-        rows = [perturbed(seed, self._temperature, self._step, row_V) for seed, row_V in zip(self._seeds, logits_BV, strict=True)]
+        every = range(len(self._seeds))
+        logits_BV = self.at(every, [self._step for _ in every], logits_BV)
         self._step += 1
-        return torch.stack(rows)
+        return logits_BV
+
+    def at(self, rows: Sequence[int], steps: Sequence[int], logits_BV: Tensor) -> Tensor:
+        """Perturbed logits of some of the answers, each at a step of its own."""
+        asked = zip(rows, steps, logits_BV, strict=True)
+        return torch.stack([perturbed(self._seeds[row], self._temperature, step, row_V) for row, step, row_V in asked])
 
 
 class Draw(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
@@ -54,9 +60,14 @@ class Draw(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
 
     def __call__(self, _ids: Tensor, logits_BV: Tensor) -> Tensor:
         """0 at the token of each row and -inf elsewhere; called once a step."""
-        logits_BV = drawn(self._seeds, self._temperature, self._step, logits_BV)
+        every = range(len(self._seeds))
+        logits_BV = self.at(every, [self._step for _ in every], logits_BV)
         self._step += 1
         return logits_BV
+
+    def at(self, rows: Sequence[int], steps: Sequence[int], logits_BV: Tensor) -> Tensor:
+        """The same for some of the answers, each at a step of its own."""
+        return drawn([self._seeds[row] for row in rows], self._temperature, steps, logits_BV)
 
 
 def _uniform(seed: int, step: int) -> float:

@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 from kidcore.config.config import EngineSettings
 from kidcore.errors import KidpipeError, first_line
 from kidcore.models.backends.base import Sampling, ScoreRequest, TopK, check_prompts, check_score
+from kidcore.models.backends.decoding import can_decode, decode
 from kidcore.models.backends.facts import EngineFacts
 from kidcore.models.backends.gumbel import Draw, Noise
 from kidcore.models.backends.packed import can_share, plan_score_packs, rank_logits, score_pack, split
@@ -28,8 +29,8 @@ from kidcore.models.sources import ModelSource
 
 _WINDOW = 512
 """Prompts sorted by length together: less padding, and answers held back stay small."""
-_SCORE_WINDOW = 2048
-"""The same for requests to score: more of them begin alike."""
+_SHARING_WINDOW = 2048
+"""The same where prompts share what they begin with: more of them begin alike."""
 _LOGITS_BYTES = 1 << 29
 """Bound on the float32 logits of one batch; the vocabulary of a small model weighs more than its layers."""
 
@@ -82,8 +83,8 @@ class TransformersBackend:
         return self._score(requests, top_k)
 
     def _score(self, requests: Sequence[ScoreRequest], top_k: int) -> Iterator[TopK]:
-        for begin in range(0, len(requests), _SCORE_WINDOW):
-            window = requests[begin : begin + _SCORE_WINDOW]
+        for begin in range(0, len(requests), _SHARING_WINDOW):
+            window = requests[begin : begin + _SHARING_WINDOW]
             answers: dict[int, TopK] = {}
             for batch in self._score_batches(window):
                 asked = [window[index] for index in batch]
@@ -94,6 +95,10 @@ class TransformersBackend:
     @functools.cached_property
     def _shares_prompts(self) -> bool:
         return can_share(self._model)
+
+    @functools.cached_property
+    def _decodes(self) -> bool:
+        return self._shares_prompts and can_decode(self._model)
 
     def _score_batches(self, requests: Sequence[ScoreRequest]) -> Iterator[list[int]]:
         if self._shares_prompts:
@@ -126,6 +131,9 @@ class TransformersBackend:
         temperature: float = 0.0,
     ) -> Iterator[list[int]]:
         """Greedy without `seeds`, else one drawn answer a prompt and seed."""
+        if self._decodes:
+            yield from self._decode(prompts, max_new_tokens, stop_ids, seeds, temperature)
+            return
         for begin in range(0, len(prompts), _WINDOW):
             window = prompts[begin : begin + _WINDOW]
             answers: dict[int, list[int]] = {}
@@ -134,6 +142,27 @@ class TransformersBackend:
                 rows = self._generate_batch([window[index] for index in batch], max_new_tokens, stop_ids, noise)
                 answers.update(zip(batch, rows, strict=True))
             yield from (answers[index] for index in range(len(window)))
+
+    def _decode(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        stop_ids: Sequence[int],
+        seeds: Sequence[int],
+        temperature: float,
+    ) -> Iterator[list[int]]:
+        """The same, where prompts are shared and finished answers make room for others."""
+        for begin in range(0, len(prompts), _SHARING_WINDOW):
+            window = [np.asarray(prompt, dtype=np.int32) for prompt in prompts[begin : begin + _SHARING_WINDOW]]
+            limits = [min(max_new_tokens, self.max_length - len(prompt)) for prompt in window]
+            draw = self._sampler(seeds[begin : begin + _SHARING_WINDOW], temperature).at if seeds else None
+            found: dict[int, list[int]] = {}
+            ready = 0
+            for number, answer in decode(self._model, window, limits, stop_ids, self._batch_tokens, draw):
+                found[number] = answer
+                while ready in found:
+                    yield found.pop(ready)
+                    ready += 1
 
     def close(self) -> None:
         """Free the model's memory."""

@@ -33,4 +33,4 @@ def _perturbed(seed: int, temperature: float, output_ids: list[int], logits_V: T
 
 
 def _drawn(seed: int, temperature: float, output_ids: list[int], logits_V: Tensor) -> Tensor:
-    return drawn([seed], temperature, len(output_ids), logits_V[None])[0]
+    return drawn([seed], temperature, [len(output_ids)], logits_V[None])[0]

@@ -1,5 +1,6 @@
 """A model in, the same attending over ancestors out: by blocks on a CPU, by FlexAttention on a GPU, else by a dense mask."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +12,16 @@ from kidcore.models.trees.flex import FlexPlan, make_flex_plan
 from kidcore.models.trees.tree import Int64
 
 NAME = "kidpipe_tree"
-Mask = Plan | FlexPlan | Tensor
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """One query a row, behind a cache: bool [B, 1, 1, C], which of the row's keys it sees."""
+
+    mask: Tensor
+
+
+Mask = Plan | FlexPlan | RowPlan | Tensor
 
 
 def ancestor_mask(tout_L: Tensor) -> Tensor:
@@ -35,7 +45,7 @@ def tree_attention_forward(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    tree_plan: Plan | FlexPlan | None = None,
+    tree_plan: Plan | FlexPlan | RowPlan | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """The function that transformers calls in each layer; without a plan it is transformers' own SDPA."""
@@ -56,9 +66,19 @@ def tree_attention_forward(
         query, key, value = (x.to(dtype) for x in (query, key, value))
     if isinstance(tree_plan, Plan):
         output = blocks.attend_blocks(query, key, value, tree_plan, scale)
+    elif isinstance(tree_plan, RowPlan):
+        output = _attend_rows(query, key, value, tree_plan, scale)
     else:
         output = flex.attend_flex(query, key, value, tree_plan, scale)
     return output.transpose(1, 2).contiguous(), None
+
+
+def _attend_rows(query: Tensor, key: Tensor, value: Tensor, plan: RowPlan, scale: float) -> Tensor:
+    """Attention of [B, H, 1, E] over [B, G, C, E]; heads that share keys are queries beside each other, so none is copied."""
+    rows, heads, _, size = query.shape
+    grouped = query.view(rows, key.shape[1], heads // key.shape[1], size)
+    output = torch.nn.functional.scaled_dot_product_attention(grouped, key, value, attn_mask=plan.mask, scale=scale)
+    return output.reshape(rows, heads, 1, size)
 
 
 def install(model: nn.Module) -> bool:

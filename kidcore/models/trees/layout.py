@@ -73,10 +73,11 @@ def _try_flex(model: nn.Module, device: torch.device, dtype: torch.dtype | None)
         _LOG.debug("FlexAttention failed", exc_info=True)
         return f"FlexAttention does not compile here ({type(problem).__name__})"
     _LOG.debug("FlexAttention differs from dense attention by %.2g", error)
-    return "" if error <= _tolerance(chosen) else f"FlexAttention is wrong here (by {error:.2g})"
+    return "" if error <= tolerance(chosen) else f"FlexAttention is wrong here (by {error:.2g})"
 
 
-def _tolerance(dtype: torch.dtype) -> float:
+def tolerance(dtype: torch.dtype) -> float:
+    """Largest distance of hidden states that two ways give, relative to their size."""
     return _TOLERANCE.get(dtype, _HALF_TOLERANCE)
 
 
@@ -93,7 +94,7 @@ def _agrees_with_rows(model: nn.Module, layout: PackLayout, dtype: torch.dtype |
     if mask is not None and has_tree_attention(model) and device.type == "cpu":
         # Blocks of two rows, so that the tree is cut in every way there is.
         mask = plan_blocks(tree.tout, local_rows=2)
-    tolerance = _tolerance(dtype or next(model.parameters()).dtype)
+    most = tolerance(dtype or next(model.parameters()).dtype)
     was_training = model.training
     model.eval()
     try:
@@ -102,7 +103,7 @@ def _agrees_with_rows(model: nn.Module, layout: PackLayout, dtype: torch.dtype |
             for sequence, path in zip(sequences, tree.paths, strict=True):
                 alone_LD = _run(model, sequence.astype(np.int64), np.arange(len(sequence)), None)
                 distance = (together_LD[torch.from_numpy(path).to(device)] - alone_LD).float().norm()
-                if not distance <= tolerance * alone_LD.float().norm():
+                if not distance <= most * alone_LD.float().norm():
                     return False
         return True
     except (TypeError, ValueError, RuntimeError) as error:

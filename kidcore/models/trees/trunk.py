@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from kidcore.models.trees.attention import Mask
+from kidcore.models.trees.attention import Mask, RowPlan
 from kidcore.models.trees.blocks import Plan
 from kidcore.models.trees.flex import FlexPlan
 
@@ -14,17 +14,21 @@ from kidcore.models.trees.flex import FlexPlan
 _TOLERANCE = 2e-2
 
 
-def run_trunk(model: nn.Module, input_ids_BL: Tensor, position_ids_BL: Tensor, mask: Mask | None) -> Tensor:
-    """The last hidden states, [B * L, D]; `mask` is a padding mask [B, L], a dense mask [1, 1, L, L] or a plan."""
+def run_trunk(model: nn.Module, input_ids_BL: Tensor, position_ids_BL: Tensor, mask: Mask | None, cache: Any = None) -> Tensor:
+    """The last hidden states, [B * L, D]; `mask` is a padding mask [B, L], a dense mask [1, 1, L, L] or a plan.
+
+    A `cache` is told the keys and values of each layer, and answers with those to attend to.
+    """
     trunk: Any = trunk_of(model)
     num_rows = input_ids_BL.shape[1]
     arguments: dict[str, Any] = {"attention_mask": mask}
-    if isinstance(mask, Plan | FlexPlan):
+    if isinstance(mask, Plan | FlexPlan | RowPlan):
         # A 4-D mask is passed through untouched; tree attention looks at the plan only.
         arguments = {"attention_mask": input_ids_BL.new_ones(1, 1, 1, 1, dtype=torch.bool), "tree_plan": mask}
     if isinstance(mask, FlexPlan):
         input_ids_BL, position_ids_BL = (pad(x, (0, mask.num_rows - num_rows)) for x in (input_ids_BL, position_ids_BL))
-    output = trunk(input_ids=input_ids_BL, position_ids=position_ids_BL, use_cache=False, **arguments)
+    arguments |= {"past_key_values": cache, "use_cache": cache is not None}
+    output = trunk(input_ids=input_ids_BL, position_ids=position_ids_BL, **arguments)
     hidden_BLD: Tensor = output.last_hidden_state
     return hidden_BLD[:, :num_rows].flatten(0, 1)
 
