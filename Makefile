@@ -15,10 +15,14 @@ BIN := $(VENV)/bin
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_JOBS) --dist loadgroup --no-loadscope-reorder
 INSTALLED := $(VENV)/installed-$(EXTRA)
 
-.PHONY: demo test test-fast check format docs clean
+.PHONY: demo demo-real test test-fast check format docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/kidpipe demo
+
+# The same story on two pre-trained models, which nothing here fetches: make demo-real TEACHER=folder STUDENT=folder
+demo-real: $(INSTALLED)
+	$(BIN)/kidpipe demo artifacts/demo-real --teacher '$(TEACHER)' --student '$(STUDENT)'
 
 test: $(INSTALLED)
 	$(PYTEST) $(TEST_OPTIONS)

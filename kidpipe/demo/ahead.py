@@ -12,16 +12,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import polars as pl
-
-from kidcore.store.frames import read_frame
 from kidpipe.commands.build import build_imperfect
 from kidpipe.commands.demo import STUDENTS_ALONE, Demo
 from kidpipe.commands.session import Session
+from kidpipe.demo.look import look_lines
 from kidpipe.demo.recipe import DemoRecipe
 
 _LOOKED_AT = 16
-_SHOWN = 3
 
 
 def main() -> None:
@@ -47,14 +44,7 @@ def first_look(demo: Demo) -> str:
     small = {"store__path": str(preview), "teacher__model": str(preview / "teacher"), "data__limit": _LOOKED_AT}
     session = _silent(demo.session(**small, mask__views=1))
     build_imperfect(session, until="rewrite", as_json=False)
-    manifest = session.manifest()
-    ingested = read_frame(session.store, manifest, "ingest", ["example_id", "gold_sql"])
-    rewritten = read_frame(session.store, manifest, "rewrite", ["example_id", "imperfect_sql", "num_masked"])
-    rows = rewritten.filter(pl.col("num_masked") > 1).join(ingested, on="example_id").sort("example_id").head(_SHOWN)
-    lines = ["first imperfect queries, by the teacher as it is now:"]
-    for gold, imperfect in rows.select("gold_sql", "imperfect_sql").iter_rows():
-        lines += [f"  gold      {gold}", f"  imperfect {imperfect}"]
-    return "\n".join(lines)
+    return "\n".join(look_lines(session, "first imperfect queries, by the teacher as it is now:"))
 
 
 def train_ahead(demo: Demo, digest: str) -> None:
