@@ -1,9 +1,10 @@
 """A Spider folder and the sizes of a model in; seconds and peak memory of optimiser steps by layout and attention, out.
 
-    python -m bench.kid_step --data ../shared/data/spider --device cuda --json kid_step.json
+    python -m bench.kid_step --data spider --device cuda --json kid_step.json
+    python -m bench.kid_step --data spider --size 0.5b --dtype bfloat16 --batch 8 --views 1 2 --only tree padded-sft
 
 One KID step (gold and imperfect views) as a tree with the device's tree attention, as a tree under a dense mask, and as one
-padded row a sequence; beside it plain SFT on the same examples, one padded row each. Random weights of the Qwen2
+padded row a sequence; beside it plain SFT on the same examples, one padded row each, and as a tree. Random weights of the Qwen2
 architecture; forward, backward and AdamW; the ways take turns, and medians are shown. `floor` is the time that the
 matrix products alone take at the rate measured for a large one. Each step is done twice: the first time its sizes are
 new to the allocator and the libraries, the second time not, and it is the second that counts.
@@ -26,6 +27,7 @@ from bench.examples import make_steps
 from bench.mix import read_rows
 from kidcore.models.trees.attention import has_tree_attention, install, uninstall
 from kidcore.models.trees.layout import PackLayout
+from train.allocator import flat_memory, release_free_memory
 from train.data.examples import TrainingExample
 from train.loss.losses import divergence
 from train.step import Runner, RunObjective
@@ -34,11 +36,20 @@ from train.student.layout import choose_layout
 # Hidden size, layers, heads, key-value heads, inner size, vocabulary.
 SIZES = {
     "tiny": (256, 4, 4, 2, 768, 4_000),
+    # A quarter of the layers and of the vocabulary: the same shares of trunk, head and optimiser in a quarter of the time.
+    "0.5b-quarter": (896, 6, 14, 2, 4864, 37_984),
     "0.5b": (896, 24, 14, 2, 4864, 151_936),
     "1.5b": (1536, 28, 12, 2, 8960, 151_936),
 }
 KID = RunObjective(1.0, 1.0, divergence("reverse_kl"))
 SFT = RunObjective(1.0, 0.0, None)
+_WAYS = {
+    "tree": "tree",
+    "dense": "tree, dense mask,",
+    "padded-kid": "padded rows",
+    "padded-sft": "padded rows",
+    "tree-sft": "tree",
+}
 
 
 def main() -> None:
@@ -49,22 +60,25 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--size", default="tiny", choices=sorted(SIZES))
     parser.add_argument("--batch", type=int, default=32, help="examples a step")
-    parser.add_argument("--views", type=int, default=4, help="imperfect views an example")
+    parser.add_argument("--views", type=int, nargs="+", default=[4], help="imperfect views an example, each measured")
+    parser.add_argument("--only", nargs="+", choices=_WAYS, default=list(_WAYS), help="ways to take")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "bfloat16"], help="auto: bfloat16 on a GPU, else float32")
     parser.add_argument("--pack-tokens", type=int, nargs="+", default=[4096], help="budgets, each measured")
     parser.add_argument("--profile", type=Path, help="where to write the kernels of one tree step, slowest first")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each way, each on other examples")
     options = parser.parse_args()
     bench = _Bench(options)
-    cases = [case for pack_tokens in options.pack_tokens for case in bench.measure(pack_tokens)]
+    with flat_memory():
+        cases = [case for pack_tokens in options.pack_tokens for case in bench.measure(pack_tokens, options.only)]
     for case in cases:
         print(
             f"{case['pack_tokens']:6} {case['way']:>22} {case['seconds'] * 1e3:9.1f} ms"
             f" ({case['best'] * 1e3:.1f} to {case['worst'] * 1e3:.1f})"
+            f"  processor {case['cpu_s'] * 1e3:9.1f} ms"
             f"  first time {case['first'] * 1e3:8.1f} ms  floor {case['floor'] * 1e3:7.1f} ms"
             f"  {case['trunk_tokens']:8.0f} tokens  {case['peak_mib']:8.0f} MiB"
         )
-    trees = {case["pack_tokens"]: case["seconds"] for case in cases if case["way"] == "kid tree"}
-    ratios = {f"tree_over_{x['way']}_{x['pack_tokens']}": trees[x["pack_tokens"]] / x["seconds"] for x in cases}
+    ratios = _ratios(cases)
     print(json.dumps(ratios, indent=2))
     if options.profile:
         options.profile.write_text(bench.profile(options.pack_tokens[-1]), encoding="utf-8")
@@ -73,10 +87,25 @@ def main() -> None:
         options.json.write_text(json.dumps(figures | {"cases": cases, "ratios": ratios}, indent=2) + "\n", encoding="utf-8")
 
 
+def _ratios(cases: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Of each KID tree over each other way on the same questions, in processor seconds: median, least and most of the rounds."""
+    found = {}
+    for mine in (case for case in cases if case["way"].startswith("kid tree of")):
+        for other in cases:
+            if other["pack_tokens"] == mine["pack_tokens"] and other is not mine:
+                rounds = sorted(one / two for one, two in zip(mine["cpu_rounds"], other["cpu_rounds"], strict=True))
+                found[f"{mine['way']} over {other['way']}, {mine['pack_tokens']}"] = [
+                    statistics.median(rounds),
+                    rounds[0],
+                    rounds[-1],
+                ]
+    return found
+
+
 class _Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         self.device = torch.device(options.device)
-        self.dtype = torch.bfloat16 if options.device == "cuda" else None
+        self.dtype = torch.bfloat16 if options.device == "cuda" or options.dtype == "bfloat16" else None
         hidden, layers, heads, groups, inner, vocab = SIZES[options.size]
         torch.manual_seed(0)
         with self.device:
@@ -91,11 +120,11 @@ class _Bench:
                     tie_word_embeddings=True,
                 )
             ).train()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6, fused=options.device == "cuda")
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6, fused=True)
         rows, _ = read_rows(options.data, 2000, limit=2000)
         rows = rows[:: max(1, len(rows) // (options.batch * (options.repeats + 2)))]
         mix = {"batch_size": options.batch, "group_size": 4, "rewritten": 0.2, "vocab_size": vocab}
-        self.kid = make_steps(rows, views=options.views, **mix)
+        self.kid = {views: make_steps(rows, views=views, **mix) for views in options.views}
         self.sft = make_steps(rows, views=0, **mix)
         self.repeats = options.repeats
         self.head_size, self.trunk_size = vocab * hidden, sum(p.numel() for p in self.model.model.layers.parameters())
@@ -103,25 +132,42 @@ class _Bench:
         assert choose_layout(self.model, "auto", self.dtype) == "tree"
         self.has_tree = has_tree_attention(self.model)
 
-    def measure(self, pack_tokens: int) -> list[dict[str, Any]]:
-        ways: dict[str, tuple[PackLayout, bool, RunObjective, list[list[TrainingExample]]]] = {
-            "kid tree": ("tree", True, KID, self.kid),
-            "kid tree, dense mask": ("tree", False, KID, self.kid),
-            "kid padded rows": ("none", False, KID, self.kid),
-            "sft padded rows": ("none", False, SFT, self.sft),
+    def _ways(self, only: list[str]) -> dict[str, tuple[PackLayout, bool, RunObjective, list[list[TrainingExample]]]]:
+        kinds: dict[str, tuple[PackLayout, bool]] = {
+            "tree": ("tree", True),
+            "dense": ("tree", False),
+            "padded-kid": ("none", False),
         }
         if not self.has_tree:
-            del ways["kid tree, dense mask"]
+            del kinds["dense"]
+        ways = {
+            f"kid {_WAYS[kind]} of {views} views": (*kinds[kind], KID, steps)
+            for views, steps in self.kid.items()
+            for kind in kinds
+            if kind in only
+        }
+        sft: dict[str, tuple[PackLayout, bool]] = {"padded-sft": ("none", False), "tree-sft": ("tree", True)}
+        return ways | {f"sft {_WAYS[kind]}": (*sft[kind], SFT, self.sft) for kind in sft if kind in only}
+
+    def measure(self, pack_tokens: int, only: list[str]) -> list[dict[str, Any]]:
+        """The figures of each way."""
+        ways = self._ways(only)
         found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
         for number in range(self.repeats + 1):
             for way, (layout, uses_tree, recipe, steps) in ways.items():
                 (install if uses_tree and self.has_tree else uninstall)(self.model)
-                first = self._step(steps[number], layout, recipe, pack_tokens)["seconds"]
-                # Once more: with sizes seen before, neither kernels nor memory are asked for anew.
-                figures = self._step(steps[number], layout, recipe, pack_tokens) | {"first": first}
+                figures = self._step(steps[number], layout, recipe, pack_tokens)
+                figures["first"] = figures["seconds"]
+                if self.device.type == "cuda":
+                    # Once more: with sizes seen before, neither kernels nor memory are asked for anew.
+                    figures = self._step(steps[number], layout, recipe, pack_tokens) | {"first": figures["first"]}
                 # The first round compiles kernels and fills allocators.
                 found[way] += [figures] if number else []
-                print(f"round {number}: {way}, {figures['seconds']:.3f} s", file=sys.stderr, flush=True)
+                print(
+                    f"round {number}: {way}, {figures['seconds']:.3f} s, {figures['cpu_s']:.3f} of a processor",
+                    file=sys.stderr,
+                    flush=True,
+                )
         return [{"pack_tokens": pack_tokens, **self._summary(way, runs)} for way, runs in found.items()]
 
     def profile(self, pack_tokens: int) -> str:
@@ -129,7 +175,7 @@ class _Bench:
         if self.has_tree:
             install(self.model)
         with torch.profiler.profile() as profile:
-            self._step(self.kid[0], "tree", KID, pack_tokens)
+            self._step(next(iter(self.kid.values()))[0], "tree", KID, pack_tokens)
         order = "self_cuda_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
         return str(profile.key_averages().table(sort_by=order, row_limit=40, max_name_column_width=90))
 
@@ -140,12 +186,16 @@ class _Bench:
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
+        busy = time.process_time()
         seconds, figures = _timed(self.device, lambda: (runner.accumulate(examples, recipe), self.optimizer.step())[0])
+        busy = time.process_time() - busy
+        release_free_memory()
         peak = torch.cuda.max_memory_allocated() / 2**20 if self.device.type == "cuda" else float("nan")
         supervised = figures.counts.mle + figures.counts.kd
         floor = 6 * (figures.trunk_tokens * self.trunk_size + supervised * self.head_size) / self.rate
         return {
             "seconds": seconds,
+            "cpu_s": busy,
             "peak_mib": peak,
             "trunk_tokens": figures.trunk_tokens,
             "floor": floor,
@@ -155,7 +205,8 @@ class _Bench:
     def _summary(self, way: str, runs: list[dict[str, float]]) -> dict[str, Any]:
         times = [run["seconds"] for run in runs]
         medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-        return {"way": way, "best": min(times), "worst": max(times), **medians}
+        cpu = [run["cpu_s"] for run in runs]
+        return {"way": way, "best": min(times), "worst": max(times), **medians, "cpu_rounds": cpu}
 
 
 def _timed(device: torch.device, work: Callable[[], Any]) -> tuple[float, Any]:

@@ -80,8 +80,8 @@ class StudentShape:
         return self.layers * (attention + 3 * (self.hidden + self.intermediate))
 
 
-def step_bytes(shape: StudentShape, settings: TrainSettings, device: torch.device) -> int:
-    """The most that a process with a whole student holds at a time, for packs of `pack_tokens`."""
+def step_bytes(shape: StudentShape, settings: TrainSettings, device: torch.device, longest: int = 0) -> int:
+    """The most that a process with a whole student holds at a time, for packs of `pack_tokens` or of a `longest` example."""
     is_cast = autocast_dtype(settings, device) is not None
     trained = settings.lora_rank * shape.adapter_weights if settings.lora_rank else shape.num_weights
     stays_cast = _stays_cast(shape, settings, is_cast=is_cast)
@@ -95,7 +95,7 @@ def step_bytes(shape: StudentShape, settings: TrainSettings, device: torch.devic
         # Attention is in float32 there, and its result is cast for the product behind it.
         row += 6 * shape.query_width + 4 * shape.key_width
     kept = 4 * shape.hidden * shape.layers + row if checkpointed else row * shape.layers
-    step = state + casts + pack_size(settings) * kept + _head_bytes(shape, settings, device, is_cast=is_cast)
+    step = state + casts + max(pack_size(settings), longest) * kept + _head_bytes(shape, settings, device, is_cast=is_cast)
     # The student is loaded in float32.
     return _RUNTIME + max(step, 4 * shape.num_weights)
 
@@ -171,23 +171,24 @@ def pack_size(settings: TrainSettings) -> int:
     return settings.pack_tokens
 
 
-def fitted(settings: TrainSettings, student: Path, ranks: Ranks, began_with: int = 0) -> TrainSettings:
+def fitted(settings: TrainSettings, student: Path, ranks: Ranks, began_with: int = 0, longest: int = 0) -> TrainSettings:
     """The settings with a number of tokens a pack, and with smaller packs or with checkpointing where these would not fit.
 
     Losses stay but for their last digits. A run that goes on keeps the packs that it `began_with`, unless it is told otherwise.
+    No pack is smaller than the `longest` sequence of the data, whatever its budget.
 
     Raises:
         KidpipeError: nothing that may be changed makes a step fit.
     """
     shape = StudentShape.of(student)
     if settings.pack_tokens == "auto":
-        size = began_with or _largest_pack(shape, settings, ranks)
+        size = began_with or _largest_pack(shape, settings, ranks, longest)
         settings = settings.model_copy(update={"pack_tokens": size})
     if shape is None or settings.parallel == "fsdp" or (settings.parallel == "auto" and ranks.world_size > 1):
         return settings
     free = free_bytes(ranks.device)
-    chosen = _choose(shape, settings, ranks.device, free)
-    asked, needed = (step_bytes(shape, x, ranks.device) for x in (settings, chosen))
+    chosen = _choose(shape, settings, ranks.device, free, longest)
+    asked, needed = (step_bytes(shape, x, ranks.device, longest) for x in (settings, chosen))
     if chosen is not settings:
         checkpointing = " and gradient checkpointing" if chosen.gradient_checkpointing > settings.gradient_checkpointing else ""
         _LOG.warning(
@@ -199,26 +200,26 @@ def fitted(settings: TrainSettings, student: Path, ranks: Ranks, began_with: int
         lora = "" if settings.lora_rank else " or set train.lora_rank = 16 (adapters need few moments);"
         raise KidpipeError(
             f"a training step would take about {_gigabytes(needed)}, and {_gigabytes(free)} are free",
-            where=f"{student}, with packs of {chosen.pack_tokens} tokens and gradient checkpointing",
+            where=f"{student}, with packs of {max(pack_size(chosen), longest)} tokens and gradient checkpointing",
             fix=f"free memory, or use a smaller student or a larger GPU;{lora} or share it between GPUs (train.parallel = fsdp)",
         )
     _LOG.debug("a step is expected to take %s of %s", _gigabytes(needed), _gigabytes(free))
     return chosen
 
 
-def _largest_pack(shape: StudentShape | None, settings: TrainSettings, ranks: Ranks) -> int:
+def _largest_pack(shape: StudentShape | None, settings: TrainSettings, ranks: Ranks, longest: int) -> int:
     """A GPU is used better by fewer and larger packs; several have to agree, and an online method's teacher needs room."""
     if shape is None or ranks.device.type != "cuda" or ranks.world_size > 1 or METHODS[settings.method].is_online:
         return _USUAL_PACK
     size, free = _LARGEST_PACK, free_bytes(ranks.device)
     while size > _USUAL_PACK:
-        if step_bytes(shape, settings.model_copy(update={"pack_tokens": size}), ranks.device) <= _SHARE * free:
+        if step_bytes(shape, settings.model_copy(update={"pack_tokens": size}), ranks.device, longest) <= _SHARE * free:
             break
         size //= 2
     return size
 
 
-def _choose(shape: StudentShape, settings: TrainSettings, device: torch.device, free: int) -> TrainSettings:
+def _choose(shape: StudentShape, settings: TrainSettings, device: torch.device, free: int, longest: int) -> TrainSettings:
     """The first that fits: smaller packs cost little, checkpointing a third of the trunk's time."""
     tried = settings
     for checkpointing in (False, True):
@@ -229,9 +230,9 @@ def _choose(shape: StudentShape, settings: TrainSettings, device: torch.device, 
             change = {"pack_tokens": pack, "gradient_checkpointing": checkpointing}
             is_same = (pack, checkpointing) == (settings.pack_tokens, settings.gradient_checkpointing)
             tried = settings if is_same else settings.model_copy(update=change)
-            if step_bytes(shape, tried, device) <= _SHARE * free:
+            if step_bytes(shape, tried, device, longest) <= _SHARE * free:
                 return tried
-            if pack // 2 < _SMALLEST_PACK:
+            if pack // 2 < max(_SMALLEST_PACK, longest // 2):
                 break
             pack //= 2
     return tried

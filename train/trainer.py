@@ -88,7 +88,7 @@ def run(
         checkpoints = Checkpoints(out / "checkpoints")
         finished = read_result(out)
         if finished is None:
-            settings = fitted(settings, student_path, ranks, checkpoints.pack_tokens())
+            settings = fitted(settings, student_path, ranks, checkpoints.pack_tokens(), source.longest)
             with (
                 StopRequest() as stop,
                 open_trackers(settings, out, is_first=ranks.is_first) as trackers,

@@ -66,6 +66,7 @@ class RealDemo:
             "mask.views": recipe.views,
             "train.epochs": recipe.epochs,
             "train.batch_size": recipe.batch_size,
+            "train.pack_tokens": recipe.pack_tokens,
             "train.holdout": recipe.holdout,
             "train.dtype": training_dtype(),
             "eval.max_new_tokens": recipe.max_new_tokens,
@@ -93,7 +94,7 @@ def demo_real(
     Raises:
         KidpipeError: before anything is made, where a folder holds no model, the two do not read text alike, or memory is short.
     """
-    folders = [_model_folder(name, option) for name, option in ((teacher, "--teacher"), (student, "--student"))]
+    folders = _model_folder(teacher, "--teacher"), _model_folder(student, "--student")
     run = RealDemo(folder, *folders, QUICK_REAL if quick else RealRecipe(), backend, verbose)
     check_pair(run)
     with redirect_stdout(sys.stderr) if as_json else nullcontext():

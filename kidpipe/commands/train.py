@@ -281,4 +281,4 @@ def _source(session: Session, prepared: PreparedRun) -> "Source":
         PartFiles(part.part, {stage: tuple(root / file for file in files) for stage, files in part.files.items()})
         for part in manifest.parts
     ]
-    return Source(parts, manifest.facts.eos_id, prepared.content)
+    return Source(parts, manifest.facts.eos_id, prepared.content, manifest.facts.max_tokens)

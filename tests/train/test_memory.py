@@ -130,3 +130,15 @@ def test_packs_are_as_large_as_a_gpu_allows_and_stay_so_when_a_run_goes_on(
     assert packs(Ranks()) == packs(gpu, method="gkd") == packs(gpu, began_with=4096) == 4096
     monkeypatch.setattr(StudentShape, "of", lambda _: None)
     assert packs(gpu) == 4096
+
+
+def test_an_example_longer_than_a_pack_counts_whole(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pack holds one example at least."""
+    short, long = (settings(lora_rank=16, pack_tokens=size) for size in (1024, 4096))
+    assert step_bytes(ONE_AND_A_HALF, short, CPU, longest=4096) == pytest.approx(step_bytes(ONE_AND_A_HALF, long, CPU), rel=0.02)
+    assert step_bytes(ONE_AND_A_HALF, short, CPU, longest=900) == step_bytes(ONE_AND_A_HALF, short, CPU)
+    _large(monkeypatch, 18e9)
+    # Smaller packs help as far as the longest example lets them.
+    assert fitted(long, student, Ranks(), longest=300).gradient_checkpointing is False
+    tight = fitted(long, student, Ranks(), longest=3000)
+    assert (tight.pack_tokens, tight.gradient_checkpointing) == (4096, True)

@@ -27,6 +27,8 @@ class Source:
     parts: list[PartFiles]
     eos_id: int
     digest: str
+    longest: int = 0
+    """Tokens of the longest sequence, prompt and SQL; 0 = not known."""
 
 
 @dataclass(frozen=True)
