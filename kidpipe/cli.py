@@ -9,7 +9,7 @@ import typer
 
 from kidcore.config import processes
 from kidcore.errors import KidpipeError
-from kidpipe import cli_ask, cli_compare, cli_eval, cli_init, own_packages
+from kidpipe import cli_ask, cli_compare, cli_demo, cli_eval, cli_init, own_packages
 from kidpipe.cli_options import (
     BackendOption,
     ConfigOption,
@@ -61,31 +61,7 @@ def config(config: ConfigOption = None, settings: SetOption = None, json: JsonOp
     show_config(open_command(config, settings), as_json=json)
 
 
-@app.command()
-def demo(
-    folder: Annotated[Path, typer.Argument(help="Where everything goes.")] = Path("artifacts/demo"),
-    quick: Annotated[bool, typer.Option("--quick", help="Only show that every step works; scores mean nothing.")] = False,
-    teacher: Annotated[str | None, typer.Option("--teacher", help="Folder of a pre-trained teacher.")] = None,
-    student: Annotated[str | None, typer.Option("--student", help="Folder of a pre-trained student with its tokenizer.")] = None,
-    backend: BackendOption = None,
-    verbose: VerboseOption = False,
-    json: JsonOption = False,
-) -> None:
-    """Distil a teacher into a student on data made on the spot: no download, about ten minutes on two cores.
-
-    With --teacher and --student, two pre-trained models tell the same story, in half an hour for 1.5 and 0.5 billion weights on
-    two cores that multiply bfloat16. Nothing is fetched: both are folders.
-
-    Example: kidpipe demo
-    """
-    if teacher is None and student is None:
-        load_body("commands.demo.demo")(folder, quick=quick, backend=backend or "auto", verbose=verbose, as_json=json)
-        return
-    if teacher is None or student is None:
-        raise KidpipeError("the demo on pre-trained models takes two", fix="kidpipe demo --teacher FOLDER --student FOLDER")
-    # Its prompts share most of what they say, and its models are few minutes in use: see docs/results.md.
-    run = load_body("commands.demo_real.demo_real")
-    run(folder, teacher, student, quick=quick, backend=backend or "transformers", verbose=verbose, as_json=json)
+cli_demo.register(app)
 
 
 @app.command("build-imperfect")
