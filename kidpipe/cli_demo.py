@@ -25,8 +25,8 @@ def demo(
 ) -> None:
     """Distil a teacher into a student on data made on the spot: no download, about ten minutes on two cores.
 
-    With --teacher and --student, two pre-trained models tell the same story, those of 1.5 and 0.5 billion weights in about half an
-    hour on two cores that multiply bfloat16. Nothing is fetched: both are folders.
+    With --teacher and --student, two pre-trained models tell the same story, those of 1.5 and 0.5 billion weights in about half
+    an hour on two cores that multiply bfloat16. Nothing is fetched: both are folders.
 
     Example: kidpipe demo
     """
