@@ -110,7 +110,8 @@ def _lines(own: OwnData, origin: str, columns: Columns, made: Converted) -> list
     lines = [f"read        {origin}"]
     if guessed:
         lines.append(f"guessed     {', '.join(guessed)} (--question-column, --sql-column and the like name others)")
-    lines.append(f"data        {own.folder}: {made.train:,} to train on, {made.dev:,} held out; {len(made.databases)} databases")
+    databases = "1 database" if len(made.databases) == 1 else f"{len(made.databases)} databases"
+    lines.append(f"data        {own.folder}: {made.train:,} to train on, {made.dev:,} held out; {databases}")
     lines += [f"left out    {count:,} rows {reason}" for reason, count in made.left_out.items()]
     if made.failing:
         lines.append(f"gold SQL    {made.failing:,} texts do not execute and will be set aside, such as: {made.first_failure}")
