@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 
+from kidpipe.commands.ask import show_prompt
+from kidpipe.commands.build import build_imperfect, plan
 from kidpipe.commands.gc import gc
 from kidpipe.commands.inspect import inspect, query
 from kidpipe.commands.session import Session, open_session, show_bytes, show_seconds
+from kidpipe.commands.settings import show_config
 from kidpipe.commands.store import pin, status, verify
 from kidpipe.commands.train import train
 from tests.test_fixture_store import FIXTURE, copied_store
 
-Body = Callable[..., Any]
+DATABASE, MODEL = next((FIXTURE / "data" / "database").glob("*/*.sqlite")), str(FIXTURE / "model")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,10 @@ BODIES: dict[str, Callable[[Session, bool], Any]] = {
     "pin": lambda session, as_json: pin(session, as_json=as_json),
     "inspect": lambda session, as_json: inspect(session, "train:3", 0, as_json=as_json),
     "query": lambda session, as_json: query(session, "select reason, count(*) from ingest group by 1", as_json=as_json),
+    "plan": lambda session, as_json: plan(session, why=True, as_json=as_json, check=False, until="score"),
+    "build-imperfect": lambda session, as_json: build_imperfect(session, until="score", as_json=as_json),
+    "config": lambda session, as_json: show_config(session, as_json=as_json),
+    "prompt": lambda session, as_json: show_prompt(session, "Who?", DATABASE, MODEL, evidence="", as_json=as_json),
     "train": lambda session, as_json: train(session, name="kid-04bb9b9b", as_json=as_json),
 }
 
@@ -72,7 +79,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize("columns", [60, 80])
-@pytest.mark.parametrize("name", ["status", "inspect", "query", "train"])
+@pytest.mark.parametrize("name", ["status", "inspect", "query", "train", "plan", "build-imperfect"])
 def test_on_a_narrow_terminal_lines_fit_and_colour_is_as_asked_for(
     session: Session, monkeypatch: pytest.MonkeyPatch, name: str, columns: int
 ) -> None:
