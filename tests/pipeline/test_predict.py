@@ -117,6 +117,18 @@ def test_a_proposal_is_judged_behind_the_proposals_before_it(top_k: int, propose
             assert filled[hole] == (old[hole] if accepted[hole] else own)
 
 
+def test_where_the_teachers_best_is_gold_its_second_best_is_the_error() -> None:
+    teacher, ingest, masks = Bigram(), ingest_table("SELECT a FROM t"), mask_table(IDS[:1], [1])
+    teacher.logprobs[ids_of("SELECT"), ids_of("a")] = 5.0
+    teacher.logprobs[ids_of("SELECT"), ids_of("b")] = 4.0
+    student = Bigram()
+    student.logprobs[ids_of("SELECT"), ids_of("u")] = 5.0
+    proposed = predict(PredictSettings(fill="argmax"), TOKENS, student, task(ingest=ingest, mask=masks)).table
+    settings = PredictSettings(fill="verify", propose="argmax_wrong", top_k=2)
+    row = verify_rows(settings, 1, TOKENS, teacher, task(ingest=ingest, predict=proposed)).table.to_pylist()[0]
+    assert (row["filled_ids"], row["accepted"]) == (ids_of("b"), [False])
+
+
 def test_all_are_kept_where_all_are_allowed_and_counts_say_how_many() -> None:
     output, proposed = verified(10)
     assert output.table.column("filled_ids").to_pylist() == proposed.column("filled_ids").to_pylist()
