@@ -180,6 +180,20 @@ def test_each_stage_leaves_a_line(screen: io.StringIO) -> None:
     assert said(screen) == ["ingest      3 of 4 shards, 1,500 rows in T", "mask        reused, 4 shards"]
 
 
+def test_what_was_there_before_counts_in_how_far_a_stage_is(screen: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kidcore.progress.SECONDS_A_LINE", 0.0)
+    with StageProgress(True) as bar:
+        bar.start("ingest", 1500, 2000, 1, 4)
+        bar.advance(1000)
+    with ManyStagesProgress(True) as bars:
+        bars.add("mask", 10, 30, 1, 3)
+        bars.start("mask")
+        bars.advance("mask", 5, is_last=False)
+    first, second = said(screen)
+    assert first.startswith("ingest      1,500 of 2,000, ")
+    assert second.startswith("mask        25 of 30, ")
+
+
 class Figures:
     def __init__(self, shards: int, is_there: bool = True, kind: str = "engine") -> None:
         self.kind, self.is_there, self.shards = kind, is_there, shards
