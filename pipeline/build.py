@@ -165,9 +165,10 @@ def _remember_makers(listed: Grid, store: Store, digest: str) -> list[str]:
 
 def _facts(context: Context) -> Facts:
     teacher = context.teacher
+    eos_id, mask_id = context.end_and_mask
     return Facts(
-        eos_id=context.tokens.eos_id,
-        mask_id=context.tokens.mask_id,
+        eos_id=eos_id,
+        mask_id=mask_id,
         tokenizer=context.identity()["tokenizer"],
         max_tokens=context.longest,
         views=context.config.mask.views,

@@ -9,7 +9,7 @@ from kidcore.store.kept_knowledge import read_memory
 from kidcore.store.manifest import Manifest
 from kidcore.store.store import Shard, Store
 from pipeline.context import Context
-from pipeline.partitions import database_digests
+from pipeline.outline import database_digests
 
 _DATABASES = "databases.json"
 """Beside the manifest: which digest each database had. A part's own digest cannot say which of its databases changed."""
@@ -30,7 +30,7 @@ def changed_inputs(context: Context, store: Store, manifest: Manifest | None, na
 
 
 def _databases_now(context: Context, store: Store) -> dict[str, str]:
-    return database_digests(context.dataset, FileDigests(Path(store.root) / "digests.json"))
+    return database_digests(context.dataset, context.outline, FileDigests(Path(store.root) / "digests.json"))
 
 
 def _changed_databases(context: Context, store: Store, manifest: Manifest) -> str | None:

@@ -5,7 +5,6 @@ That is done once and kept in the store, so that plans, training and evaluations
 had been written in the configuration.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,8 +24,6 @@ from kidcore.sql.datasets import DataSet, Example
 from kidcore.store.kept_knowledge import read_memory
 from kidcore.store.store import Store
 
-SAMPLE = 32
-"""Questions that are scored under both prompts."""
 _FOLDER = "choices"
 
 
@@ -57,6 +54,8 @@ class ChatQuestion:
     dtype: str
     tokenizer: TokenizerFiles
     dataset: DataSet
+    sample: Sequence[Example]
+    """The questions that are scored under both prompts."""
     longest: int
     """Tokens of the longest sequence that the model is asked for."""
 
@@ -71,7 +70,7 @@ class ChatQuestion:
         if (self.model.path / PROMPT_FOLDER).is_dir():
             chat = PromptDefinition.load(self.model.path / PROMPT_FOLDER).chat
             return ChatChoice(chat, "the model was trained so")
-        sample = self._sample()
+        sample = self.sample
         prefix, content = self._prefix(), fingerprint([[e.db_id, e.question, e.evidence, e.gold_sql] for e in sample], 12)
         if (kept := _read(store, f"{prefix}-{content}")) is not None:
             return kept
@@ -91,11 +90,6 @@ class ChatQuestion:
         asked = {name: getattr(settings, name) for name in names}
         prompt = prompt_identity(settings, tokenizer) | {"tokenizer": tokenizer_digest(tokenizer)}
         return f"chat-{fingerprint([self.model.identity, self.dtype, prompt, asked], 16)}"
-
-    def _sample(self) -> list[Example]:
-        """The same ones whatever their order, and mostly the same ones when others are added."""
-        usable = [example for example in self.dataset.examples if not example.fault]
-        return sorted(usable, key=lambda e: hashlib.sha256(f"chat|{e.example_id}".encode()).digest())[:SAMPLE]
 
     def _ask(self, backend: Backend, sample: Sequence[Example]) -> ChatChoice:
         tokenizer, both = self.tokenizer.tokenizer, [self._as(False), self._as(True)]

@@ -19,9 +19,9 @@ from kidcore.models.sources import ModelSource, require_whole
 from kidcore.models.templates.template import load_template
 from kidcore.models.tokenizer_files import TokenizerFiles
 from kidcore.models.tokenizers import Tokens, eos_id, is_mask_of_old, require_same, tokenizer_digest, tokens_of
-from kidcore.sql.availability import lacking_databases
+from kidcore.sql.availability import lacking_of
 from kidcore.sql.column_values import description_files
-from kidcore.sql.datasets import DataSet, Example, read
+from kidcore.sql.datasets import DataSet, Example
 from kidcore.sql.sandbox.job import Limits
 from kidcore.sql.sandbox.pool import SandboxPool
 from kidcore.store.graph import Partition
@@ -30,7 +30,7 @@ from kidcore.store.store import Store
 from pipeline.chat import ChatChoice, ChatQuestion
 from pipeline.engines import EnginePool
 from pipeline.named_models import find_model, find_predictor, find_start, find_teacher, recorded_teacher, tokenizer_of_served
-from pipeline.partitions import split_parts
+from pipeline.outline import Outline, read_outlined, split_parts
 
 
 @dataclass
@@ -39,6 +39,7 @@ class Context:
 
     config: Config
     dataset: DataSet
+    outline: Outline
     parts: list[Partition]
     teacher: ModelSource | None
     """None for a build that stops before the teacher is needed, where none is named and none has worked here before."""
@@ -87,6 +88,20 @@ class Context:
         return tokens if self.turn_end is None else replace(tokens, eos_id=self.turn_end)
 
     @cached_property
+    def end_and_mask(self) -> tuple[int, int]:
+        """Their ids in `tokens`; remembered, so that a build with nothing to do loads no tokenizer."""
+        if self.config.ingest.chat is True:
+            return self.tokens.eos_id, self.tokens.mask_id
+        mask = self.config.predict.mask_token
+
+        def find(tokenizer: Any) -> list[int]:
+            tokens = tokens_of(tokenizer, mask)
+            return [tokens.eos_id, tokens.mask_id]
+
+        end, mask_id = self.tokenizer_files.remembered(f"end and mask {fingerprint(mask, 12)}", find)
+        return end, mask_id
+
+    @cached_property
     def turn_end(self) -> int | None:
         """The token that ends an answer, where that is not the tokenizer's end of sequence: in some chats."""
         if self.config.ingest.chat is not True:
@@ -107,7 +122,7 @@ class Context:
     @cached_property
     def dialects(self) -> list[str]:
         """Those of the whole data set, sorted."""
-        return sorted({self.dialect(db_id) for db_id in {example.db_id for example in self.dataset.examples}})
+        return sorted({self.dialect(db_id) for db_id in self.outline.db_ids})
 
     def decode(self, ids: list[int]) -> str:
         """The text of SQL tokens."""
@@ -188,7 +203,7 @@ class Context:
     @cached_property
     def _descriptions_digest(self) -> str:
         """Of the files that describe columns, for a prompt that shows them."""
-        databases = {self.dataset.database(db_id) for db_id in {example.db_id for example in self.dataset.examples}}
+        databases = {self.dataset.database(db_id) for db_id in self.outline.db_ids}
         files = sorted(file for database in databases for file in description_files(database) if not database.refusal)
         known = FileDigests(None)
         return fingerprint([[file.parent.parent.name, file.name, known.digest(file)] for file in files], 16)
@@ -211,10 +226,12 @@ def open_context(
         KidpipeError: anything named in the configuration is missing or does not fit together.
     """
     digests = FileDigests(Path(config.store.path) / "digests.json")
-    dataset = read(config.data, "train")
-    if not dataset.examples:
+    dataset, outline = read_outlined(config.data, config.ingest.shard_rows, Store(Path(config.store.path)), digests)
+    if not outline.num_examples:
         raise KidpipeError("the data set has no training examples", where=config.data.path, fix="check data.path")
-    lacking_databases(dataset, dataset.examples)  # those of some examples are set aside by ingest; none at all is an error
+    lacking_of(
+        dataset, outline.askers, outline.num_examples
+    )  # those of some examples are set aside by ingest; none at all is an error
     teacher = find_teacher(config, need_teacher, digests)
     known = teacher or recorded_teacher(config)
     # Training comes hours after the build: a student that cannot be trained is said now.
@@ -243,7 +260,8 @@ def open_context(
     context = Context(
         config=config,
         dataset=dataset,
-        parts=split_parts(dataset, config.ingest.shard_rows, digests),
+        outline=outline,
+        parts=split_parts(dataset, outline, digests),
         teacher=known,
         predictor=predictor,
         tokenizer_files=tokenizer,
@@ -270,7 +288,8 @@ def _settle_chat(context: Context, model: ModelSource, *, is_teacher: bool, may_
         context.chat = ChatChoice(manifest.stages["ingest"].settings["ingest.chat"], "as in the latest build")
     else:
         dtype = config.teacher.dtype if is_teacher else "auto"
-        question = ChatQuestion(config.ingest, model, dtype, context.tokenizer_files, context.dataset, context.longest)
+        sample = context.outline.sample
+        question = ChatQuestion(config.ingest, model, dtype, context.tokenizer_files, context.dataset, sample, context.longest)
         # The engine stays open: the build goes on with it.
         context.chat = question.choose(store, (lambda: context.engines.open(model, dtype)) if may_ask else None)
         context.take_engine()

@@ -1,35 +1,7 @@
-"""A data set in, the parts that flow through the graph out."""
+"""The ids of examples in, where they are cut into parts out."""
 
 import hashlib
 from collections.abc import Sequence
-from itertools import pairwise
-
-from kidcore.config.digests import FileDigests
-from kidcore.config.settings import fingerprint
-from kidcore.sql.datasets import DataSet, Example
-from kidcore.store.graph import Partition
-
-
-def split_parts(dataset: DataSet, shard_rows: int, digests: FileDigests) -> list[Partition]:
-    """Runs of about `shard_rows` examples.
-
-    `content["source"]` hashes the examples, `content["databases"]` the database files they are about: a changed database
-    reruns what reads databases, and nothing else unless the results differ.
-    """
-    parts = []
-    databases = database_digests(dataset, digests)
-    ends = [0, *cuts([example.example_id for example in dataset.examples], shard_rows), len(dataset.examples)]
-    for index, (start, end) in enumerate(pairwise(ends)):
-        examples = dataset.examples[start:end]
-        content = {"source": _source_digest(examples), "databases": fingerprint({e.db_id: databases[e.db_id] for e in examples})}
-        parts.append(Partition(index, len(examples), content))
-    digests.save()
-    return parts
-
-
-def database_digests(dataset: DataSet, digests: FileDigests) -> dict[str, str]:
-    """By db_id, what changes when its database does."""
-    return {db_id: dataset.database(db_id).digest(digests) for db_id in sorted({e.db_id for e in dataset.examples})}
 
 
 def cuts(example_ids: Sequence[str], shard_rows: int) -> list[int]:
@@ -52,7 +24,3 @@ def cuts(example_ids: Sequence[str], shard_rows: int) -> list[int]:
         if least == start + before and least > 0:
             found.append(least)
     return found
-
-
-def _source_digest(examples: Sequence[Example]) -> str:
-    return fingerprint([[e.example_id, e.db_id, e.question, e.evidence, e.gold_sql] for e in examples])

@@ -30,11 +30,15 @@ def lacking_databases(dataset: DataSet, examples: Sequence[Example]) -> Lacking 
     Raises:
         KidpipeError: not one can be read; it names the paths that were looked at.
     """
-    asked = Counter(example.db_id for example in examples if not example.fault)
+    return lacking_of(dataset, Counter(example.db_id for example in examples if not example.fault), len(examples))
+
+
+def lacking_of(dataset: DataSet, asked: Mapping[str, int], num_examples: int) -> Lacking | None:
+    """The same of `num_examples` examples, of which so many without a fault are `asked` of each database."""
     faults = {db_id: fault for db_id in sorted(asked) if (fault := dataset.database(db_id).fault)}
     if not faults:
         return None
-    found = Lacking({db_id: asked[db_id] for db_id in faults}, len(asked), len(examples))
+    found = Lacking({db_id: asked[db_id] for db_id in faults}, len(asked), num_examples)
     if len(faults) < len(asked):
         return found
     shown = list(faults.items())[:_SHOWN]

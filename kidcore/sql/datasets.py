@@ -1,23 +1,24 @@
 """A text-to-SQL data set on disk in, a list of examples out."""
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from kidcore.config.config import DataSettings
 from kidcore.errors import KidpipeError
 from kidcore.sql.database import Database, database_in
-from kidcore.sql.example_ids import content_ids
-from kidcore.sql.text_files import read_json, visible
+from kidcore.sql.example_ids import ContentNames
+from kidcore.sql.text_files import read_json, read_json_lines, visible
 
 Split = Literal["train", "dev"]
 _NO_TEXT = "no text"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """One question with its gold SQL.
 
@@ -40,7 +41,7 @@ class Example:
 class DataSet:
     """The examples of one split and the folder of their databases."""
 
-    examples: list[Example]
+    examples: Sequence[Example]
     databases: Path
 
     def database(self, db_id: str) -> Database:
@@ -90,19 +91,26 @@ def read(settings: DataSettings, split: Split) -> DataSet:
         KidpipeError: a missing folder or file, malformed JSON (with its line), a key that no row has a text under, or an id
             that occurs twice.
     """
-    root = Path(settings.path).expanduser()
-    if not root.is_dir():
-        raise KidpipeError(f"no such data folder: {root}", where="data.path", fix="set data.path, or --data FOLDER")
-    layout = LAYOUTS[settings.layout]
+    files, databases = locate(settings, split)
     examples: list[Example] = []
-    for file in _files(root, layout, split, settings.train if split == "train" else settings.dev):
-        examples.extend(_read_file(file, layout, split))
+    for file in files:
+        examples.extend(_read_file(file, LAYOUTS[settings.layout], split))
     _require_unique(examples)
     if split == "train" and settings.limit:
         examples = examples[: settings.limit]
     if split == "train" and settings.sample:
         examples = spread_sample(examples, settings.sample, settings.sample_seed)
-    return DataSet(examples, _databases(root, layout, split, settings.databases))
+    return DataSet(examples, databases)
+
+
+def locate(settings: DataSettings, split: Split) -> tuple[list[Path], Path]:
+    """The files of a split and the folder of its databases. Raises KidpipeError where one of them is missing."""
+    root = Path(settings.path).expanduser()
+    if not root.is_dir():
+        raise KidpipeError(f"no such data folder: {root}", where="data.path", fix="set data.path, or --data FOLDER")
+    layout = LAYOUTS[settings.layout]
+    files = _files(root, layout, split, settings.train if split == "train" else settings.dev)
+    return files, _databases(root, layout, split, settings.databases)
 
 
 def spread_sample(examples: Sequence[Example], number: int, seed: int) -> list[Example]:
@@ -161,42 +169,50 @@ def _databases(root: Path, layout: _Layout, split: Split, named: str) -> Path:
 
 def _read_file(file: Path, layout: _Layout, split: Split) -> list[Example]:
     prefix = "train_others" if file.name.removesuffix(".gz") == "train_others.json" else split
-    rows = read_json(file)
-    if isinstance(rows, dict) and "db_id" in rows:
-        rows = [rows]  # JSON Lines of one line, by another name
-    if not isinstance(rows, list):
-        raise KidpipeError("neither a JSON array of examples nor JSON Lines", where=str(file), fix="give an object an example")
-    examples = [_example(row, f"{prefix}:{number}", file, number, layout) for number, row in enumerate(rows)]
+    rows = read_json_lines(file)
+    if rows is None:
+        rows = read_json(file)
+        if isinstance(rows, dict) and "db_id" in rows:
+            rows = [rows]  # JSON Lines of one line, by another name
+        if not isinstance(rows, list):
+            raise KidpipeError(
+                "neither a JSON array of examples nor JSON Lines", where=str(file), fix="give an object an example"
+            )
+    names = ContentNames(prefix)
+    examples: list[Example] = []
+    first: Any = None
+    for number, row in enumerate(rows):
+        first = row if number == 0 else first
+        texts, fault = _texts(row, file, number, layout)
+        own = _own_id(row)
+        name = f"{prefix}:{number}" if split == "dev" else names.of((texts["db_id"], texts["question"], texts["gold_sql"]))
+        examples.append(Example(visible(f"{prefix}:{own}") if own else name, **texts, fault=fault))
     if examples and all(example.fault.startswith(_NO_TEXT) for example in examples):
         raise KidpipeError(
-            f"an example has {examples[0].fault}; it has {', '.join(map(repr, sorted(rows[0])))}",
+            f"an example has {examples[0].fault}; it has {', '.join(map(repr, sorted(first)))}",
             where=f"{file}, all {len(examples)} examples",
             fix="set data.layout to the layout of this file, or mend the examples",
         )
-    if split == "dev":
-        return examples
-    named = content_ids(prefix, ((e.db_id, e.question, e.gold_sql) for e in examples))
-    return [e if _own_id(row) else replace(e, example_id=name) for row, e, name in zip(rows, examples, named, strict=True)]
+    return examples
 
 
-def _example(row: Any, default_id: str, file: Path, number: int, layout: _Layout) -> Example:
+def _texts(row: Any, file: Path, number: int, layout: _Layout) -> tuple[dict[str, str], str]:
+    """What an example says, and why it can't be used, if that is so."""
     if not isinstance(row, dict):
         raise KidpipeError("an example must be a JSON object", where=f"{file}, example {number}", fix="mend that example")
     question_key = layout.question if layout.question in row else "question"
     found = {key: row.get(key) for key in ("db_id", question_key, layout.query)}
     lacking = [key for key, value in found.items() if not isinstance(value, str) or not value.strip()]
-    own = _own_id(row)
-    example_id = f"{default_id.partition(':')[0]}:{own}" if own else default_id
     texts = {
-        "db_id": str(found["db_id"] or ""),
+        # Shared by many: a million examples need not hold as many names of a hundred databases.
+        "db_id": sys.intern(str(found["db_id"] or "")),
         "question": str(found[question_key] or "").strip(),
         "gold_sql": str(found[layout.query] or "").strip().rstrip("; \t\n"),
         "evidence": str(row.get("evidence") or "").strip(),
-        "difficulty": str(row.get("difficulty") or ""),
+        "difficulty": sys.intern(str(row.get("difficulty") or "")),
     }
     shown = {name: visible(text) for name, text in texts.items()}
-    fault = f"{_NO_TEXT} under {', '.join(lacking)}" if lacking else _fault(texts, shown)
-    return Example(example_id=visible(example_id), **shown, fault=fault)
+    return shown, f"{_NO_TEXT} under {', '.join(lacking)}" if lacking else _fault(texts, shown)
 
 
 def _fault(texts: Mapping[str, str], shown: Mapping[str, str]) -> str:

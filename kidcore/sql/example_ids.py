@@ -6,7 +6,7 @@ file) or for a word that a data set uses as an id of its own.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from kidcore.config.settings import fingerprint
 
@@ -17,13 +17,24 @@ _FROM_HEX = str.maketrans("0123456789abcdef", _LETTERS)
 _NAMED = re.compile(rf"[a-z_]+:[{_LETTERS}]{{{_LENGTH}}}")
 
 
-def content_ids(prefix: str, contents: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    """One name for each content (database, question, SQL), in order; the n-th of equal ones is always named alike."""
-    seen: Counter[str] = Counter()
-    for content in contents:
-        name = _name(content, 0)
-        ordinal, seen[name] = seen[name], seen[name] + 1
-        yield f"{prefix}:{_name(content, ordinal) if ordinal else name}"
+class ContentNames:
+    """Names for contents (database, question, SQL) in the order of their file: the n-th of equal ones is always named alike."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        # Names as numbers, and counts of the few that come again only: of a million examples this is what stays in memory.
+        self._seen: set[int] = set()
+        self._again: Counter[int] = Counter()
+
+    def of(self, content: tuple[str, ...]) -> str:
+        """The name of the content that comes next."""
+        digits = fingerprint([*content, 0], _LENGTH)
+        number = int(digits, 16)
+        if number in self._seen:
+            self._again[number] += 1
+            digits = fingerprint([*content, self._again[number]], _LENGTH)
+        self._seen.add(number)
+        return f"{self._prefix}:{digits.translate(_FROM_HEX)}"
 
 
 def is_content_id(example_id: str) -> bool:
@@ -40,7 +51,3 @@ def places(example_ids: Iterable[str]) -> list[str]:
         shown.append(f"{prefix}:{counts[prefix]}" if is_content_id(example_id) else example_id)
         counts[prefix] += 1
     return shown
-
-
-def _name(content: tuple[str, ...], ordinal: int) -> str:
-    return fingerprint([*content, ordinal], _LENGTH).translate(_FROM_HEX)

@@ -8,7 +8,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ _MAGIC = (
 )
 _WIDE = ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\x00\x00\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
 _BOM = b"\xef\xbb\xbf"
+_LINES = (".jsonl", ".ndjson")
 _SHARE_OF_NULS = 0.2
 """In the first bytes; text in UTF-16 without a byte order mark has about half, UTF-8 none."""
 
@@ -87,6 +88,30 @@ def split_lines(text: str) -> list[str]:
     return text.split("\n" if "\n" in text else "\r")
 
 
+def read_json_lines(path: Path) -> Iterator[Any] | None:
+    """The rows of a file that is JSON Lines by its name and its first character, one at a time; None for any other.
+
+    What `read_json` gives of it, without the rows being in memory together. Raises as that does.
+    """
+    if ending(path) not in _LINES:
+        return None
+    text = read_text(path)
+    if text.lstrip(" \t\r\n")[:1] == "[" or "\n" not in text:
+        return None
+    return _rows(text, str(path))
+
+
+def _rows(text: str, where: str) -> Iterator[Any]:
+    start, number = 0, 0
+    while start < len(text):
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        number += 1
+        if line := text[start:end].strip(" \t\r"):
+            yield parse_json(line, where, number)
+        start = end + 1
+
+
 def read_json(path: Path) -> Any:
     """The JSON document, or the rows of JSON Lines as a list. Raises as `read_text` and `parse_document`."""
     return parse_document(read_text(path), path)
@@ -103,7 +128,7 @@ def parse_document(text: str, path: Path) -> Any:
     first = text.lstrip(" \t\r\n")[:1]
     lines = [line.strip(" \t\r") for line in split_lines(text)]
     filled = sum(map(bool, lines))
-    is_lines = ending(path) in (".jsonl", ".ndjson") and first != "["
+    is_lines = ending(path) in _LINES and first != "["
     if first == "{" and filled > 1 and not is_lines:
         is_lines = all(line.startswith("{") for line in lines if line)
     if first == "[" and filled > 1:
@@ -152,4 +177,8 @@ def _not_utf8(path: Path, what: str, encoding: str) -> KidpipeError:
 
 def visible(text: str) -> str:
     """The text with lone surrogates (halves of characters, undecodable bytes) written as \\uXXXX: any file can hold that."""
+    return text if text.isascii() else _escaped(text)
+
+
+def _escaped(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -19,12 +19,12 @@ from kidcore.errors import KidpipeError
 from kidcore.models.sources import resolve
 from kidcore.models.teachers import is_url
 from kidcore.models.tokenizers import load_tokenizer, tokenizer_digest
-from kidcore.sql.datasets import DataSet, read
+from kidcore.sql.datasets import DataSet
 from kidcore.store.manifest import Manifest
 from kidcore.store.model_names import model_names
 from kidcore.store.stages import STAGE_TABLE, made_from
 from kidpipe.commands.session import Session
-from pipeline.partitions import split_parts
+from pipeline.outline import read_outlined, split_parts
 
 _LOG = logging.getLogger(__name__)
 _HUB = "hub:"
@@ -119,13 +119,13 @@ def check_data(session: Session, manifest: Manifest) -> None:
         KidpipeError: it holds other examples.
     """
     settings = session.config.data
+    digests, rows = FileDigests(session.store.root / "digests.json"), manifest.stages["ingest"].settings["ingest.shard_rows"]
     try:
-        dataset = read(settings, "train")
+        dataset, outline = read_outlined(settings, rows, session.store, digests)
     except KidpipeError as error:
         _LOG.debug("the data set can't be compared with what was ingested: %s", error.what)
         return
-    rows = manifest.stages["ingest"].settings["ingest.shard_rows"]
-    now = [part.content for part in split_parts(dataset, rows, FileDigests(session.store.root / "digests.json"))]
+    now = [part.content for part in split_parts(dataset, outline, digests)]
     before = [part.content for part in manifest.parts]
     if [part["source"] for part in now] != [part["source"] for part in before]:
         _refuse_other_examples(session, manifest, dataset)

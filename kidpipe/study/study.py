@@ -29,7 +29,7 @@ from kidpipe.study.table import groups_of, rows_of, table_of
 from kidpipe.study.trial import RESULT
 from pipeline.build import build
 from pipeline.context import open_context
-from pipeline.partitions import split_parts
+from pipeline.outline import Outline, split_parts
 from pipeline.stages import stages
 
 ROWS, SUMMARY = "runs.parquet", "summary.json"
@@ -136,7 +136,8 @@ def _runs(
 ) -> list[Run]:
     """The request of every run. Its key names all that its figures follow from, so another comparison can use them."""
     digests = FileDigests(store.root / "digests.json")
-    dev = [dict(part.content) for part in split_parts(read(cells[0].config.data, "dev"), 512, digests)]
+    asked = read(cells[0].config.data, "dev")
+    dev = [dict(part.content) for part in split_parts(asked, Outline.of(asked.examples, 512), digests)]
     runs = []
     for cell in cells:
         manifest, error = manifests[cell.build]

@@ -14,6 +14,7 @@ from kidcore.sql.datasets import DataSet, Example
 from kidcore.store.graph import Output, Partition, Task
 from kidcore.store.stages import STAGE_TABLE
 from pipeline.context import Context
+from pipeline.outline import Outline
 from pipeline.stages import Body, bind
 from pipeline.workers.jobs import Job
 
@@ -53,6 +54,7 @@ class BuildSetup:
             _WorkerContext(
                 config=self.config,
                 dataset=DataSet([], self.databases),
+                outline=Outline.of([], 1),
                 parts=[],
                 teacher=self.teacher,
                 predictor=self.predictor,

@@ -16,6 +16,7 @@ from kidcore.sql.datasets import DataSet
 from kidcore.store.frames import read_frame
 from pipeline import chat
 from pipeline.context import open_context
+from pipeline.outline import SAMPLE
 from tests.conftest import configure
 from tests.pipeline.running import made, run_build, store_of
 
@@ -84,7 +85,7 @@ def test_the_model_is_asked_once_and_keys_hold_what_came_out(
     guess, _ = choose(auto, may_ask=False)
     assert (guess.chat, guess.is_decided) == (False, False)
     choice, ingest = choose(auto)
-    assert choice.plain_on_gold["answers"] == choice.chat_on_gold["answers"] == chat.SAMPLE
+    assert choice.plain_on_gold["answers"] == choice.chat_on_gold["answers"] == SAMPLE
     by_answer = [x["nll_sum"] + x["stop_nll_sum"] for x in (choice.plain_on_gold, choice.chat_on_gold)]
     assert choice.chat == ingest.chat == (by_answer[1] < by_answer[0])
     assert "NLL" in str(choice)

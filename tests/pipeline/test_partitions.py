@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from kidcore.config.digests import FileDigests
 from kidcore.sql.datasets import DataSet, Example
-from kidcore.sql.example_ids import content_ids
-from pipeline.partitions import cuts, split_parts
+from kidcore.sql.example_ids import ContentNames
+from pipeline.outline import Outline, split_parts
+from pipeline.partitions import cuts
 
 
 def parts(ids: Sequence[str], shard_rows: int) -> list[tuple[str, ...]]:
@@ -54,14 +55,16 @@ def test_cuts_are_the_same_in_every_version() -> None:
 
 def examples(questions: Sequence[int]) -> list[Example]:
     rows = [(f"db{q % 7}", f"{q}?", "SELECT 1") for q in questions]
-    return [Example(name, *row) for name, row in zip(content_ids("train", rows), rows, strict=True)]
+    names = ContentNames("train")
+    return [Example(names.of(row), *row) for row in rows]
 
 
 @pytest.mark.parametrize("at", [0, 4_321, 9_999])
 @pytest.mark.parametrize("shard_rows", [64, 512])
 def test_of_ten_thousand_examples_one_inserted_deleted_or_changed(tmp_path: Path, at: int, shard_rows: int) -> None:
     def sources(questions: Sequence[int]) -> set[str]:
-        found = split_parts(DataSet(examples(questions), tmp_path), shard_rows, FileDigests(None))
+        asked = examples(questions)
+        found = split_parts(DataSet(asked, tmp_path), Outline.of(asked, shard_rows), FileDigests(None))
         return {part.content["source"] for part in found}
 
     before = list(range(10_000))

@@ -1,9 +1,16 @@
 """Names from content: always the same, never two alike, and never taken for a place or an id of the data's own."""
 
+from collections.abc import Iterable, Iterator
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kidcore.sql.example_ids import content_ids, is_content_id, places
+from kidcore.sql.example_ids import ContentNames, is_content_id, places
+
+
+def content_ids(prefix: str, contents: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    return map(ContentNames(prefix).of, contents)
+
 
 contents = st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["x?", "y?"]), st.sampled_from(["SELECT 1", "SELECT 2"])))
 
