@@ -25,7 +25,7 @@ from train.checkpoint import Checkpoints, RunProgress, commit_folder
 from train.claim import claimed
 from train.data.dataset import Dataset, Source
 from train.data.distribute import MicroBatches
-from train.data.examples import TrainingExample
+from train.data.examples import TrainingExample, on_its_own
 from train.data.loader import Loader, choose_workers
 from train.data.sampler import hashed
 from train.display import Display
@@ -38,10 +38,10 @@ from train.runlog import RunLog
 from train.schedule import learning_rate, make_optimizer, settled
 from train.step import Runner, RunObjective, StepMetrics
 from train.student.adapters import adapter_state
-from train.student.placement import place
+from train.student.placement import load_and_place
 from train.student.ranks import Ranks
 from train.student.sharding import whole
-from train.student.student import copy_student, load_student, save_student, student_state
+from train.student.student import copy_student, save_student, student_state
 from train.tracking import Trackers, check_trackers, open_trackers
 
 _Make = Callable[[list[TrainingExample]], MicroBatches | list[TrainingExample]]
@@ -143,9 +143,10 @@ class _Session:
         self._settings, self._origin, self._out, self._ranks = settings, origin, out, ranks
         self._checkpoints, self._loader, self._companions, self._trackers = checkpoints, loader, companions, trackers
         self._data, self._eos_id = Dataset(source, settings), source.eos_id
+        self._gold: list[list[TrainingExample]] = []
         self._known: GoldKnowledge | None = None
         self._overlap: Overlap | None = None
-        placed = place(load_student(origin, torch.device("cpu"), settings), settings, ranks)
+        placed = load_and_place(origin, settings, ranks)
         self._model, dtype = placed.model, placed.autocast_dtype
         self._runner = Runner(self._model, ranks.device, placed.layout, pack_size(settings), dtype, ranks, placed.sharded)
         self._recipe = RunObjective.of(settings)
@@ -167,7 +168,8 @@ class _Session:
         self._save_every = settings.save_every or self._eval_every
         fresh = RunProgress(step=0, best_step=0, best_nll=math.inf, log_bytes=0, seconds=0.0)
         progress = checkpoints.load(self._model, self._optimizer, ranks.device) or fresh
-        self._progress = replace(progress, pack_tokens=pack_size(settings))
+        self._require_same_holdout(progress)
+        self._progress = replace(progress, pack_tokens=pack_size(settings), held_out=self._data.num_held_out)
 
     def train(self, stop: StopRequest, teacher: GoldKnowledge | None, *, show: bool) -> TrainResult:
         """Run all steps that are left, and write the result."""
@@ -206,6 +208,15 @@ class _Session:
             log.commit()
         self._save("last")
         return self._finish(nll)
+
+    def _require_same_holdout(self, progress: RunProgress) -> None:
+        """Refuse to go on with a run that was begun before `holdout_most`, where that changes what is trained on."""
+        if progress.step and progress.held_out < 0 and self._data.num_held_out >= self._settings.holdout_most:
+            raise KidpipeError(
+                "an older kidpipe began this run, and kept more examples for evaluation than train.holdout_most",
+                where=str(self._out),
+                fix="finish it with that version, or begin anew in another folder (--name)",
+            )
 
     def _say_where(self) -> None:
         step = self._progress.step
@@ -280,7 +291,9 @@ class _Session:
         if not self._data.num_held_out:
             return math.nan
         began = time.perf_counter()
-        gold = self._data.held_out()
+        # Read once: of a large store that takes longer than an evaluation.
+        self._gold = self._gold or [[on_its_own(example) for example in part] for part in self._data.held_out()]
+        gold = iter(self._gold)
         examples = self._online.held_out(gold) if self._online else gold
         figures = self._runner.evaluate(examples, self._recipe, self._eos_id)
         assert figures.knowledge is not None

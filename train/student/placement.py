@@ -2,11 +2,13 @@
 
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from kidcore.config.config import TrainSettings
+from kidcore.config.settings import fingerprint
 from kidcore.method.methods import METHODS
 from kidcore.models.trees.layout import PackLayout
 from train.step import autocast_dtype
@@ -15,6 +17,7 @@ from train.student.compiled import compile_layers
 from train.student.layout import check_head, choose_layout
 from train.student.ranks import Ranks
 from train.student.sharding import Sharded, choose_parallel, shard, whole
+from train.student.student import load_student, sketch_student
 
 
 class WholeCopy:
@@ -65,8 +68,32 @@ class Placed:
             self.copy.refresh(self.sharded)
 
 
+def load_and_place(origin: Path, settings: TrainSettings, ranks: Ranks) -> Placed:
+    """Put the student in folder `origin` where it trains; of one that is divided only the first process loads the weights.
+
+    The others begin without them and are given each layer's when it is divided, so that none of them ever holds the whole.
+    """
+    cpu = torch.device("cpu")
+    sketch = None
+    # Who generates during training keeps a whole model anyway.
+    if not ranks.is_first and not METHODS[settings.method].is_online:
+        sketch = sketch_student(origin, settings)
+    model = load_student(origin, cpu, settings) if sketch is None else sketch
+    # Weights are given in the order of their names: those of a checkpoint may be tied otherwise than its configuration says.
+    seen = (choose_parallel(settings.parallel, model, ranks), _names(model))
+    is_shared = seen[0] == "fsdp" and len(set(ranks.gather(seen))) == 1
+    if sketch is not None and not is_shared:
+        model = load_student(origin, cpu, settings)
+    return place(model, settings, ranks)
+
+
+def _names(model: nn.Module) -> str:
+    """One text for the names and shapes of all tensors."""
+    return fingerprint([[name, list(x.shape)] for name, x in (*model.named_parameters(), *model.named_buffers())])
+
+
 def place(model: nn.Module, settings: TrainSettings, ranks: Ranks) -> Placed:
-    """Put the student, whole and the same in every process, where it trains."""
+    """Put the student where it trains; it is whole and the same in every process, or in the first, and others have a sketch."""
     dtype = autocast_dtype(settings, ranks.device)
 
     def choose(model: nn.Module) -> PackLayout:

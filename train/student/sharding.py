@@ -48,12 +48,21 @@ class Sharded(nn.Module):
 
 
 def shard(model: nn.Module, ranks: Ranks) -> Sharded:
-    """Divide `model`, whole and the same in every process, over all of them; gradients are summed, not averaged."""
+    """Divide `model` over all processes; gradients are summed, not averaged.
+
+    It is whole and the same in each of them, or whole in the first and on the meta device in others.
+    """
     mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
     names = set(getattr(causal_of(model), "_no_split_modules", None) or ())
+    # One after the other: what a process is given of a layer is divided before the next layer comes.
+    is_given = bool(ranks.sum(torch.tensor([float(_is_sketch(model))])))
     for module in list(model.modules()):
         if type(module).__name__ in names:
+            if is_given:
+                _give_weights(module)
             fully_shard(module, mesh=mesh)
+    if is_given:
+        _give_weights(model)
     root = Sharded(model)
     fully_shard(root, mesh=mesh)
     for part in _shards(root):
@@ -63,6 +72,37 @@ def shard(model: nn.Module, ranks: Ranks) -> Sharded:
         # An expert that a process's packs do not reach has a gradient in another.
         part.set_reduce_scatter_unused_params(True, recurse=False)
     return root
+
+
+def _is_sketch(model: nn.Module) -> bool:
+    return any(parameter.is_meta for parameter in model.parameters())
+
+
+@torch.no_grad()
+def _give_weights(module: nn.Module) -> None:
+    """Send the tensors of `module` that are not divided yet, its buffers included, from the first process to those without."""
+    given: dict[Tensor, Tensor] = {}
+    for part in module.modules():
+        # Buffers that no checkpoint holds (rotary frequencies) are sent too, and what a module keeps of them beside.
+        for tensors in (part._parameters, part._buffers, part.__dict__):
+            for name, tensor in tensors.items():
+                if not isinstance(tensor, Tensor) or isinstance(tensor, DTensor):
+                    continue
+                # Tied weights are one tensor under several names, and stay one.
+                if tensor not in given:
+                    given[tensor] = _given(tensor)
+                tensors[name] = given[tensor]
+
+
+def _given(tensor: Tensor) -> Tensor:
+    """The first process's values of a tensor."""
+    if tensor.is_meta:
+        empty = torch.empty_like(tensor, device="cpu")
+        own = nn.Parameter(empty, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+    else:
+        own = tensor
+    torch.distributed.broadcast(own.data, src=0)
+    return own
 
 
 def choose_parallel(asked: Literal["auto", "ddp", "fsdp"], model: nn.Module, ranks: Ranks) -> Literal["ddp", "fsdp"]:

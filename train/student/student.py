@@ -25,11 +25,31 @@ def load_student(path: Path, device: torch.device, settings: TrainSettings) -> n
         model: nn.Module = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
     except Exception as error:  # a model's constructor raises whatever its configuration leads it to
         raise _unloadable(path, error) from error
+    return _prepared(model, settings).to(device).train()
+
+
+def sketch_student(path: Path, settings: TrainSettings) -> nn.Module | None:
+    """What `load_student` gives, without the weights: its tensors are on the meta device, where they take no memory.
+
+    None for a model that only its own code, or its loader, can make.
+    """
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True)
+        if getattr(config, "quantization_config", None) or getattr(config, "auto_map", None):
+            return None
+        with torch.device("meta"):
+            model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+            return _prepared(model, settings).train()
+    except KidpipeError:
+        raise
+    except Exception:  # loading it says what is wrong
+        return None
+
+
+def _prepared(model: nn.Module, settings: TrainSettings) -> nn.Module:
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
-    if settings.lora_rank:
-        model = add_adapters(model, settings)
-    return model.to(device).train()
+    return add_adapters(model, settings) if settings.lora_rank else model
 
 
 def check_student(path: Path) -> None:
