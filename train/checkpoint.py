@@ -40,6 +40,8 @@ class RunProgress:
     """Of the student as it was given; nan in checkpoints of an older kidpipe, and without a holdout."""
     pack_tokens: int = 0
     """Of the packs that the run's steps are cut into; 0 in checkpoints of an older kidpipe."""
+    held_out: int = -1
+    """Examples that the run keeps for evaluation; -1 in checkpoints of an older kidpipe."""
 
 
 def commit_folder(target: Path, write: Callable[[Path], None]) -> None:

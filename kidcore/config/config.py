@@ -234,6 +234,7 @@ class TrainSettings(Section):
         description="what generates in training (imitkd, gkd); vllm = an engine beside one process: lower engine.gpu_memory",
     )
     holdout: Identity[float] = Field(0.02, ge=0, lt=0.5, description="share of the examples kept for evaluation during training")
+    holdout_most: Identity[int] = Field(1000, ge=1, description="examples kept for evaluation at most; the rest is trained on")
     eval_every: Identity[int] = Field(0, ge=0, description="steps between evaluations; 0 = once an epoch")
     save_every: Runtime[int] = Field(0, ge=0, description="steps between checkpoints; 0 = with each evaluation")
     save_minutes: Runtime[float] = Field(

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import platform
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,8 @@ from train.tracking import check_trackers
 from train.trainer import run
 
 _LOG = logging.getLogger(__name__)
+CACHE = "cache"
+"""Below the store's root, a folder a machine: what training makes of shards once. It may go whenever nobody trains."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "", is_te
         teacher = _teacher_on_gold(session, prepared.manifest) if ranks.is_first else None
         result = run(
             settings,
-            _source(session, prepared),
+            source_of(session, prepared),
             prepared.student.path,
             out,
             ranks=ranks,
@@ -275,10 +278,12 @@ def _refuse_idle_teacher(settings: TrainSettings) -> None:
         )
 
 
-def _source(session: Session, prepared: PreparedRun) -> "Source":
+def source_of(session: Session, prepared: PreparedRun) -> "Source":
+    """The shards that a run trains on."""
     root, manifest = session.store.root, prepared.manifest
     parts = [
         PartFiles(part.part, {stage: tuple(root / file for file in files) for stage, files in part.files.items()})
         for part in manifest.parts
     ]
-    return Source(parts, manifest.facts.eos_id, prepared.content, manifest.facts.max_tokens)
+    facts = manifest.facts
+    return Source(parts, facts.eos_id, prepared.content, facts.max_tokens, root / CACHE / platform.node())

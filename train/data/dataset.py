@@ -9,15 +9,18 @@ import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
+from pathlib import Path
 
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS, ROLLOUTS, gold_share, gold_weight, mixes_rollouts, stages_read, takes_correct_answers
 from kidcore.store.stages import STAGE_TABLE
 from train.data.examples import TrainingExample
-from train.data.sampler import group_order, is_drawn, is_held_out, part_order
-from train.data.shards import PartFiles, ShardRows, gold_example, mixed_example, read_shard, read_usable_ids
-from train.data.views import correct_answers, views_of
+from train.data.index import ExampleIndex, index_of
+from train.data.sampler import group_order, is_drawn, part_order
+from train.data.shards import PartFiles, ShardRows, gold_example, mixed_example, read_shard
+from train.data.views import views_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Source:
     digest: str
     longest: int = 0
     """Tokens of the longest sequence, prompt and SQL; 0 = not known."""
+    cache: Path | None = None
+    """A folder of this machine's own for what is made of the shards once and read by all of its processes; None: no such."""
 
 
 @dataclass(frozen=True)
@@ -62,32 +67,18 @@ class Dataset:
             )
 
     @cached_property
-    def _usable(self) -> dict[int, tuple[set[str], set[str]]]:
-        """Ids to train on and held-out ids, by part. Only two columns of the shards are read for it.
-
-        A method that is taught answers trains on questions all of whose answers are of use, or, where correct ones are asked
-        for, that have one; it holds out as the others do.
-        """
-        usable, answers = {}, METHODS[self.settings.method].answers
-        for number, files in enumerate(self.source.parts):
-            ids = read_usable_ids(files.one("ingest"))
-            held = {x for x in ids if is_held_out(x, self.settings.holdout, self.settings.seed)}
-            if takes_correct_answers(self.settings):
-                answered = [set(correct_answers(files, answers))]
-            else:
-                answered = [set(read_usable_ids(path)) for path in files.of(answers)]
-            usable[number] = (set(ids).difference(held).intersection(*answered), held)
-        return usable
+    def _index(self) -> ExampleIndex:
+        return index_of(self.source.parts, self.settings, self.source.cache)
 
     @property
     def num_examples(self) -> int:
         """Examples of one epoch."""
-        return sum(len(train) for train, _ in self._usable.values())
+        return sum(self._index.num_train)
 
     @property
     def num_held_out(self) -> int:
         """Examples kept for evaluation."""
-        return sum(len(held) for _, held in self._usable.values())
+        return sum(self._index.num_held)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -117,11 +108,10 @@ class Dataset:
 
     def held_out(self) -> Iterator[list[TrainingExample]]:
         """The held-out examples, one list a part: gold whatever the weights are, and view 0 where imperfect views are read."""
-        for number in range(len(self.source.parts)):
-            ids = self._usable[number][1]
-            if ids:
+        for number, count in enumerate(self._index.num_held):
+            if count:
                 part = _HeldOut(self.source, number, self.settings)
-                yield [part.example(example_id) for example_id in sorted(ids)]
+                yield [part.example(example_id) for example_id in self._index.part(number).held]
 
     def _epoch(self, epoch: int, offset: int) -> Iterator[tuple["_Part", str]]:
         """The part and id of each example of an epoch, from the `offset`-th on."""
@@ -129,9 +119,9 @@ class Dataset:
         start = bisect.bisect_right([window.first for window in windows], offset) - 1
         for window in windows[start:]:
             parts = [_Part(self.source, number, self.settings, epoch) for number in window.parts]
-            home = {x: part for number, part in zip(window.parts, parts, strict=True) for x in self._usable[number][0]}
-            pairs = [(x, part.db_id(x)) for x, part in home.items()]
-            ordered = group_order(sorted(pairs), self.settings.group_size, self.settings.seed, epoch)
+            pairs = {number: self._index.part(number).train for number in window.parts}
+            home = {x: part for number, part in zip(window.parts, parts, strict=True) for x, _db_id in pairs[number]}
+            ordered = group_order(sorted(chain(*pairs.values())), self.settings.group_size, self.settings.seed, epoch)
             for example_id in ordered[max(0, offset - window.first) :]:
                 yield home[example_id], example_id
 
@@ -142,7 +132,7 @@ class Dataset:
             for start in range(0, len(order), size):
                 parts = order[start : start + size]
                 windows.append(_Window(parts, first))
-                first += sum(len(self._usable[number][0]) for number in parts)
+                first += sum(self._index.num_train[number] for number in parts)
             self._windows = {epoch: windows}
         return self._windows[epoch]
 
@@ -163,13 +153,6 @@ class _Part:
 
     def _reads_gold(self) -> bool:
         return not self._traits.answers and self._traits.gold in stages_read(self._settings)
-
-    def db_id(self, example_id: str) -> str:
-        shard = self._gold
-        if shard is None:
-            assert self._views is not None
-            shard = self._views.any
-        return shard.db_ids[shard.row(example_id)]
 
     def example(self, example_id: str) -> TrainingExample:
         """What the epoch teaches of an example."""

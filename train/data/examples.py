@@ -1,6 +1,6 @@
 """What the trainer learns from, in memory: an example is one question with the SQL sequences that one step teaches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,18 @@ class TrainingExample:
     example_id: str
     db_id: str
     branches: tuple[Branch, ...]
+
+
+def on_its_own(example: TrainingExample) -> TrainingExample:
+    """The same with arrays of its own, which keep no shard in memory."""
+    return replace(example, branches=tuple(_on_its_own(branch) for branch in example.branches))
+
+
+def _on_its_own(branch: Branch) -> Branch:
+    teacher = branch.teacher
+    if teacher is not None:
+        teacher = TeacherTopK(teacher.count.copy(), teacher.ids.copy(), teacher.logprobs.copy(), teacher.tail.copy())
+    return replace(branch, tokens=branch.tokens.copy(), teacher=teacher)
 
 
 @dataclass(frozen=True)

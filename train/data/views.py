@@ -35,11 +35,6 @@ class Views:
         """The shards whose row of the example is shown; fewer than `number` where it has no more choices."""
         return [self._shard(view) for view in turns(self._choices(example_id), self.epoch, self.number)]
 
-    @property
-    def any(self) -> ShardRows:
-        """One of the shards, for what is the same in all."""
-        return self._shard(next(iter(self._shards), turns(list(range(len(self.files))), self.epoch, 1)[0]))
-
     def _choices(self, example_id: str) -> list[int]:
         every = list(range(len(self.files)))
         if self.choices is None:
