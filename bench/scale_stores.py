@@ -1,0 +1,127 @@
+"""A finished store in; seconds and memory of what people do with it out: plan, a build with nothing stale, a first step.
+
+Commands are whole processes, timed from their start; a `first` one makes what is kept for the next.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from bench.big_store import VIEWS, make_store
+from kidcore.config.processes import peak_memory_mib
+from kidpipe.commands.session import open_session
+from kidpipe.commands.train import prepare_run, source_of
+from train.data.dataset import Dataset
+from train.data.distribute import MicroBatcher
+
+_KEPT = ("outline.json", "cache")
+_PROCESSES = (1, 8)
+_READ_STEPS = 200
+_POLL_S = 0.02
+
+
+def measure_store(folder: Path, rows: int) -> dict[str, Any]:
+    """Everything about one size; the store is made where it is not there."""
+    place = folder / str(rows)
+    make_store(place, rows)
+    store = place / "artifacts"
+    for name in _KEPT:
+        path = store / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    shutil.rmtree(store / "runs", ignore_errors=True)
+    figures: dict[str, Any] = {
+        "rows": rows,
+        "views": VIEWS,
+        "shards": sum(1 for _ in store.glob("*/*.parquet")),
+        "bytes": _bytes(store),
+        "score_bytes_a_row": round(_bytes(store / "score") / rows / VIEWS),
+        "data_bytes": _bytes(place / "data"),
+        "load_average": os.getloadavg()[0],
+        "first plan": _command(place, ["plan", "--json", "--check"]),
+        "plan": _command(place, ["plan", "--json", "--check"]),
+        "build with nothing stale": _command(place, ["build-imperfect", "--json"]),
+    }
+    for number in _PROCESSES:
+        for which in ("first ", ""):
+            if which:
+                shutil.rmtree(store / "cache", ignore_errors=True)
+            figures[f"{which}training step, {number} processes"] = _first_step(place, number, f"{which.strip()}{number}")
+    reading = [sys.executable, "-m", "bench.scale_stores", str(place)]
+    figures["reading"] = json.loads(subprocess.run(reading, check=True, capture_output=True, text=True).stdout)
+    figures["index_bytes_an_example"] = round(_bytes(store / "cache") / rows, 1)
+    return figures
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _command(place: Path, words: Sequence[str]) -> dict[str, float]:
+    """A command from start to end."""
+    command = [sys.executable, "-m", "kidpipe", *words, "--config", str(place / "kidpipe.toml")]
+    began = time.perf_counter()
+    with (place / "said.txt").open("w") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said)
+        return _ended(process, began, place)
+
+
+def _first_step(place: Path, processes: int, name: str) -> dict[str, float]:
+    """A run of one step with a small student: seconds until its first step is in the log, and what the largest process held."""
+    words = ["train", "--config", str(place / "kidpipe.toml"), "--name", name, "--set", "train.max_steps=1"]
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    log = place / "artifacts" / "runs" / name / "log.jsonl"
+    began = time.perf_counter()
+    with (place / "said.txt").open("w") as said:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = [sys.executable, *several, "-m", "kidpipe", *words]
+        process = subprocess.Popen(command, stdout=said, stderr=said, env=environment)
+        to_step = 0.0
+        while process.poll() is None and not to_step:
+            time.sleep(_POLL_S)
+            if log.exists() and '"kind": "step"' in log.read_text():
+                to_step = time.perf_counter() - began
+        return {"to_first_step_s": round(to_step, 2)} | _ended(process, began, place)
+
+
+def _ended(process: "subprocess.Popen[bytes]", began: float, place: Path) -> dict[str, float]:
+    """Wall and processor time, and the largest resident set of the process or one that it waited for."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{process.args} failed: {(place / 'said.txt').read_text()[-2000:]}")
+    return {
+        "wall_s": round(time.perf_counter() - began, 2),
+        "processor_s": round(usage.ru_utime + usage.ru_stime, 2),
+        "peak_mib": round(usage.ru_maxrss / 1024, 1),
+    }
+
+
+def read(place: Path) -> dict[str, float]:
+    """What one process reads and packs of the stream, from a step in the middle of an epoch on."""
+    session = open_session(place / "kidpipe.toml", [], {})
+    prepared = prepare_run(session, quiet=True)
+    dataset, batcher = Dataset(source_of(session, prepared), session.config.train), MicroBatcher("tree", 4096)
+    steps = min(_READ_STEPS, dataset.steps_per_epoch // 2)
+    began, cpu = time.perf_counter(), time.process_time()
+    stream = dataset.steps(dataset.steps_per_epoch // 2)
+    for examples in islice(stream, steps):
+        batcher.cut(examples)
+    wall, processor = time.perf_counter() - began, time.process_time() - cpu
+    number = steps * session.config.train.batch_size
+    return {
+        "examples": number,
+        "examples_a_second": round(number / wall),
+        "examples_a_processor_second": round(number / processor),
+        "peak_mib": peak_memory_mib(),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(read(Path(sys.argv[1]))))
