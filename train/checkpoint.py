@@ -43,6 +43,15 @@ class RunProgress:
     held_out: int = -1
     """Examples that the run keeps for evaluation; -1 in checkpoints of an older kidpipe."""
 
+    def require_holdout(self, held_out: int, most: int, out: Path) -> None:
+        """Refuse to go on with a run that was begun before holdouts were capped, where that changes what is trained on."""
+        if self.step and self.held_out < 0 and held_out >= most:
+            raise KidpipeError(
+                "an older kidpipe began this run, and kept more examples for evaluation than train.holdout_most",
+                where=str(out),
+                fix="finish it with that version, or begin anew in another folder (--name)",
+            )
+
 
 def commit_folder(target: Path, write: Callable[[Path], None]) -> None:
     """Fill a folder with `write` and put it in the place of `target`.

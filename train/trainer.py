@@ -142,7 +142,8 @@ class _Session:
         torch.manual_seed(settings.seed)
         self._settings, self._origin, self._out, self._ranks = settings, origin, out, ranks
         self._checkpoints, self._loader, self._companions, self._trackers = checkpoints, loader, companions, trackers
-        self._data, self._eos_id = Dataset(source, settings), source.eos_id
+        is_shared = processes.local_world_size() > 1 or loader.num_workers > 1
+        self._data, self._eos_id = Dataset(source, settings, is_shared), source.eos_id
         self._gold: list[list[TrainingExample]] = []
         self._known: GoldKnowledge | None = None
         self._overlap: Overlap | None = None
@@ -168,7 +169,7 @@ class _Session:
         self._save_every = settings.save_every or self._eval_every
         fresh = RunProgress(step=0, best_step=0, best_nll=math.inf, log_bytes=0, seconds=0.0)
         progress = checkpoints.load(self._model, self._optimizer, ranks.device) or fresh
-        self._require_same_holdout(progress)
+        progress.require_holdout(self._data.num_held_out, settings.holdout_most, out)
         self._progress = replace(progress, pack_tokens=pack_size(settings), held_out=self._data.num_held_out)
 
     def train(self, stop: StopRequest, teacher: GoldKnowledge | None, *, show: bool) -> TrainResult:
@@ -208,15 +209,6 @@ class _Session:
             log.commit()
         self._save("last")
         return self._finish(nll)
-
-    def _require_same_holdout(self, progress: RunProgress) -> None:
-        """Refuse to go on with a run that was begun before `holdout_most`, where that changes what is trained on."""
-        if progress.step and progress.held_out < 0 and self._data.num_held_out >= self._settings.holdout_most:
-            raise KidpipeError(
-                "an older kidpipe began this run, and kept more examples for evaluation than train.holdout_most",
-                where=str(self._out),
-                fix="finish it with that version, or begin anew in another folder (--name)",
-            )
 
     def _say_where(self) -> None:
         step = self._progress.step

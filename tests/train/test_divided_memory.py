@@ -1,12 +1,14 @@
 """What a process holds of a divided student: its part of the weights, gradients and moments, and never a whole optimiser state.
 
-Measured as the kernel counts it, in several real processes, over a life with everything that might gather the whole: start,
+Measured as the C library counts it, in several real processes, over a life with everything that might gather the whole: start,
 steps, a checkpoint, and going on from it.
 """
 
+import ctypes
 import gc
 import json
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,24 +54,54 @@ def save(folder: Path, hidden: int, layers: int) -> int:
     return sum(parameter.nbytes for parameter in model.parameters())
 
 
-def memory(name: str) -> int:
-    """Bytes: VmRSS, or VmHWM, the most that VmRSS was."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
+class _Figures(ctypes.Structure):
+    """`struct mallinfo2` of the C library."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    )
+
+
+def allocated() -> int:
+    """Bytes that this process has asked of the C library and not given back: all tensors on the CPU are among them.
+
+    Not the resident set, in which mapped files and what the kernel took away and brought back count too.
+    """
+    figures = _LIBRARY.mallinfo2()
+    return int(figures.uordblks + figures.hblkhd)
+
+
+_LIBRARY = ctypes.CDLL(None)
+_LIBRARY.mallinfo2.restype = _Figures
 
 
 @contextmanager
 def peak(found: dict[str, int], name: str, before: int) -> Iterator[None]:
-    """Put into `found[name]` how many bytes over `before` the process has at most until the end."""
-    Path("/proc/self/clear_refs").write_text("5")
-    yield
-    found[name] = max(found.get(name, 0), memory("VmHWM") - before)
+    """Put into `found[name]` how many bytes over `before` the process has at most until the end, looking every two ms."""
+    is_over = threading.Event()
+
+    def look() -> None:
+        found[name] = max(found.get(name, 0), allocated() - before)
+
+    def watch() -> None:
+        while not is_over.wait(0.002):
+            look()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        watcher.join()
+        look()
 
 
 def live(student: Path, folder: Path, settings: TrainSettings, ranks: Ranks) -> dict[str, int]:
     """Start, two steps and a checkpoint, and the same from that checkpoint; the peaks."""
     gc.collect()
-    before = memory("VmRSS")
+    before = allocated()
     found: dict[str, int] = {}
     examples = make_examples(np.random.default_rng(0), 2, 1, 1)
     for first in (0, 2):
@@ -97,8 +129,7 @@ def measure(folder: Path) -> None:
     """What each process does: the same life with a small student first, so that libraries have what they keep."""
     with open_ranks("cpu") as ranks, flat_memory():
         divided, whole = (config(parallel=parallel, dtype="float32") for parallel in ("fsdp", "ddp"))
-        for settings in (divided, whole):
-            live(folder / "small", folder / f"warm-{settings.parallel}", settings, ranks)
+        live(folder / "small", folder / "warm", divided, ranks)
         found = {"divided": live(folder / "large", folder / "divided", divided, ranks)}
         if ranks.world_size == 2:
             found["whole"] = live(folder / "large", folder / "whole", whole, ranks)

@@ -20,7 +20,11 @@ from train.data.examples import TrainingExample
 from train.data.index import ExampleIndex, index_of
 from train.data.sampler import group_order, is_drawn, part_order
 from train.data.shards import PartFiles, ShardRows, gold_example, mixed_example, read_shard
+from train.data.shared_rows import SharedRows
 from train.data.views import views_of
+
+_WINDOWS_KEPT = 16
+"""Times `buffer_shards`: decoded shards that are kept for other processes, several a part, of windows that some are ahead in."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Dataset:
 
     source: Source
     settings: TrainSettings
+    is_shared: bool = False
+    """Whether other processes of this machine read the same stream."""
     _windows: dict[int, list[_Window]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -69,6 +75,11 @@ class Dataset:
     @cached_property
     def _index(self) -> ExampleIndex:
         return index_of(self.source.parts, self.settings, self.source.cache)
+
+    @property
+    def _shared(self) -> SharedRows | None:
+        cache = self.source.cache
+        return SharedRows(cache / "rows", _WINDOWS_KEPT * self.settings.buffer_shards) if cache and self.is_shared else None
 
     @property
     def num_examples(self) -> int:
@@ -110,7 +121,7 @@ class Dataset:
         """The held-out examples, one list a part: gold whatever the weights are, and view 0 where imperfect views are read."""
         for number, count in enumerate(self._index.num_held):
             if count:
-                part = _HeldOut(self.source, number, self.settings)
+                part = _HeldOut(self.source, number, self.settings, self._shared)
                 yield [part.example(example_id) for example_id in self._index.part(number).held]
 
     def _epoch(self, epoch: int, offset: int) -> Iterator[tuple["_Part", str]]:
@@ -118,7 +129,7 @@ class Dataset:
         windows = self._epoch_windows(epoch)
         start = bisect.bisect_right([window.first for window in windows], offset) - 1
         for window in windows[start:]:
-            parts = [_Part(self.source, number, self.settings, epoch) for number in window.parts]
+            parts = [_Part(self.source, number, self.settings, epoch, self._shared) for number in window.parts]
             pairs = {number: self._index.part(number).train for number in window.parts}
             home = {x: part for number, part in zip(window.parts, parts, strict=True) for x, _db_id in pairs[number]}
             ordered = group_order(sorted(chain(*pairs.values())), self.settings.group_size, self.settings.seed, epoch)
@@ -140,16 +151,16 @@ class Dataset:
 class _Part:
     """The shards of one part that the method learns from in one epoch."""
 
-    def __init__(self, source: Source, number: int, settings: TrainSettings, epoch: int) -> None:
+    def __init__(self, source: Source, number: int, settings: TrainSettings, epoch: int, shared: SharedRows | None) -> None:
         files, self._eos_id = source.parts[number], source.eos_id
         self._settings, self._epoch = settings, epoch
         traits = self._traits = METHODS[settings.method]
-        self._gold = read_shard(files.one(traits.gold), traits.gold) if self._reads_gold() else None
+        self._gold = read_shard(files.one(traits.gold), traits.gold, shared) if self._reads_gold() else None
         shown = traits.answers or traits.imperfect
         number = 1 if traits.answers else settings.views_per_step
-        self._views = views_of(files, shown, settings, epoch, number) if shown else None
+        self._views = views_of(files, shown, settings, epoch, number, shared) if shown else None
         # Answers take turns like other views, however many of each there are.
-        self._answers = views_of(files, ROLLOUTS, settings, epoch, number) if mixes_rollouts(settings) else None
+        self._answers = views_of(files, ROLLOUTS, settings, epoch, number, shared) if mixes_rollouts(settings) else None
 
     def _reads_gold(self) -> bool:
         return not self._traits.answers and self._traits.gold in stages_read(self._settings)
@@ -189,11 +200,11 @@ class _Part:
 class _HeldOut:
     """The shard of one part that evaluation reads: gold, or view 0 where imperfect views are read, which holds gold too."""
 
-    def __init__(self, source: Source, number: int, settings: TrainSettings) -> None:
+    def __init__(self, source: Source, number: int, settings: TrainSettings, shared: SharedRows | None) -> None:
         files, self._eos_id = source.parts[number], source.eos_id
         traits = METHODS[settings.method]
         stage = traits.imperfect or traits.gold
-        self._shard = read_shard(files.of(stage)[0], stage)
+        self._shard = read_shard(files.of(stage)[0], stage, shared)
         self._has_views = bool(traits.imperfect)
 
     def example(self, example_id: str) -> TrainingExample:

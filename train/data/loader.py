@@ -37,6 +37,7 @@ class Loader:
     """Worker processes, started at once (they take seconds to start) and put to work by `steps`."""
 
     def __init__(self, num_workers: int) -> None:
+        self.num_workers = num_workers
         self._workers: list[tuple[subprocess.Popen[bytes], Connection]] = []
         self._ready: queue.Queue[Any] = queue.Queue(_AHEAD)
         self._is_closed = threading.Event()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kidcore.errors import KidpipeError
 from train.data.examples import Branch, TeacherTopK, TrainingExample
+from train.data.shared_rows import SharedRows
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,11 @@ COLUMNS = {
 """What is learnt from the shards of each stage that a method may read."""
 
 
-def read_shard(path: Path, stage: str) -> ShardRows:
-    """What is learnt from the shard of `stage` at `path`."""
+def read_shard(path: Path, stage: str, shared: SharedRows | None = None) -> ShardRows:
+    """What is learnt from the shard of `stage` at `path`, decoded by this process or by one that shares it."""
     columns = COLUMNS[stage]
-    table = read_columns(path, ["example_id", "db_id", *columns])
+    names = ["example_id", "db_id", *columns]
+    table = read_columns(path, names) if shared is None else shared.table(path, names, read_columns)
     ids = table["example_id"].to_pylist()
     return ShardRows(
         path=path,
@@ -113,7 +115,8 @@ def read_columns(path: Path, columns: list[str]) -> pa.Table:
 
 
 def _ragged(column: pa.ChunkedArray) -> Ragged:
-    array = column.combine_chunks()
+    # One chunk is taken as it is: joining would copy what is mapped.
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
     offsets = array.offsets.to_numpy()

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from kidcore.config.config import TrainSettings
 from kidcore.method.methods import METHODS, OUTCOMES, chooses_views, takes_correct_answers
 from train.data.shards import PartFiles, ShardRows, read_columns, read_shard, read_usable_ids
+from train.data.shared_rows import SharedRows
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Views:
     epoch: int
     number: int
     """Views that an example shows in an epoch."""
+    shared: SharedRows | None = None
     _shards: dict[int, ShardRows] = field(default_factory=dict)
 
     def of(self, example_id: str) -> list[ShardRows]:
@@ -43,11 +45,13 @@ class Views:
 
     def _shard(self, view: int) -> ShardRows:
         if view not in self._shards:
-            self._shards[view] = read_shard(self.files[view], self.stage)
+            self._shards[view] = read_shard(self.files[view], self.stage, self.shared)
         return self._shards[view]
 
 
-def views_of(files: PartFiles, stage: str, settings: TrainSettings, epoch: int, number: int) -> Views:
+def views_of(
+    files: PartFiles, stage: str, settings: TrainSettings, epoch: int, number: int, shared: SharedRows | None = None
+) -> Views:
     """The views that `settings` let the examples of a part show of what `stage` made."""
     shown = files.of(stage)
     choices = None
@@ -55,7 +59,7 @@ def views_of(files: PartFiles, stage: str, settings: TrainSettings, epoch: int, 
         choices = correct_answers(files, stage)
     elif chooses_views(settings):
         choices = plausible_views(files, stage)
-    return Views(shown, stage, choices, settings.view_choice == "only_plausible", epoch, number)
+    return Views(shown, stage, choices, settings.view_choice == "only_plausible", epoch, number, shared)
 
 
 def turns(choices: list[int], epoch: int, number: int) -> list[int]:
