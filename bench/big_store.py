@@ -52,7 +52,7 @@ def make_store(folder: Path, rows: int) -> Session:
     session = open_session(folder / "kidpipe.toml", [], {})
     context = open_context(session.config)
     # A power cut during a benchmark costs the benchmark; syncing 30,000 files one by one would cost an hour.
-    synced, os.fsync = os.fsync, lambda _file: None
+    synced, os.fsync = os.fsync, lambda fd: None
     try:
         _write_shards(context, session)
         build(context, session.store, progress=False)

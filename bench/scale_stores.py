@@ -95,7 +95,7 @@ def _ended(process: "subprocess.Popen[bytes]", began: float, place: Path) -> dic
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"{process.args} failed: {(place / 'said.txt').read_text()[-2000:]}")
+        raise SystemExit(f"{process.args!r} failed: {(place / 'said.txt').read_text()[-2000:]}")
     return {
         "wall_s": round(time.perf_counter() - began, 2),
         "processor_s": round(usage.ru_utime + usage.ru_stime, 2),

@@ -169,7 +169,7 @@ def _databases(root: Path, layout: _Layout, split: Split, named: str) -> Path:
 
 def _read_file(file: Path, layout: _Layout, split: Split) -> list[Example]:
     prefix = "train_others" if file.name.removesuffix(".gz") == "train_others.json" else split
-    rows = read_json_lines(file)
+    rows: Any = read_json_lines(file)
     if rows is None:
         rows = read_json(file)
         if isinstance(rows, dict) and "db_id" in rows:

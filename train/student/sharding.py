@@ -84,7 +84,8 @@ def _give_weights(module: nn.Module) -> None:
     given: dict[Tensor, Tensor] = {}
     for part in module.modules():
         # Buffers that no checkpoint holds (rotary frequencies) are sent too, and what a module keeps of them beside.
-        for tensors in (part._parameters, part._buffers, part.__dict__):
+        places: tuple[dict[str, Any], ...] = (part._parameters, part._buffers, part.__dict__)
+        for tensors in places:
             for name, tensor in tensors.items():
                 if not isinstance(tensor, Tensor) or isinstance(tensor, DTensor):
                     continue
