@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -51,13 +52,12 @@ def make_store(folder: Path, rows: int) -> Session:
         _make_inputs(folder, rows)
     session = open_session(folder / "kidpipe.toml", [], {})
     context = open_context(session.config)
-    # A power cut during a benchmark costs the benchmark; syncing 30,000 files one by one would cost an hour.
-    synced, os.fsync = os.fsync, lambda fd: None
     try:
-        _write_shards(context, session)
-        build(context, session.store, progress=False)
+        # A power cut during a benchmark costs the benchmark; syncing 30,000 files one by one would cost an hour.
+        with patch.object(os, "fsync"):
+            _write_shards(context, session)
+            build(context, session.store, progress=False)
     finally:
-        os.fsync = synced
         context.close()
     return session
 

@@ -28,6 +28,7 @@ from train.data.distribute import MicroBatches
 from train.data.examples import TrainingExample, on_its_own
 from train.data.loader import Loader, choose_workers
 from train.data.sampler import hashed
+from train.data.shared_rows import drop_shared
 from train.display import Display
 from train.memory import fitted, pack_size
 from train.online.online import Online, prepare_together
@@ -107,6 +108,8 @@ def run(
             _LOG.info("this run is finished; nothing to do: %s", out)
         if ranks.is_first:
             checkpoints.clear()
+        if processes.local_rank() == 0 and source.cache:
+            drop_shared(source.cache)
         return finished
 
 

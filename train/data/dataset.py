@@ -20,7 +20,7 @@ from train.data.examples import TrainingExample
 from train.data.index import ExampleIndex, index_of
 from train.data.sampler import group_order, is_drawn, part_order
 from train.data.shards import PartFiles, ShardRows, gold_example, mixed_example, read_shard
-from train.data.shared_rows import SharedRows
+from train.data.shared_rows import SharedRows, shared_in
 from train.data.views import views_of
 
 _WINDOWS_KEPT = 16
@@ -79,7 +79,7 @@ class Dataset:
     @property
     def _shared(self) -> SharedRows | None:
         cache = self.source.cache
-        return SharedRows(cache / "rows", _WINDOWS_KEPT * self.settings.buffer_shards) if cache and self.is_shared else None
+        return shared_in(cache, _WINDOWS_KEPT * self.settings.buffer_shards) if cache and self.is_shared else None
 
     @property
     def num_examples(self) -> int:

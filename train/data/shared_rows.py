@@ -5,6 +5,7 @@ SQL; the teacher's distributions, which are most of a shard, come into memory on
 """
 
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from kidcore.atomic import replacing
 from kidcore.config.settings import fingerprint
 from kidcore.locks import waiting_for
 
+_FOLDER = "rows"
 _LOCKS = 16
 """So that one process can decode a shard while another decodes the next."""
 
@@ -54,6 +56,16 @@ class SharedRows:
                 found.append((file.stat().st_mtime_ns, file))
         for _, file in sorted(found, reverse=True)[self.most :]:
             file.unlink(missing_ok=True)
+
+
+def shared_in(cache: Path, most: int) -> SharedRows:
+    """Those of a machine, whose folder for what is made once is `cache`."""
+    return SharedRows(cache / _FOLDER, most)
+
+
+def drop_shared(cache: Path) -> None:
+    """Remove what is decoded: nobody needs it where no run is under way, and another run decodes anew what it comes to."""
+    shutil.rmtree(cache / _FOLDER, ignore_errors=True)
 
 
 def _mapped(file: Path) -> pa.Table | None:
