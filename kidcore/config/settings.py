@@ -87,12 +87,14 @@ class Section(BaseModel):
 
 
 # Made once: json.dumps would make one for each of a million names.
+_PLAIN = frozenset((str, int, bool, type(None)))
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def canonical_json(value: Any) -> str:
     """One text for one value: sorted keys, no spaces; raises TypeError for what has no canonical form."""
-    return _CANONICAL.encode(_plain(value))
+    is_plain = type(value) is list and _PLAIN.issuperset(map(type, value))
+    return _CANONICAL.encode(value if is_plain else _plain(value))
 
 
 def _plain(value: Any) -> Any:

@@ -211,7 +211,7 @@ def _texts(row: Any, file: Path, number: int, layout: _Layout) -> tuple[dict[str
         "evidence": str(row.get("evidence") or "").strip(),
         "difficulty": sys.intern(str(row.get("difficulty") or "")),
     }
-    shown = {name: visible(text) for name, text in texts.items()}
+    shown = texts if all(map(str.isascii, texts.values())) else {name: visible(text) for name, text in texts.items()}
     return shown, f"{_NO_TEXT} under {', '.join(lacking)}" if lacking else _fault(texts, shown)
 
 

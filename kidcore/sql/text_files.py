@@ -142,7 +142,7 @@ def parse_json(text: str, where: str, line: int) -> Any:
     """The JSON value that `text` is; `line` is the number of its first line in the file `where`."""
     place = f"{where}, line {line}"
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        return _DECODER.decode(text)
     except _RepeatedKey as error:
         place = where if "\n" in text.strip() else place
         raise KidpipeError(f"the key {error.key!r} occurs twice in one object", where=place, fix="leave one out") from None
@@ -167,6 +167,10 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _value in pairs]
         raise _RepeatedKey(next(key for number, key in enumerate(keys) if key in keys[:number]))
     return found
+
+
+# Made once: json.loads would make one for each of a million lines.
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _not_utf8(path: Path, what: str, encoding: str) -> KidpipeError:
