@@ -103,13 +103,11 @@ def _write_shards(context: Context, session: Session) -> None:
     for stage in grid.stages:
         (session.store.root / stage.name).mkdir(parents=True, exist_ok=True)
         for part in grid.parts:
-            examples = context.examples(part)
-            for view in stage.each_view():
-                cell = grid.look(stage, part, view)
-                if cell.state == "done":
-                    continue
+            missing = [view for view in stage.each_view() if grid.look(stage, part, view).state != "done"]
+            examples = context.examples(part) if missing else ()
+            for view in missing:
                 table = drawn.table(stage.name, starts[part.index], examples, view)
-                line = ledger.line(stage, cell) | made_by(None, seconds=1.0, engine_start_s=0.0)
+                line = ledger.line(stage, cell := grid.look(stage, part, view)) | made_by(None, seconds=1.0, engine_start_s=0.0)
                 _commit(grid, session, stage, cell, table, line)
                 grid.look(stage, part, view)
 
