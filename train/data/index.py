@@ -21,7 +21,7 @@ from kidcore.config.config import TrainSettings
 from kidcore.config.settings import fingerprint
 from kidcore.locks import waiting_for
 from kidcore.method.methods import METHODS, takes_correct_answers
-from train.data.sampler import hashed, is_held_out
+from train.data.sampler import are_held_out, hashed
 from train.data.shards import PartFiles, read_columns, read_usable_ids
 from train.data.views import correct_answers
 
@@ -168,10 +168,17 @@ def _drawn(files: PartFiles, settings: TrainSettings, names: dict[str, int]) -> 
         answered = [set(read_usable_ids(path)) for path in files.of(answers)]
     return _Drawn(
         pa.array(ids, pa.string()),
-        np.array([names.setdefault(db_id, len(names)) for db_id in table["db_id"].to_pylist()], np.int32),
-        np.array([is_held_out(x, settings.holdout, settings.seed) for x in ids], np.bool_),
-        np.array([all(x in some for some in answered) for x in ids], np.bool_),
+        _places(table["db_id"], names),
+        np.array(are_held_out(ids, settings.holdout, settings.seed), np.bool_),
+        np.array([all(x in some for some in answered) for x in ids] if answered else np.ones(len(ids)), np.bool_),
     )
+
+
+def _places(db_ids: pa.ChunkedArray, names: dict[str, int]) -> NDArray[np.int32]:
+    """The number of each id in `names`, to which new ones are added."""
+    encoded = db_ids.combine_chunks().dictionary_encode()
+    numbers = np.array([names.setdefault(db_id, len(names)) for db_id in encoded.dictionary.to_pylist()], np.int32)
+    return numbers[encoded.indices.to_numpy()]
 
 
 def _most_held(drawn: Sequence[int], parts: Sequence[PartFiles], settings: TrainSettings) -> list[int]:
