@@ -178,7 +178,8 @@ def _places(db_ids: pa.ChunkedArray, names: dict[str, int]) -> NDArray[np.int32]
     """The number of each id in `names`, to which new ones are added."""
     encoded = db_ids.combine_chunks().dictionary_encode()
     numbers = np.array([names.setdefault(db_id, len(names)) for db_id in encoded.dictionary.to_pylist()], np.int32)
-    return numbers[encoded.indices.to_numpy()]
+    places: NDArray[np.int32] = numbers[encoded.indices.to_numpy()]
+    return places
 
 
 def _most_held(drawn: Sequence[int], parts: Sequence[PartFiles], settings: TrainSettings) -> list[int]:
