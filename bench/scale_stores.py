@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from train.data.dataset import Dataset
 from train.data.distribute import MicroBatcher
 
 _KEPT = ("outline.json", "cache")
-_PROCESSES = (1, 8)
 _READ_STEPS = 200
 _POLL_S = 0.02
 
@@ -44,17 +43,22 @@ def measure_store(folder: Path, rows: int) -> dict[str, Any]:
         "score_bytes_a_row": round(_bytes(store / "score") / rows / VIEWS),
         "data_bytes": _bytes(place / "data"),
         "load_average": os.getloadavg()[0],
-        "first plan": _command(place, ["plan", "--json", "--check"]),
-        "plan": _command(place, ["plan", "--json", "--check"]),
-        "build with nothing stale": _command(place, ["build-imperfect", "--json"]),
     }
-    for number in _PROCESSES:
-        for which in ("first ", ""):
-            if which:
-                shutil.rmtree(store / "cache", ignore_errors=True)
-            figures[f"{which}training step, {number} processes"] = _first_step(place, number, f"{which.strip()}{number}")
+    plan, build = ["plan", "--json", "--check"], ["build-imperfect", "--json"]
+    parts: dict[str, Callable[[], Mapping[str, float]]] = {
+        "first plan": lambda: _command(place, plan),
+        "plan": lambda: _command(place, plan),
+        "build with nothing stale": lambda: _command(place, build),
+        "first training step, index made": lambda: _first_step(place, 1, "first"),
+        "first training step": lambda: _first_step(place, 1, "one"),
+        "first training step, 8 processes": lambda: _first_step(place, 8, "eight"),
+        "reading": lambda: json.loads(subprocess.run(reading, check=True, capture_output=True, text=True).stdout),
+    }
     reading = [sys.executable, "-m", "bench.scale_stores", str(place)]
-    figures["reading"] = json.loads(subprocess.run(reading, check=True, capture_output=True, text=True).stdout)
+    for name, measure in parts.items():
+        figures[name] = measure()
+        # Said as soon as it is known: the whole takes minutes, and a machine may be taken away.
+        print(rows, name, json.dumps(figures[name]), flush=True)
     figures["index_bytes_an_example"] = round(_bytes(store / "cache") / rows, 1)
     return figures
 

@@ -11,7 +11,7 @@ from tests.train.small import write_build
 from tests.train.test_dataset import config
 from train.data.dataset import Dataset, Source
 from train.data.index import ExampleIndex, index_of
-from train.data.sampler import is_held_out
+from train.data.sampler import are_held_out, is_drawn, is_held_out
 
 ROWS, PARTS = 60, 5
 
@@ -66,6 +66,11 @@ def test_it_is_made_once_and_small_and_its_name_is_what_travels(source: Source, 
     for other in (config(holdout=0.3), config(seed=9), config(method="seqkd"), config(holdout_most=3)):
         index_of(source.parts, other, tmp_path)
     assert len(list(tmp_path.glob("*.arrow"))) == 5
+
+
+def test_what_is_held_out_is_drawn_one_by_one() -> None:
+    ids = [f"train:{number}é" for number in range(500)]
+    assert are_held_out(ids, 0.3, 7) == [is_drawn(0.3, "holdout", 7, x) for x in ids]
 
 
 @pytest.mark.parametrize("most", [1, 7, 20])
