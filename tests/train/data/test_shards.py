@@ -141,4 +141,3 @@ def test_strict_views_show_nothing_without_a_choice_and_shards_are_read_when_ask
         assert len(views.of(name)) == count
     views = Views((files[0], Path("missing")), "score", {name: [0]}, True, 3, 1)
     assert [shard.path for shard in views.of(name)] == [files[0]]
-    assert views.any.path == files[0], "one that was read already will do"
