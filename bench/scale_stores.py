@@ -69,42 +69,55 @@ def _bytes(folder: Path) -> int:
 
 def _command(place: Path, words: Sequence[str]) -> dict[str, float]:
     """A command from start to end."""
-    command = [sys.executable, "-m", "kidpipe", *words, "--config", str(place / "kidpipe.toml")]
-    began = time.perf_counter()
-    with (place / "said.txt").open("w") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said)
-        return _ended(process, began, place)
+    return _watched(place, ["-m", "kidpipe", *words, "--config", str(place / "kidpipe.toml")], None)
 
 
 def _first_step(place: Path, processes: int, name: str) -> dict[str, float]:
-    """A run of one step with a small student: seconds until its first step is in the log, and what the largest process held."""
-    words = ["train", "--config", str(place / "kidpipe.toml"), "--name", name, "--set", "train.max_steps=1"]
+    """A run of one step with a small student; its time to the first step that the log tells of."""
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
-    log = place / "artifacts" / "runs" / name / "log.jsonl"
-    began = time.perf_counter()
+    words = ["train", "--config", str(place / "kidpipe.toml"), "--name", name, "--set", "train.max_steps=1"]
+    return _watched(place, [*several, "-m", "kidpipe", *words], place / "artifacts" / "runs" / name / "log.jsonl")
+
+
+def _watched(place: Path, arguments: Sequence[str], log: Path | None) -> dict[str, float]:
+    """Wall and processor time of a command, and the largest resident set of one of its processes."""
+    began, figures, peak = time.perf_counter(), {}, 0.0
     with (place / "said.txt").open("w") as said:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        command = [sys.executable, *several, "-m", "kidpipe", *words]
-        process = subprocess.Popen(command, stdout=said, stderr=said, env=environment)
-        to_step = 0.0
-        while process.poll() is None and not to_step:
+        process = subprocess.Popen(
+            [sys.executable, *arguments], stdout=said, stderr=said, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+        # The peak that waiting for a process tells of includes that of the process which started it.
+        while process.poll() is None:
+            processes = [seen for pid in _tree(process.pid) if (seen := _look(pid)) is not None]
+            peak = max([peak, *(mib for mib, _ in processes)])
+            if log is not None and "to_first_step_s" not in figures and log.exists() and '"kind": "step"' in log.read_text():
+                figures["to_first_step_s"] = round(time.perf_counter() - began, 2)
+                figures["processor_to_first_step_s"] = round(sum(seconds for _, seconds in processes), 2)
             time.sleep(_POLL_S)
-            if log.exists() and '"kind": "step"' in log.read_text():
-                to_step = time.perf_counter() - began
-        return {"to_first_step_s": round(to_step, 2)} | _ended(process, began, place)
-
-
-def _ended(process: "subprocess.Popen[bytes]", began: float, place: Path) -> dict[str, float]:
-    """Wall and processor time, and the largest resident set of the process or one that it waited for."""
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+        wall_s = time.perf_counter() - began
     if process.returncode:
         raise SystemExit(f"{process.args!r} failed: {(place / 'said.txt').read_text()[-2000:]}")
-    return {
-        "wall_s": round(time.perf_counter() - began, 2),
-        "processor_s": round(usage.ru_utime + usage.ru_stime, 2),
-        "peak_mib": round(usage.ru_maxrss / 1024, 1),
-    }
+    return figures | {"wall_s": round(wall_s, 2), "peak_mib": round(peak, 1)}
+
+
+def _tree(pid: int) -> list[int]:
+    """A process and those that it started, theirs included."""
+    try:
+        children = (Path("/proc") / str(pid) / "task" / str(pid) / "children").read_text().split()
+    except OSError:
+        return []
+    return [pid, *(found for child in children for found in _tree(int(child)))]
+
+
+def _look(pid: int) -> tuple[float, float] | None:
+    """The most that a process has held in memory so far, MiB, and the processor seconds that it has used."""
+    try:
+        status = (Path("/proc") / str(pid) / "status").read_text()
+        times = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        peak = next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+        return peak, (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, StopIteration, IndexError, ValueError):
+        return None
 
 
 def read(place: Path) -> dict[str, float]:
