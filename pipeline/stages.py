@@ -28,8 +28,9 @@ def stages(context: Context, until: str = "score") -> list[Stage]:
     for answers in {"generate", "rollout"} & set(built_by(until)):
         _require_different_answers(answers, getattr(context.config, answers))
     asked = built_by(until)
+    scores = [name for name in asked if STAGE_TABLE[name].model in ("teacher", "predictor") and name != "generate"]
     # Asked of served teachers only: the number takes loading a tokenizer.
-    if context.teacher is not None and context.teacher.served is not None and {"gold_score", "predict", "verify"} & set(asked):
+    if context.teacher is not None and context.teacher.served is not None and scores:
         require_top_k(context.teacher, min(context.most_top_k, context.teacher.vocab_size))
     return [stage for stage in every_stage(context) if stage.name in asked]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from kidcore.allocator import flat_memory, release_free_memory
 from kidcore.config import processes
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
@@ -20,7 +21,6 @@ from kidcore.method.knowledge import GoldKnowledge, students_advantage
 from kidcore.method.methods import METHODS
 from kidcore.method.overlap import Overlap
 from kidcore.models.backends.vllm_student import VllmStudent
-from train.allocator import flat_memory, release_free_memory
 from train.checkpoint import Checkpoints, RunProgress, commit_folder
 from train.claim import claimed
 from train.data.dataset import Dataset, Source

@@ -26,15 +26,18 @@ from kidcore.models.tokenizer_files import TokenizerFiles
 from kidcore.models.tokenizers import tokenizer_digest
 
 _LOG = logging.getLogger(__name__)
-_TIMEOUT_S, _PATIENCE_S = 60.0, 5.0
+_TIMEOUT_S, PATIENCE_S = 60.0, 5.0
 """For the first questions: a server that is not there is said at once, not waited for as in the middle of a build."""
 _URL = re.compile(r"https?://[^\s,/#]+(/[^\s,#]*)?(#\S+)?")
 _MOST = 1 << 20
 """More log-probabilities than any vocabulary has tokens: the refusal names the limit."""
 
 
-def resolve_served(settings: TeacherSettings, digests: FileDigests) -> ModelSource:
+def resolve_served(settings: TeacherSettings, digests: FileDigests, patience_s: float = PATIENCE_S) -> ModelSource:
     """Ask the servers what they hold.
+
+    Args:
+        patience_s: how long one that does not answer is asked again.
 
     Raises:
         KidpipeError: one can't be reached, is no vLLM server, or holds another model than the rest.
@@ -45,7 +48,7 @@ def resolve_served(settings: TeacherSettings, digests: FileDigests) -> ModelSour
     files = TokenizerFiles(folder, digests)
     digest = str(files.remembered("digest", tokenizer_digest))
     tokens = files.remembered("ids", lambda tokenizer: max(tokenizer.get_vocab().values()) + 1)
-    servers = Servers(urls, _TIMEOUT_S, _PATIENCE_S)
+    servers = Servers(urls, _TIMEOUT_S, patience_s)
     try:
         listed = [_told(url, partial(_model, servers, url, name)) for url in urls]
         model, length = listed[0][0], min(length for _, length in listed) - 1  # vLLM wants room for one token more

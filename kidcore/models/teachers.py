@@ -12,13 +12,17 @@ def is_url(model: str) -> bool:
     return model.strip().lower().startswith(("http://", "https://"))
 
 
-def resolve_teacher(settings: TeacherSettings, digests: FileDigests) -> ModelSource:
-    """The teacher of a configuration, on this machine or behind URLs. Raises KidpipeError where it can't be found."""
+def resolve_teacher(settings: TeacherSettings, digests: FileDigests, *, is_waited_for: bool = True) -> ModelSource:
+    """The teacher of a configuration, on this machine or behind URLs. Raises KidpipeError where it can't be found.
+
+    Args:
+        is_waited_for: whether a server that does not answer is asked again for a few seconds.
+    """
     if is_url(settings.model):
         # Only here: the HTTP client takes a fifth of a second to load, and models on this machine need none.
-        from kidcore.models.served import resolve_served
+        from kidcore.models.served import PATIENCE_S, resolve_served
 
-        return resolve_served(settings, digests)
+        return resolve_served(settings, digests, PATIENCE_S if is_waited_for else 0.0)
     if settings.tokenizer:
         raise KidpipeError(
             "a teacher on this machine brings its own tokenizer",

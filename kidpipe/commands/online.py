@@ -4,13 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from kidcore.config import processes
-from kidcore.config.config import TrainSettings
+from kidcore.config.config import Config, TrainSettings
+from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS
 from kidcore.models.backends.select import require_vllm, stored_dtype
-from kidcore.models.sources import ModelSource, resolve
-from kidcore.models.teachers import is_url
-from kidcore.models.tokenizers import load_tokenizer, require_same, special_ids, tokens_of
+from kidcore.models.sources import ModelSource
+from kidcore.models.teachers import is_url, require_top_k, resolve_teacher
+from kidcore.models.tokenizers import Tokens, load_tokenizer, require_same, special_ids, tokens_of
 from kidcore.store.manifest import Manifest
 from kidpipe.commands.session import Session
 from train.online.setup import OnlineSetup
@@ -38,10 +39,11 @@ def online_setup(session: Session, manifest: Manifest, tokenizer: object, studen
         )
     # A chat may end its turns with another token than the tokenizer's end of sequence.
     tokens = replace(tokens_of(tokenizer, config.predict.mask_token), eos_id=manifest.facts.eos_id)
+    require_top_k(teacher, _most_top_k(config, tokens))
     max_length = min(teacher.max_length, student.max_length)
     return OnlineSetup(
         teacher=teacher,
-        dtype=stored_dtype(teacher) if config.teacher.dtype == "auto" else config.teacher.dtype,
+        dtype=_dtype(config, teacher),
         tokens=tokens,
         stop_ids=tuple(sorted({tokens.eos_id, *special_ids(tokenizer)})),
         max_length=max_length,
@@ -85,17 +87,26 @@ def _teacher(session: Session) -> ModelSource:
             where="teacher.model",
             fix=f"kidpipe train --method {method} --teacher MODEL, or a method that reads stored scores: kid, rkd, fkd",
         )
-    if is_url(settings.model):
-        raise KidpipeError(
-            f"method {method} asks the teacher during training, which a teacher behind a URL can't be yet",
-            where=f"teacher.model = {settings.model}",
-            fix="name the model itself, or a method that reads stored scores: kid, rkd, fkd",
-        )
     try:
-        return resolve(settings.model, settings.revision)
+        # Servers are known by what the store remembers of their scores, the same for all processes of a run.
+        return resolve_teacher(settings, FileDigests(session.store.root / "digests.json"))
     except KidpipeError as error:
+        if is_url(settings.model):
+            raise
         fix = f"method {method} needs the teacher itself; {error.fix}"
         raise KidpipeError(error.what, where=f"teacher.model = {Path(settings.model)}", fix=fix) from None
+
+
+def _dtype(config: Config, teacher: ModelSource) -> str:
+    """That of the weights; a server's is its own choice."""
+    is_ours = config.teacher.dtype == "auto" and teacher.served is None
+    return stored_dtype(teacher) if is_ours else config.teacher.dtype
+
+
+def _most_top_k(config: Config, tokens: Tokens) -> int:
+    """The largest K that the method asks the teacher for."""
+    verifies = METHODS[config.train.method].fills_holes and config.predict.fill == "verify"
+    return max(config.score.top_k, max(config.verify.top_k, config.predict.top_k) + tokens.margin if verifies else 0)
 
 
 def _require_length(teacher: ModelSource, longest: int) -> None:

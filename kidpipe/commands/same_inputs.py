@@ -1,8 +1,8 @@
 """A configuration and a manifest in; a refusal where the shards were made from another teacher, predictor, tokenizer or data set.
 
-Nothing is downloaded and no weights are loaded: digests of folders are remembered from the build, and a name of the Hub is
-compared as a name. What cannot be found any more cannot be compared, which is said and refused only where the store knows
-that another name was meant: shards are complete without the teacher.
+Nothing is downloaded and no weights are loaded: digests of folders are remembered from the build, a name of the Hub is
+compared as a name, and a server is asked once. What cannot be found any more cannot be compared, which is said and refused only
+where the store knows that another name was meant: shards are complete without the teacher.
 """
 
 import logging
@@ -17,7 +17,7 @@ from kidcore.config.config import Config
 from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
 from kidcore.models.sources import resolve
-from kidcore.models.teachers import is_url
+from kidcore.models.teachers import is_url, resolve_teacher
 from kidcore.models.tokenizers import load_tokenizer, tokenizer_digest
 from kidcore.sql.datasets import DataSet
 from kidcore.store.manifest import Manifest
@@ -38,14 +38,17 @@ def check_teacher(session: Session, manifest: Manifest, stages: Collection[str])
     """
     made = made_from(stages) & manifest.stages.keys()
     config = session.config
+    compared: set[tuple[str, str]] = set()
     for name in sorted(made, key=list(STAGE_TABLE).index):
         row, recorded = STAGE_TABLE[name], manifest.stages[name].settings
         if not row.model:
             continue
         setting, named = _named(config, row.model)
         revision = config.teacher.revision if setting == "teacher.model" else ""
-        if named:
-            _check_model(session, manifest, row.model, setting, named, revision, str(recorded[f"{row.model}.weights"]))
+        weights = str(recorded[f"{row.model}.weights"])
+        if named and (setting, weights) not in compared:  # a server is asked once, not for each stage
+            _check_model(session, manifest, row.model, setting, named, revision, weights)
+        compared.add((setting, weights))
         _check_precision(session, manifest, row.model, recorded)
     if any(STAGE_TABLE[name].model == "teacher" for name in made):
         _check_tokenizer(session, manifest)
@@ -77,18 +80,20 @@ def _check_model(session: Session, manifest: Manifest, role: str, setting: str, 
     names = model_names(session.store, recorded)
     made_by = f"{' or '.join(names)} ({_short(recorded)})" if names else _short(recorded)
     folder = Path(named).expanduser()
-    if folder.is_dir():
+    is_served = is_url(named) and recorded.startswith("served:")
+    if folder.is_dir() or is_served:
+        digests = FileDigests(session.store.root / "digests.json")
         try:
-            now = resolve(named, revision, digests=FileDigests(session.store.root / "digests.json")).identity
+            if is_served:
+                now = resolve_teacher(session.config.teacher, digests, is_waited_for=False).identity
+            else:
+                now = resolve(named, revision, digests=digests).identity
         except KidpipeError as error:
             _LOG.info("the %s can't be compared with the one that made the shards: %s", role, error.what)
             return
         if now != recorded:
             what = f"the shards were made by another {role}: {made_by}, and the configuration's has other weights ({_short(now)})"
             raise _other(manifest, what, f"{setting} = {named}")
-        return
-    if is_url(named) and recorded.startswith("served:"):
-        _LOG.info("the %s behind %s is not asked whether it is the one that made the shards", role, named)
         return
     is_same = recorded.startswith(f"{_HUB}{named}@{_commit(revision)}") or named in names
     if not is_same and (names or recorded.startswith(_HUB)):
@@ -103,13 +108,15 @@ def _commit(revision: str) -> str:
 
 
 def _check_tokenizer(session: Session, manifest: Manifest) -> None:
-    folder = Path(session.config.teacher.model).expanduser()
-    if not session.config.teacher.model or not folder.is_dir():
+    teacher = session.config.teacher
+    named = teacher.tokenizer if is_url(teacher.model) else teacher.model
+    folder = Path(named).expanduser()
+    if not named or not folder.is_dir():
         return
     now = tokenizer_digest(load_tokenizer(folder))
     if now != manifest.facts.tokenizer:
         what = f"the shards were made with another tokenizer: {manifest.facts.tokenizer[:12]}, the teacher's is {now[:12]}"
-        raise _other(manifest, what, f"teacher.model = {session.config.teacher.model}")
+        raise _other(manifest, what, f"{'teacher.tokenizer' if is_url(teacher.model) else 'teacher.model'} = {named}")
 
 
 def check_data(session: Session, manifest: Manifest) -> None:

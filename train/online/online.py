@@ -5,6 +5,7 @@ are those of the build, so that the same sequence gets the same numbers here and
 """
 
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from kidcore.method.filling import fill, predictions, proposal, put, request, ve
 from kidcore.method.masking import choose
 from kidcore.method.methods import METHODS, gold_share, gold_weight, looks_at
 from kidcore.method.topk import cut
-from kidcore.models.backends.base import Sampling, ScoreRequest
+from kidcore.models.backends.base import Backend, Sampling, ScoreRequest
 from kidcore.models.backends.transformers import TransformersBackend
 from kidcore.models.backends.vllm_student import VllmStudent
 from kidcore.models.trees.trunk import causal_of
@@ -76,7 +77,9 @@ class Online:
         # Whoever fills the holes of a build: here it is the student of the moment.
         self._predict = setup.predict.model_copy(update={"predictor": "student"})
         limits = {"batch_tokens": setup.batch_tokens, "max_length": setup.max_length}
-        self._teacher = TransformersBackend(setup.teacher.path, dtype=setup.dtype, device=str(device), verbose=False, **limits)
+        self._teacher = _open_teacher(setup, device, limits)
+        if setup.teacher.served is not None:
+            weakref.finalize(self, self._teacher.close)  # threads and connections
         self._held_out: list[list[TrainingExample]] | None = None
         self._student = TransformersBackend.around(causal_of(student), **limits)
 
@@ -242,6 +245,14 @@ class Online:
                 yield
         finally:
             self._model.train(was_training)
+
+
+def _open_teacher(setup: OnlineSetup, device: torch.device, limits: dict[str, int]) -> Backend:
+    """Where it is: beside the student, or behind URLs."""
+    if setup.teacher.served is not None:
+        served: Backend = setup.teacher.served.open(setup.teacher, setup.engine, setup.max_length)
+        return served
+    return TransformersBackend(setup.teacher.path, dtype=setup.dtype, device=str(device), verbose=False, **limits)
 
 
 def prepare_together(online: Online, ranks: Ranks, step: int, examples: list[TrainingExample]) -> PreparedStep:

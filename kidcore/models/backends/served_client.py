@@ -123,7 +123,7 @@ class Servers:
                 self._rest(server, reason, wait_s)
             if time.monotonic() > deadline:
                 raise KidpipeError(
-                    f"the server {reason}, for {self._patience_s:g} s now",
+                    f"the server {reason}" + (f", for {self._patience_s:g} s now" if self._patience_s else ""),
                     where=server.url,
                     fix="start it again and run the same command: finished shards are kept (engine.server_patience_s)",
                 )
