@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from kidcore.allocator import release_free_memory
 from kidcore.interrupt import StopRequest
 from kidcore.store.graph import Cell, Grid, Stage, Task
 from kidcore.store.store import Store
@@ -85,3 +86,4 @@ class SerialRunner:
         shard = self._store.commit(stage.name, cell.key, output.table, output.counts, line, provenance)
         self.grid.add(shard)
         self.grid.look(stage, part, cell.view)
+        release_free_memory()

@@ -36,14 +36,14 @@ def _make_models(folder: Path, recipe: DemoRecipe) -> None:
 def make_models(data: DataSettings, sizes: Mapping[Path, ModelSize], *, vocab_size: int, max_length: int, seed: int) -> None:
     """Train a tokenizer on a data set's prompts and SQL, and save a random model with it in each folder of `sizes`."""
     logging.disable_progress_bar()
-    tokenizer = train_tokenizer(_texts(data), vocab_size)
+    tokenizer = train_tokenizer(prompt_texts(data), vocab_size)
     for folder, size in sizes.items():
         model = make_model(tokenizer, **asdict(size), max_length=max_length, seed=seed)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
 
-def _texts(data: DataSettings) -> list[str]:
+def prompt_texts(data: DataSettings) -> list[str]:
     """What the tokenizer is learnt from: whole prompts, so that schemas count as often as they are read, and gold SQL."""
     dataset = read(data, "train")
     template = load_template("compact")

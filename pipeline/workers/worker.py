@@ -17,6 +17,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from kidcore.allocator import release_free_memory
 from kidcore.config.processes import usable_cores
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import EngineDied
@@ -123,6 +124,7 @@ class Worker:
         shard = self._store.commit(job.cell.stage, job.cell.key, output.table, output.counts, line, job.provenance)
         said = tuple(self._said)
         del self._said[: len(said)]
+        release_free_memory()
         return Done(shard, int(output.counts.get("out", 0)), computed_s - start_s, idle_s, said)
 
     def _compute(self, job: Job, task: Task) -> tuple[Output, float, float, tuple[EngineFacts | None, float]]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from train.allocator import flat_memory, release_free_memory
+from kidcore.allocator import flat_memory, release_free_memory
 
 
 def resident_mib() -> float:
