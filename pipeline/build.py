@@ -19,13 +19,14 @@ from kidcore.store.makers import write_summary
 from kidcore.store.manifest import Facts, Manifest, TeacherRecord, make_manifest, write_manifest
 from kidcore.store.model_names import remember_model
 from kidcore.store.prompts import prompt_folder
+from kidcore.store.stages import STAGE_TABLE
 from kidcore.store.store import DamagedShard, Store
 from pipeline.changed_inputs import remember_databases
 from pipeline.context import Context
 from pipeline.ledger import Ledger
 from pipeline.serial import SerialRunner
 from pipeline.stages import every_stage, stages
-from pipeline.workers.wanted import num_workers, require_ray
+from pipeline.workers.wanted import engines_here, require_ray
 
 _LOG = logging.getLogger(__name__)
 # A shard found damaged while it is read is made again; the same one twice is the disk's fault, not an accident.
@@ -115,8 +116,10 @@ class _Runner(Protocol):
 
 def _runner(grid: Grid, store: Store, progress: bool, context: Context, check: Callable[[], None]) -> _Runner:
     engine = context.config.engine
-    is_finished = all(grid.is_finished(stage) for stage in grid.stages)  # then there is nothing to start anything for
-    if is_finished or (num_workers(engine) == 1 and not engine.ray):
+    stale = [stage.name for stage in grid.stages if not grid.is_finished(stage)]  # without any there is nothing to start for
+    is_served = context.teacher is not None and context.teacher.served is not None
+    asks_models = not is_served and any(STAGE_TABLE[name].model for name in stale)
+    if not stale or (not engine.ray and engines_here(engine, asks_models=asks_models) == 1):
         return SerialRunner(grid, store, progress, context, check)
     require_ray(engine.ray, verbose=context.verbose)
     # Ray is optional, and takes a third of a second to load.

@@ -127,7 +127,7 @@ class EngineSettings(Section):
     device: Runtime[Literal["auto", "cpu", "cuda"]] = Field("auto", description="auto = a GPU where there is one")
     tensor_parallel: Runtime[int] = Field(1, ge=1, description="GPUs a model is split over (vLLM)")
     workers: Runtime[Literal["auto"] | Annotated[int, Field(ge=1)]] = Field(
-        1, description="engines that a build asks side by side (Ray); auto = GPUs / tensor_parallel, at least 1"
+        "auto", description="engines that a build asks side by side (Ray); auto = GPUs / tensor_parallel, at least 1"
     )
     ray: Runtime[str] = Field(
         "", description="Ray cluster that the engines run on: HOST:PORT, or auto for the one at hand; empty = this machine"

@@ -35,7 +35,7 @@ def parallel_runner(
 def _crew(context: Context, store: Store, cluster: Cluster) -> Crew:
     config = context.config
     per_engine = _gpus_per_engine(context, cluster)
-    engines, cores = num_workers(config.engine, cluster.gpus), max(1, int(cluster.cpus))
+    engines, cores = num_workers(config.engine, cluster.gpus if per_engine else 0), max(1, int(cluster.cpus))
     if cluster.is_local and engines * per_engine > cluster.gpus:
         raise KidpipeError(
             f"{engines} engines need {engines * per_engine} GPUs, and this machine has {cluster.gpus:.0f}",

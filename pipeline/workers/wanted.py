@@ -1,11 +1,31 @@
 """Engine settings in; how many engines a build is to ask side by side out."""
 
 import importlib.util
+import logging
 import os
 from pathlib import Path
 
 from kidcore.config.config import EngineSettings
 from kidcore.errors import KidpipeError
+
+_LOG = logging.getLogger(__name__)
+
+
+def engines_here(settings: EngineSettings, *, asks_models: bool) -> int:
+    """Engines that are wanted of this machine alone.
+
+    Args:
+        asks_models: whether models of this machine are to be asked; without them its GPUs make nothing faster.
+    """
+    if settings.workers == "auto" and not asks_models:
+        return 1
+    number = num_workers(settings)
+    if settings.workers == "auto" and number > 1 and importlib.util.find_spec("ray") is None:
+        _LOG.warning(
+            "one engine is used, and the GPUs would do for %d: pip install 'kidpipe[ray]', or engine.workers = 1", number
+        )
+        return 1
+    return number
 
 
 def num_workers(settings: EngineSettings, gpus: float | None = None) -> int:

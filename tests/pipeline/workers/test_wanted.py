@@ -9,7 +9,7 @@ import pytest
 
 from kidcore.config.config import EngineSettings
 from kidcore.errors import KidpipeError
-from pipeline.workers.wanted import num_workers, require_ray
+from pipeline.workers.wanted import engines_here, num_workers, require_ray
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +25,22 @@ def test_auto_is_as_many_as_the_gpus_hold() -> None:
     assert [num_workers(settings, gpus) for gpus in (0, 3, 4, 16)] == [1, 1, 1, 4]
     assert num_workers(EngineSettings(workers=3), 16) == 3
     assert num_workers(EngineSettings(workers="auto", device="cpu")) == 1
+
+
+def test_the_gpus_of_the_machine_work_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert engines_here(EngineSettings(), asks_models=True) == 4
+    assert engines_here(EngineSettings(tensor_parallel=2), asks_models=True) == 2
+    assert engines_here(EngineSettings(), asks_models=False) == 1
+    assert engines_here(EngineSettings(workers=3), asks_models=False) == 3
+    assert engines_here(EngineSettings(device="cpu"), asks_models=True) == 1
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with caplog.at_level("WARNING", logger="pipeline"):
+        assert engines_here(EngineSettings(), asks_models=True) == 1
+    assert "GPUs would do for 4" in caplog.text
+    assert engines_here(EngineSettings(workers=3), asks_models=True) == 3, "asked for: the lack of Ray is an error then"
 
 
 def test_a_token_that_is_there_is_sent_to_a_cluster_that_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
