@@ -25,9 +25,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bench.examples import make_steps
 from bench.mix import read_rows
+from kidcore.allocator import flat_memory, release_free_memory
 from kidcore.models.trees.attention import has_tree_attention, install, uninstall
 from kidcore.models.trees.layout import PackLayout
-from train.allocator import flat_memory, release_free_memory
 from train.data.examples import TrainingExample
 from train.loss.losses import divergence
 from train.step import Runner, RunObjective

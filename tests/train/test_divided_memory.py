@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from kidcore.allocator import flat_memory
 from kidcore.config.config import TrainSettings
 from tests.forks import start_ranks
 from tests.train.small import EOS, VOCAB_SIZE, make_examples
 from tests.train.together import config
-from train.allocator import flat_memory
 from train.checkpoint import Checkpoints, RunProgress
 from train.schedule import make_optimizer
 from train.step import Runner, RunObjective
