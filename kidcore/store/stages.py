@@ -241,19 +241,25 @@ def made_from(stages: Iterable[str]) -> frozenset[str]:
     return frozenset(found)
 
 
+def targets_of(until: str) -> tuple[str, ...]:
+    """The stages that `until` names, with commas between where there are several."""
+    return tuple(until.split(","))
+
+
 def built_by(until: str) -> tuple[str, ...]:
     """The stages that a build up to `until` runs: all before it in the order, or its own inputs where it runs on request.
 
-    What comes along does where all that it reads is built. Several names, with commas between, are built together.
+    What comes along does where all that it reads is built. Several names are built together.
     """
-    if "," in until:
-        together = {stage for name in until.split(",") for stage in built_by(name)}
-        return tuple(name for name in STAGES if name in together)
-    if STAGE_TABLE[until].is_on_request:
-        chain = made_from([until])
-        free = {row.name for row in _ROWS if row.comes_along and chain >= set(row.inputs)}
-        return tuple(name for name in STAGES if name in chain | free)
-    return tuple(name for name in STAGES[: STAGES.index(until) + 1] if not STAGE_TABLE[name].is_on_request)
+    together = {stage for target in targets_of(until) for stage in _leading_to(target)}
+    return tuple(name for name in STAGES if name in together)
+
+
+def _leading_to(target: str) -> set[str]:
+    if STAGE_TABLE[target].is_on_request:
+        chain = made_from([target])
+        return {*chain, *(row.name for row in _ROWS if row.comes_along and chain >= set(row.inputs))}
+    return {name for name in STAGES[: STAGES.index(target) + 1] if not STAGE_TABLE[name].is_on_request}
 
 
 def needs_start(until: str) -> bool:

@@ -9,7 +9,7 @@ from kidcore.errors import KidpipeError, nearest
 from kidcore.store.graph import Grid
 from kidcore.store.manifest import rates, read_manifest
 from kidcore.store.plan import StagePlan, engine_start_s, make_plan
-from kidcore.store.stages import MODEL_STAGES, STAGES, needs_start
+from kidcore.store.stages import MODEL_STAGES, STAGES, needs_start, targets_of
 from kidpipe.commands.next_command import after_build, fails_at_eval
 from kidpipe.commands.on_gold import on_gold, on_gold_lines
 from kidpipe.commands.session import Session, show_bytes, show_seconds, text_table
@@ -54,7 +54,7 @@ def build_imperfect(session: Session, *, until: str, as_json: bool, quiet: bool 
 
 
 def _require_stage(until: str) -> None:
-    for name in until.split(","):
+    for name in targets_of(until):
         if name in STAGES:
             continue
         near = nearest(name, STAGES)

@@ -7,7 +7,7 @@ from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS
 from kidcore.sql.availability import lacking_databases
 from kidcore.sql.datasets import read
-from kidcore.store.stages import STAGE_TABLE
+from kidcore.store.stages import STAGE_TABLE, targets_of
 from kidpipe.commands.session import Session
 
 _OPTIONS: Mapping[str, Mapping[str, str]] = {
@@ -54,7 +54,7 @@ def next_command(session: Session, command: str, *arguments: str, **lacking: str
 
 def after_build(session: Session, until: str) -> str:
     """What follows `build-imperfect --until UNTIL`."""
-    if "score" in until.split(","):
+    if "score" in targets_of(until):
         until = "score"
     method = next((name for name, traits in METHODS.items() if traits.stage == until), "")
     if until == "score" or (method and STAGE_TABLE[until].is_on_request):

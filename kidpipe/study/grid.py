@@ -12,7 +12,7 @@ from kidcore.config.config_load import setting_names
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS, built_until, looks_at, stages_read
-from kidcore.store.stages import STAGES, sections_of
+from kidcore.store.stages import STAGES, sections_of, targets_of
 
 METHOD, SEED, ARM = "train.method", "train.seed", "arm"
 
@@ -43,7 +43,7 @@ class Trial:
     @property
     def build(self) -> str:
         """The same for runs that can train on one build."""
-        sections = sorted({"data", *sections_of(self.until.split(","))})
+        sections = sorted({"data", *sections_of(targets_of(self.until))})
         return fingerprint([self.until, {name: getattr(self.config, name).model_dump() for name in sections}])
 
     def describe(self) -> str:
