@@ -205,7 +205,7 @@ def _is_left_behind(held: Path) -> bool:
     until = time.monotonic() + SILENCE_S
     while time.monotonic() < until:
         time.sleep(min(BEAT_S / 5, 1.0))
-        if _read(held) != first:
+        if not held.exists() or _read(held) != first:
             return not held.exists()
     return True
 

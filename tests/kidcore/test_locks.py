@@ -127,6 +127,15 @@ def test_a_torn_lock_file_holds_nobody_for_ever(lock: Path) -> None:
         pass
 
 
+def test_a_torn_lock_file_that_is_gone_again_is_not_waited_for(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its holder was seen as it began, and ended before it was looked at again."""
+    held = lock.with_name("build.lock.held")
+    held.touch()
+    monkeypatch.setattr(locks.time, "sleep", lambda _seconds: held.unlink())
+    with locks.hold(lock, "file"):
+        assert str(os.getpid()) in locks.holder(lock)
+
+
 def take(lock: Path, kind: locks.LockKind, start: "multiprocessing.synchronize.Barrier", out: Path) -> None:
     start.wait(30)
     try:
