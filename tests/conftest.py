@@ -2,9 +2,10 @@
 
 import atexit
 import gc
+import importlib.util
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis  # before what is imported is frozen: it asks the collector who refers to what
@@ -14,12 +15,12 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from kidcore.config.config import Config, DataSettings
+from kidcore.config.config import Config, DataSettings, EngineSettings
 from kidcore.config.config_load import load_config
+from kidcore.models.backends.select import open_backend
 from kidcore.models.templates.template import load_template, write_schema
 from kidcore.sql.datasets import DataSet, read
 from kidcore.sql.schema_text import read_schema
-from kidpipe.demo.models import make_model, train_tokenizer
 from kidpipe.demo.world import make_world
 
 # The same examples on every run, and none that fails because the machine was busy while it ran.
@@ -27,6 +28,9 @@ hypothesis.settings.register_profile(
     "kidpipe", deadline=None, derandomize=True, database=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("kidpipe")
+
+# The real ones: see `_frozen_for_good`.
+FREEZE, UNFREEZE = gc.freeze, gc.unfreeze
 
 
 def without_waiting(_file: object) -> None:
@@ -40,11 +44,48 @@ def _fast_disk() -> Iterator[None]:
         yield
 
 
-def pytest_collection_finish() -> None:
-    """What is imported by now lives as long as the process: no collection need look at it again, half a second each."""
-    gc.collect()
-    gc.freeze()
-    atexit.register(gc.unfreeze)
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported here lives as long as the process: no garbage collection need look at it, half a second each."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        FREEZE()
+        gc.enable()
+        atexit.register(UNFREEZE)
+
+
+def nothing() -> None:
+    """Instead of `gc.freeze` and `gc.unfreeze`."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _frozen_for_good() -> Iterator[None]:
+    """vLLM freezes all there is when an engine starts and thaws it at its end: collections, a dozen an engine, then look at
+    everything that is imported, four seconds an engine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "freeze", nothing)
+        patch.setattr(gc, "unfreeze", nothing)
+        yield
+
+
+@pytest.fixture(scope="session")
+def _vllm_loaded(tiny_model: Path) -> None:
+    """What the first engine of a process imports is frozen like all else that is imported."""
+    if importlib.util.find_spec("vllm"):
+        settings = EngineSettings(backend="vllm", device="cpu", kv_cache_mib=32)
+        open_backend(tiny_model, settings, max_top_k=4, max_length=64).close()
+        gc.collect()
+        FREEZE()
+
+
+@pytest.fixture(autouse=True)
+def _vllm_where_it_is_needed(request: pytest.FixtureRequest) -> None:
+    group = request.node.get_closest_marker("xdist_group")
+    if request.node.get_closest_marker("engine") and group.args[0] == "vllm":
+        request.getfixturevalue("_vllm_loaded")
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +104,9 @@ def dataset(world: Path) -> DataSet:
 @pytest.fixture(scope="session")
 def tiny_model(dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random 2-layer Qwen2 and its tokenizer, as a Hugging Face folder."""
+    # Not at the top, for the process that hands tests out to others: they begin five seconds sooner where it loads no torch.
+    from kidpipe.demo.models import make_model, train_tokenizer
+
     folder = tmp_path_factory.mktemp("tiny")
     template = load_template("compact")
     texts = [write_schema(read_schema(dataset.database(d), d)) for d in sorted({e.db_id for e in dataset.examples})]
@@ -109,7 +153,8 @@ def configure(settings: dict[str, object], **changes: object) -> Config:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file is one process's (its fixtures are made once), and so are all files that load vLLM; slow ones start first.
 
-    What is slow is known by its markers. Begun last, one of them would keep one core waiting for the other.
+    What is slow is known by its markers, which tell seconds where it is many. Begun last, one of them would keep one core
+    waiting for the other.
     """
     groups: dict[str, list[pytest.Item]] = {}
     for item in items:
@@ -118,9 +163,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             mark = pytest.mark.xdist_group(item.path.relative_to(item.config.rootpath).as_posix()).mark
             item.add_marker(pytest.mark.xdist_group(*mark.args))
         groups.setdefault(str(mark.args[0]), []).append(item)
-    by_weight = sorted(groups.values(), key=lambda group: -sum(map(is_slow, group)))
+    by_weight = sorted(groups.values(), key=lambda group: -sum(map(seconds, group)))
     items[:] = [item for group in by_weight for item in group]
 
 
-def is_slow(item: pytest.Item) -> bool:
-    return any(item.get_closest_marker(name) for name in ("engine", "slow"))
+def seconds(item: pytest.Item) -> float:
+    """About how long a test takes: what its marker says, five where it says nothing, none without a marker."""
+    marks = [mark for name in ("engine", "slow") if (mark := item.get_closest_marker(name))]
+    return max((float(mark.kwargs.get("seconds", 5)) for mark in marks), default=0.0)

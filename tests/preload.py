@@ -1,9 +1,12 @@
 """What the processes of tests.forks find imported: all that building, training, evaluating and the command line load."""
 
-# ruff: noqa: F401
+# ruff: noqa: F401, E402
 import atexit
 import gc
 import os
+
+# What is imported lives as long as the process: no garbage collection need look at it.
+gc.disable()
 
 import torch.distributed.elastic.multiprocessing
 import torch.distributed.fsdp
@@ -31,8 +34,8 @@ import train.trainer
 from tests.conftest import without_waiting
 
 os.fsync = without_waiting
-# What is imported lives as long as the process: no collection need look at it again.
 gc.collect()
 gc.freeze()
+gc.enable()
 # Until its end, or libraries say that it leaks.
 atexit.register(gc.unfreeze)

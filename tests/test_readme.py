@@ -55,7 +55,7 @@ def test_every_kidpipe_command_of_the_readme_works(
         assert done.out
 
 
-@pytest.mark.engine
+@pytest.mark.engine(seconds=20)
 def test_every_torchrun_command_of_the_readme_works(cli: Cli) -> None:  # noqa: F811
     cli.settings.update({"train.max_steps": 2, "train.batch_size": 8})
     assert cli("build-imperfect").code == 0

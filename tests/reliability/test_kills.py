@@ -13,7 +13,7 @@ KILLED = [task for task in TASKS if task.name != "compare"]
 STORE = Path(__file__).parents[1] / "fixtures" / "store_v2"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=15)
 def test_the_same_command_again_leaves_what_an_uninterrupted_one_does(tmp_path: Path) -> None:
     rounds = list(run_kills(tmp_path, kills=len(KILLED), seed=2, tasks=KILLED))
     assert {found.task for found in rounds} == {task.name for task in KILLED}

@@ -29,7 +29,7 @@ print("ids", json.dumps(said.prompt_token_ids))
 """
 
 
-@pytest.mark.engine
+@pytest.mark.engine(seconds=25)
 def test_vllm_reads_a_chat_message_as_training_wrote_it(tiny_model: Path, tmp_path: Path) -> None:
     builder = PromptBuilder.of(IngestSettings(system="Be exact."), load_tokenizer(tiny_model))
     write_serving_files(builder, tiny_model, tmp_path / "beside")

@@ -142,6 +142,7 @@ def test_a_damaged_input_is_made_again_and_a_refusal_comes_as_it_was(tmp_path: P
     assert damaged.read_bytes() == whole[f"first/{damaged.name}"]
 
 
+@pytest.mark.engine(seconds=30)
 def test_a_build_whose_engine_and_whose_driver_are_killed_is_finished_without_ray(
     settings: dict[str, object], tmp_path: Path, address: str, over: threading.Event
 ) -> None:

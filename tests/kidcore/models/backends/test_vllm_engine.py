@@ -99,6 +99,7 @@ for is_last in (False, True):
 """
 
 
+@pytest.mark.engine(seconds=20)
 def test_engines_are_silent_closed_or_left_open(tiny_model: Path) -> None:
     """One that is closed, and one that the process ends with."""
     done = subprocess.run(
@@ -165,12 +166,12 @@ def test_tokens_under_way_follow_what_the_engine_was_started_with(tiny_model: Pa
     backend.close()
 
 
+@pytest.mark.engine(seconds=40)
 @pytest.mark.filterwarnings("ignore:Unclosed context:ResourceWarning")  # vLLM closes no context of an engine with its own process
 def test_an_engine_whose_process_is_killed_is_an_error(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On GPUs it has a process of its own, and vLLM waits for its answers for ever."""
     monkeypatch.setattr(vllm_engine, "_engine_in_this_process", lambda _asked: nullcontext())
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
-    monkeypatch.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
     backend = open_vllm(tiny_model)
     (core,) = (child for child in multiprocessing.active_children() if "EngineCore" in child.name)
     answers = backend.score(random_requests(2000, seed=0), 8)
