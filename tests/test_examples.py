@@ -42,6 +42,7 @@ def test_judging_predictions(shop: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert [line.split()[0] for line in lines] == ["correct", "wrong", "refused"]
 
 
+@pytest.mark.slow(seconds=8)
 def test_own_questions_become_a_student_that_answers(
     shop: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

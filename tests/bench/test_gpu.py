@@ -11,6 +11,7 @@ from bench.gpu_bench import Bench
 from bench.gpu_parts import PARTS
 
 
+@pytest.mark.slow(seconds=10)
 def test_every_part_runs(tmp_path: Path) -> None:
     report = Report.at(tmp_path)
     work(report, PARTS, lambda: Bench.on("cpu"), time.time() + 3600)

@@ -79,6 +79,7 @@ def test_kind_and_result_of_each_answer_are_stored_without_the_teacher(small: di
     assert not any(row["same_result"] and not row["executes"] for row in outcome.values())
 
 
+@pytest.mark.slow(seconds=8)
 def test_another_start_seed_or_sample_runs_just_what_it_touches(small: dict[str, object], tiny_model: Path) -> None:
     sampled = small | {"rollout.temperature": 1.0}
     run_rollouts(configure(sampled))

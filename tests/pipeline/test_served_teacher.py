@@ -54,6 +54,7 @@ def assert_same_scores(
             np.testing.assert_allclose(row, expected, atol=2e-4)
 
 
+@pytest.mark.slow(seconds=14)
 def test_a_build_is_that_of_the_model_itself_through_trouble(
     server: ModelServer, small: dict[str, object], tmp_path: Path
 ) -> None:

@@ -45,6 +45,7 @@ def same_share(left: MicroBatches, right: MicroBatches) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_the_sequence_is_the_same_for_any_number_of_workers(source: Source, num_workers: int) -> None:
     dataset = Dataset(source, config(buffer_shards=2))
@@ -122,6 +123,7 @@ def feed(folder: Path) -> None:
         time.sleep(60)
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_trainer_that_was_killed(source: Source) -> None:
     with start(feed, source.parts[0].files["ingest"][0].parent) as trainer:
         assert within(60, lambda: trainer.out.endswith("\n")), trainer.err

@@ -150,6 +150,7 @@ def test_a_server_without_token_names_is_asked_for_whole_prompts(tiny_model: Pat
     server.stop()
 
 
+@pytest.mark.slow(seconds=11)
 def test_refusals_say_what_to_do(tiny_model: Path) -> None:
     server = ModelServer(tiny_model, max_logprobs=10)
     backend = open_served([server], tiny_model, server_patience_s=1.0)
