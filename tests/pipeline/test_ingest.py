@@ -120,7 +120,11 @@ def test_reasons_are_counted_by_their_kind(tokenizer: Any, databases: Path) -> N
 def test_equal_golds_run_once_a_database_and_none_where_they_cannot(tokenizer: Any, databases: Path) -> None:
     run = Run(tokenizer, databases)
     run(
-        example(0), example(1, question="Other words?"), example(2, db_id="wide"), example(3, db_id="gone"), example(4, fault="x")
+        example(0),
+        example(1, question="Other words?"),
+        example(2, db_id="wide"),
+        example(3, db_id="gone"),
+        example(4, fault="x", gold="SELECT 7"),
     )
     assert sorted(Path(job.database).stem for job in run.pool.jobs) == ["music", "wide"]
 
