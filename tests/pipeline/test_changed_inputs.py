@@ -18,7 +18,7 @@ from kidcore.store.manifest import Facts, Manifest, PartRecord, StageRecord
 from kidcore.store.store import Store
 from pipeline.changed_inputs import changed_inputs, remember_databases
 from pipeline.context import Context
-from pipeline.partitions import split_parts
+from pipeline.outline import Outline, split_parts
 from tests.pipeline.bigram import ingest_table
 
 
@@ -43,9 +43,10 @@ class World:
 
     def context(self) -> Context:
         dataset = DataSet(self.examples, self.folder)
-        parts = split_parts(dataset, 1000, FileDigests(None))
+        outline = Outline.of(self.examples, 1000)
+        parts = split_parts(dataset, outline, FileDigests(None))
         files = TokenizerFiles(self.folder, FileDigests(None))
-        return Context(Config(), dataset, parts, None, None, files, 99)
+        return Context(Config(), dataset, outline, parts, None, None, files, 99)
 
     def build(self) -> Manifest:
         """As a build leaves it: the ingest shard of its one part, and the databases' digests."""

@@ -135,8 +135,11 @@ def test_golds_are_not_executed_where_nobody_asked(tokenizer: Any, databases: Pa
     assert run.pool.jobs == []
 
 
+LONG = example(gold="SELECT name FROM singer WHERE id = 12345 AND name = 'x y'")
+
+
 def lengths(run: Run) -> tuple[int, int]:
-    (row,) = run(example()).table.to_pylist()
+    (row,) = run(LONG).table.to_pylist()
     return len(row["prompt_ids"]), len(row["gold_ids"])
 
 
@@ -144,9 +147,9 @@ def lengths(run: Run) -> tuple[int, int]:
 def test_the_limits_are_the_last_lengths_that_pass(tokenizer: Any, databases: Path, less: int) -> None:
     prompt, gold = lengths(Run(tokenizer, databases))
     found = [
-        Run(tokenizer, databases, max_prompt_tokens=prompt - less).reasons(example())[0],
-        Run(tokenizer, databases, max_sql_tokens=gold - less).reasons(example())[0],
-        Run(tokenizer, databases, max_length=prompt + gold + 1 - less).reasons(example())[0],
+        Run(tokenizer, databases, max_prompt_tokens=prompt - less).reasons(LONG)[0],
+        Run(tokenizer, databases, max_sql_tokens=gold - less).reasons(LONG)[0],
+        Run(tokenizer, databases, max_length=prompt + gold + 1 - less).reasons(LONG)[0],
     ]
     said = [
         f"prompt too long: {prompt} tokens, ingest.max_prompt_tokens is {prompt - 1}",

@@ -13,6 +13,7 @@ from kidcore.models.tokenizer_files import TokenizerFiles
 from kidcore.sql.datasets import DataSet, Example
 from kidcore.store.graph import Stage
 from pipeline.context import Context
+from pipeline.outline import Outline
 from pipeline.stages import every_stage, stages
 
 TEACHER = ModelSource("teacher", Path(), "local:teacher", 4096, 600, "", "")
@@ -29,7 +30,7 @@ def context(files: TokenizerFiles, dataset: DataSet) -> Any:
     def make(teacher: ModelSource | None = TEACHER, max_length: int = 4096, **flags: Any) -> Context:
         named = {name.replace("__", "."): value for name, value in flags.items()}
         config = load_config(None, named, {}, use_file=False).config
-        return Context(config, dataset, [], teacher, STUDENT, files, max_length, STUDENT)
+        return Context(config, dataset, Outline.of(dataset.examples, 512), [], teacher, STUDENT, files, max_length, STUDENT)
 
     return make
 
@@ -141,7 +142,7 @@ def test_the_dialects_of_a_data_set_are_in_keys_where_its_sql_is_read(files: Tok
     dataset = DataSet([Example("train:0", "duck", "q", "SELECT 1")], tmp_path)
     for strategy, named in (("random", {"rewrite"}), ("schema", {"rewrite", "mask"})):
         config = load_config(None, {"mask.strategy": strategy}, {}, use_file=False).config
-        found = identities(stages(Context(config, dataset, [], TEACHER, TEACHER, files, 4096)))
+        found = identities(stages(Context(config, dataset, Outline.of(dataset.examples, 512), [], TEACHER, TEACHER, files, 4096)))
         assert {name for name, identity in found.items() if "dialects.of" in identity} == named
 
 
