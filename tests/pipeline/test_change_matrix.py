@@ -56,6 +56,9 @@ CHANGES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "score.tail_mass": (0.01, ("gold_score", "score")),
 }
 
+QUICK = {"ingest.system", "teacher.dtype", "mask.ratio", "predict.temperature", "score.top_k"}
+"""One of each kind, for the fast tests: all together take a minute."""
+
 STORED, KID, ONLINE = {"fkd", "kid"}, {"kid", "kid-online"}, {"gkd", "kid-online"}
 EVERY = {"sft"} | STORED | ONLINE
 # And the methods whose runs are other runs then. sft stands for what reads gold alone, fkd for what reads the gold's scores.
@@ -109,6 +112,12 @@ def copy(built: dict[str, object], tmp_path: Path) -> dict[str, object]:
     return built | {"store.path": str(tmp_path / "artifacts")}
 
 
+@pytest.fixture(scope="module")
+def names(built: dict[str, object]) -> dict[str, str]:
+    """The runs that the finished build allows."""
+    return run_names(built)
+
+
 def planned(settings: dict[str, object], **changes: object) -> dict[str, StagePlan]:
     config = configure(settings, **changes)
     context, store = open_context(config), store_of(config)
@@ -129,9 +138,16 @@ def test_the_table_names_every_identity_setting_of_a_data_stage() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, (value, _) in CHANGES.items() if value is not None and name != "outcome.execute"]
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow(seconds=2))
+        for name, (value, _) in CHANGES.items()
+        if value is not None and name != "outcome.execute"
+    ],
 )
-def test_an_identity_setting_reruns_its_stage_and_what_changes_with_it(copy: dict[str, object], name: str) -> None:
+def test_an_identity_setting_reruns_its_stage_and_what_changes_with_it(
+    copy: dict[str, object], names: dict[str, str], name: str
+) -> None:
     """`sample_rows` and its like give the same bytes here, and then nothing follows: early cutoff."""
     value, expected = CHANGES[name]
     changed = {name.replace(".", "__"): value}
@@ -143,8 +159,7 @@ def test_an_identity_setting_reruns_its_stage_and_what_changes_with_it(copy: dic
     assert made(run_build(configure(copy, **changed))) == {}
     runs = run_names(copy | {name: value})
     assert made(run_build(configure(copy))) == {}, "reverting costs nothing"
-    before = run_names(copy)
-    assert {method for method in runs if runs[method] != before[method]} == RETRAINED.get(name, set()) & runs.keys()
+    assert {method for method in runs if runs[method] != names[method]} == RETRAINED.get(name, set()) & runs.keys()
 
 
 def run_names(settings: dict[str, object]) -> dict[str, str]:
