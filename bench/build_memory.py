@@ -51,16 +51,18 @@ class Way:
     """Whether free memory goes back to the system behind each shard, as in every build; without it one sees what grows."""
 
 
+_ONEDNN_BEFORE = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"}
+"""Its own default."""
 WAYS = {
     "as it is": Way(gives_back=True),
-    "nothing given back": Way(),
+    "as it was": Way(_ONEDNN_BEFORE),
     "one arena and low thresholds": Way(
-        {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
+        _ONEDNN_BEFORE | {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
     ),
-    "without the hook": Way(keeps_lists=True),
-    "cache of 64 MiB": Way(settings={"engine.kv_cache_mib": 64}),
+    "without the hook": Way(_ONEDNN_BEFORE, keeps_lists=True),
+    "cache of 64 MiB": Way(_ONEDNN_BEFORE, {"engine.kv_cache_mib": 64}),
     "oneDNN's primitive cache off": Way({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0"}),
-    "Arrow on the C library": Way({"ARROW_DEFAULT_MEMORY_POOL": "system"}),
+    "Arrow on the C library": Way(_ONEDNN_BEFORE | {"ARROW_DEFAULT_MEMORY_POOL": "system"}),
     "transformers": Way(settings={"engine.backend": "transformers"}),
 }
 

@@ -67,7 +67,7 @@ def start(
 ) -> Engine:
     """Load the model. `dtype` is explicit: vLLM's own "auto" turns float32 into bfloat16."""
     on_cpu = settings.device == "cpu" or not torch.cuda.is_available()
-    _set_environment(verbose)
+    _set_environment(verbose, on_cpu)
     if not _undo:
         _undo.append(_remember_torch())
     here = on_cpu or in_process
@@ -153,11 +153,15 @@ def graph_compiler_off(on_cpu: bool) -> AbstractContextManager[object]:
     return patch
 
 
-def _set_environment(verbose: bool) -> None:
+def _set_environment(verbose: bool, on_cpu: bool) -> None:
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO" if verbose else "ERROR")
     # One token of room is asked for beyond the model's length, see _arguments.
     os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
+    if on_cpu:
+        # oneDNN keeps 1,024 compiled products, one for each number of tokens that a step ever had. All layers of one step share
+        # a few; those of earlier steps hardly come again.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
 @contextmanager
