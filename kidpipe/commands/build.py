@@ -13,6 +13,7 @@ from kidcore.store.stages import MODEL_STAGES, STAGES, needs_start, targets_of
 from kidpipe.commands.next_command import after_build, fails_at_eval
 from kidpipe.commands.on_gold import on_gold, on_gold_lines
 from kidpipe.commands.session import Session, show_bytes, show_seconds, text_table
+from kidpipe.commands.shown_tables import print_table
 from pipeline.build import build
 from pipeline.changed_inputs import changed_inputs
 from pipeline.chat import ChatChoice
@@ -20,6 +21,8 @@ from pipeline.context import open_context
 from pipeline.stages import stages
 
 _LOG = logging.getLogger(__name__)
+_WIDE = 100
+"""Columns of a screen on which a plan's reasons fit beside its figures."""
 
 
 def build_imperfect(session: Session, *, until: str, as_json: bool, quiet: bool = False) -> dict[str, Any]:
@@ -135,15 +138,20 @@ def _chat_of_plan(chat: ChatChoice | None) -> dict[str, Any]:
 def _print_plan(session: Session, plans: list[StagePlan], why: bool, start_s: float | None) -> None:
     columns = {"stage": "left", "": "left", "shards to run": "right", "done": "right", "rows": "right"}
     columns |= {"about": "right", "writes": "right"}
-    table = text_table("", columns | ({"why": "left"} if why else {}))
+    # On a narrow screen reasons stand below: names of settings are not to be cut.
+    is_beside = why and session.console.width >= _WIDE
+    table = text_table("", columns | ({"why": "left"} if is_beside else {}))
     for stage in plans:
         state = "[yellow]stale[/]" if stage.stale else "[yellow]follows[/]" if stage.follows else "[green]done[/]"
         row = [stage.stage, state, str(stage.stale + stage.follows), str(stage.done), f"{stage.rows:,}"]
         most = "at most " if stage.is_at_most else ""
         row.append(most + show_seconds(stage.estimate_s) if stage.is_stale else "")
         row.append("" if not stage.is_stale else "?" if stage.estimate_bytes is None else show_bytes(stage.estimate_bytes))
-        table.add_row(*row, *(["; ".join(stage.reasons)] if why else []))
-    session.console.print(table)
+        table.add_row(*row, *(["; ".join(stage.reasons)] if is_beside else []))
+    print_table(session.console, table)
+    for stage in plans if why and not is_beside else ():
+        if stage.reasons:
+            session.console.print(f"{stage.stage}: {'; '.join(stage.reasons)}", markup=False)
     if not any(stage.is_stale for stage in plans):
         session.console.print("nothing to run")
     if start_s is not None:

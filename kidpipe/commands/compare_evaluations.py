@@ -13,6 +13,7 @@ from kidcore.config.config import EvalSettings
 from kidcore.errors import KidpipeError
 from kidcore.sql.text_files import read_json
 from kidpipe.commands.session import Session
+from kidpipe.commands.shown_tables import print_table
 
 _JUDGING = ("keep_distinct", "mend_operators", "max_steps", "exact_match")
 
@@ -33,7 +34,7 @@ def compare_evaluations(session: Session, first: str, second: str, *, rows: int,
         session.errors.print(
             f"the two were judged differently ({escape(said)}): the difference is not the models' alone", soft_wrap=True
         )
-    session.console.print(difference_table(runs, ours, theirs))
+    print_table(session.console, difference_table(runs, ours, theirs))
     better = sum(bool(other.ex_bag) for _one, other in runs.flips)
     session.console.print(
         f"ex_bag flipped on {len(runs.flips)} rows: {escape(theirs)} loses {len(runs.flips) - better} and wins {better}"

@@ -20,6 +20,7 @@ from kidcore.store.store import Store
 from kidpipe.commands.build import build_imperfect
 from kidpipe.commands.evaluate import evaluate
 from kidpipe.commands.session import Session, open_session, show_seconds, text_table
+from kidpipe.commands.shown_tables import print_table
 from kidpipe.commands.train import train
 from kidpipe.demo.recipe import QUICK, DemoRecipe
 from kidpipe.demo.setup import prepare_world
@@ -237,7 +238,7 @@ def _print(run: Demo, summary: dict[str, Any]) -> None:
             f"{score['ex_set']:.1%}",
             f"{score['valid_sql']:.1%}",
         )
-    console.print(table)
+    print_table(console, table)
     whole = sum(seconds for name, seconds in summary["seconds"].items() if "." not in name)
     console.print(
         f"\n{summary['models']['kid']['questions']} held-out questions; {show_seconds(whole)} in all; {run.folder / SUMMARY}"

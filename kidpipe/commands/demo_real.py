@@ -28,6 +28,7 @@ from kidcore.store.store import Store
 from kidpipe.commands.build import build_imperfect
 from kidpipe.commands.evaluate import evaluate
 from kidpipe.commands.session import Session, open_session, show_seconds, text_table
+from kidpipe.commands.shown_tables import print_table
 from kidpipe.commands.train import train
 from kidpipe.demo.look import look_lines
 from kidpipe.demo.recipe import QUICK_REAL, RealRecipe
@@ -216,7 +217,7 @@ def _print(run: RealDemo, summary: dict[str, Any]) -> None:
         low, high = score["ex_bag_interval"]
         figures = (f"{score['ex_bag']:.1%}", f"{low:.1%} to {high:.1%}", f"{score['ex_set']:.1%}", f"{score['valid_sql']:.1%}")
         table.add_row(_NAMES[name], *figures)
-    console.print(table)
+    print_table(console, table)
     for (first, second), gain in zip(_PAIRS, summary["gains"].values(), strict=True):
         points = f"{100 * gain['value']:+.1f} points ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})"
         console.print(f"{_NAMES[second]} against {_NAMES[first]}: {points}, the same questions")

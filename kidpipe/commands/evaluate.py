@@ -31,6 +31,7 @@ from kidpipe.commands.exposure import exposure, find_teacher, show
 from kidpipe.commands.next_command import after_evaluation
 from kidpipe.commands.prompts import builder_of_model
 from kidpipe.commands.session import Session
+from kidpipe.commands.shown_tables import print_table
 
 _LOG = logging.getLogger(__name__)
 _TABLES_FILES = ("tables.json", "dev_tables.json", "dev/dev_tables.json")
@@ -143,7 +144,7 @@ def _show(session: Session, result: "Evaluation") -> None:
     summary = result.summary
     source = summary.get("model") or summary["predictions"]
     for table in tables(summary, f"{source} on {len(result.verdicts)} questions"):
-        session.console.print(table)
+        print_table(session.console, table)
     if cut := summary.get("cut_prompts"):
         lost = cut["without_a_table_of_gold"]
         session.console.print(

@@ -8,6 +8,7 @@ from eval.suites.fuzz import total, unfit
 from kidcore.sql.datasets import read
 from kidpipe.commands.evaluate import progress_lines, ticker
 from kidpipe.commands.session import Session, text_table
+from kidpipe.commands.shown_tables import print_table
 
 
 def fuzz_suite(session: Session, out: Path, *, variants: int, seed: int, as_json: bool) -> dict[str, object]:
@@ -28,7 +29,7 @@ def fuzz_suite(session: Session, out: Path, *, variants: int, seed: int, as_json
         for name, report in rows.items():
             rates = (_percent(report.killed_by_original, report.mutants), _percent(report.killed, report.mutants))
             table.add_row(name, str(report.golds), str(report.mutants), *rates, str(report.variants), str(report.equal))
-        session.console.print(table)
+        print_table(session.console, table)
         session.console.print("killed: mutants of golds refuted, in percent, by the original database and by the whole suite")
         session.console.print("equal by keys: mutants left out because primary and foreign keys prove them equal to their gold")
         for name, fault in without.items():

@@ -21,6 +21,7 @@ from kidcore.store.stages import STAGE_TABLE, STAGES
 from kidcore.store.store import Shard, Store
 from kidpipe.commands.query_views import make_views, require_writable, write_rows
 from kidpipe.commands.session import Session, text_table
+from kidpipe.commands.shown_tables import print_table
 
 _SHOWN_PREDICTIONS = 3
 _SHOWN_VALUES = 3
@@ -251,10 +252,10 @@ def query(session: Session, sql: str, *, as_json: bool, out: Path | None = None)
         keys = _told_apart(names)
         session.print_json([{name: _plain(value) for name, value in zip(keys, row, strict=True)} for row in rows])
         return
-    table = text_table("", dict.fromkeys(names, "left"))
+    table = text_table("", dict.fromkeys(_told_apart(names), "left"))
     for row in rows:
-        table.add_row(*map(_cell, row))
-    session.console.print(table)
+        table.add_row(*(Text(_cell(value)) for value in row))
+    print_table(session.console, table)
 
 
 def _say_written(session: Session, out: Path, rows: int, as_json: bool) -> None:

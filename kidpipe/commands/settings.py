@@ -17,6 +17,8 @@ def show_config(session: Session, *, as_json: bool) -> None:
         return
     table = text_table("", {"setting": "left", "value": "left", "kind": "left", "from": "left"})
     table.columns[0].no_wrap = True  # a name cut in two is not to be searched for or copied
+    for column in table.columns[1:]:
+        column.overflow = "fold"  # a long path goes on in the next line
     for name, value, kind in rows:
         style = "bold" if origin(name) != "default" else ""
         table.add_row(name, str(value) if value != "" else '""', kind, origin(name), style=style)

@@ -22,6 +22,7 @@ from kidcore.store.stages import needs_start
 from kidcore.store.store import Store
 from kidpipe.commands.gc import STUDY_MANIFESTS
 from kidpipe.commands.session import Session
+from kidpipe.commands.shown_tables import print_table
 from kidpipe.commands.train import prepare_run
 from kidpipe.study.grid import SEED, Trial, make_arm_cells, make_cells
 from kidpipe.study.runs import Run, run_all
@@ -186,7 +187,7 @@ def _report(session: Session, runs: list[Run], out: Path, as_json: bool) -> dict
     if as_json:
         session.print_json(summary)
     else:
-        session.console.print(table_of(groups))
+        print_table(session.console, table_of(groups))
         session.console.print(f"{len(runs)} runs: {out / ROWS}")
     if failed:
         shown = "; ".join(f"{item['run']}: {item['error']}" for item in failed[:3])
