@@ -5,7 +5,6 @@ The walk takes its commands from the program itself: one that is new fails it un
 
 import io
 import json
-import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -103,8 +102,6 @@ def run(monkeypatch: pytest.MonkeyPatch, words: list[str], columns: int | None =
             cli.main()
         except SystemExit as stop:
             code = int(stop.code or 0)
-        finally:
-            logging.shutdown()
     return code, out.getvalue(), err.getvalue()
 
 
