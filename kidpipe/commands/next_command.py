@@ -1,14 +1,16 @@
 """A session and what was just done in; the command to type next out, with the options that this one was given."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS
 from kidcore.sql.availability import lacking_databases
-from kidcore.sql.datasets import read
+from kidcore.sql.datasets import DataSet, Example, Split, read
 from kidcore.store.stages import STAGE_TABLE, targets_of
 from kidpipe.commands.session import Session
+from pipeline.outline import UnreadExamples, read_outlined
 
 _OPTIONS: Mapping[str, Mapping[str, str]] = {
     "build-imperfect": {
@@ -71,16 +73,28 @@ def after_training(session: Session, run: str) -> str:
 def after_evaluation(session: Session, model: str) -> str:
     """A question of the data's own on its database, which whoever reads it replaces."""
     question, file = "QUESTION", "FILE"
-    for split in ("dev", "train"):
+    splits: tuple[Split, ...] = ("dev", "train")
+    for split in splits:
         try:
-            dataset = read(session.config.data, split)
+            dataset, examples = _some_examples(session, split)
         except KidpipeError:
             continue
-        found = next((e for e in dataset.examples if not e.fault and dataset.database(e.db_id).fault is None), None)
+        found = next((e for e in examples if not e.fault and dataset.database(e.db_id).fault is None), None)
         if found:
             question, file = found.question, str(dataset.database(found.db_id).path)
             break
     return next_command(session, "ask", question, "--db", file, *([model] if model else []))
+
+
+def _some_examples(session: Session, split: Split) -> tuple[DataSet, Sequence[Example]]:
+    """The examples of a split, or a few where all of them are many, and not read yet."""
+    config = session.config
+    if split == "dev":
+        dataset = read(config.data, split)
+        return dataset, dataset.examples
+    digests = FileDigests(session.store.root / "digests.json")
+    dataset, outline = read_outlined(config.data, config.ingest.shard_rows, session.store, digests)
+    return dataset, outline.sample if isinstance(dataset.examples, UnreadExamples) else dataset.examples
 
 
 def fails_at_eval(session: Session) -> KidpipeError | None:

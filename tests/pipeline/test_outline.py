@@ -1,6 +1,9 @@
 """What is kept of a large data set says what reading it says, as long as its bytes are the same; and nothing is read then."""
 
 import json
+import shlex
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,8 @@ from kidcore.config.config import DataSettings
 from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
 from kidcore.store.store import Store
+from kidpipe.commands.next_command import after_evaluation
+from kidpipe.commands.session import open_session
 from pipeline import outline
 from pipeline.outline import OUTLINE, Outline, UnreadExamples, read_outlined, split_parts
 
@@ -80,3 +85,15 @@ def test_what_cannot_be_read_is_refused_though_it_was_outlined(data: DataSetting
     with pytest.raises(KidpipeError, match="malformed JSON") as caught:
         look(data, tmp_path / "artifacts")
     assert "line 51" in caught.value.where
+
+
+def test_a_question_to_ask_is_shown_without_reading_all(data: DataSettings, tmp_path: Path) -> None:
+    flags = {"data.path": data.path, "data.layout": data.layout, "store.path": str(tmp_path / "artifacts")}
+    session = open_session(None, [], flags, use_file=False)
+    _, known = look(data, session.store.root, session.config.ingest.shard_rows)
+    for number in range(3):
+        with closing(sqlite3.connect(tmp_path / "databases" / f"d{number}" / f"d{number}.sqlite")) as connection:
+            connection.execute("CREATE TABLE t (a INT)")
+    asked = shlex.split(after_evaluation(session, ""))
+    assert asked[:2] == ["kidpipe", "ask"]
+    assert asked[2] in {example.question for example in known.sample}
