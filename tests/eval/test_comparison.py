@@ -79,6 +79,7 @@ def test_flipped_rows_are_read_losses_first_with_question_gold_and_both_answers(
     assert lines[5] == "won (world): old wrong, new correct"
     assert not any("asked" in line for line in lines[5:]), "a row without a question has no empty line for it"
     assert flip_lines(compare_runs(first, second), "old", "new", limit=1)[-1] == "... and 1 more"
+    assert flip_lines(compare_runs(first, second), "old", "new", limit=2) == lines
 
 
 @pytest.mark.parametrize("width", [60, 80])

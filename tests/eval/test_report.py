@@ -76,11 +76,11 @@ def test_a_rate_is_over_judged_rows_and_unflagged_ones_apart() -> None:
     rows = [
         verdict("a"),
         verdict("b", VerdictKind.WRONG, vacuous=True),
-        verdict("c", VerdictKind.TIMEOUT, ties=True, vacuous=True),
+        verdict("c", VerdictKind.TIMEOUT, ties=True),
         verdict("d", VerdictKind.GOLD_ERROR, message="database missing", vacuous=True),
     ]
     summary = summarize(rows)
-    assert summary["flagged"] == {"vacuous": 2, "ties": 1, "either": 2}
+    assert summary["flagged"] == {"vacuous": 1, "ties": 1, "either": 2}
     assert summary["valid_sql"] == pytest.approx(2 / 3)
     assert (summary["metrics"]["ex_bag"]["all"]["value"], summary["metrics"]["ex_bag"]["unflagged"]["value"]) == (
         pytest.approx(1 / 3),

@@ -66,6 +66,7 @@ PLAIN = Drawn(
         {"conditions": ("{t}.a = 1", "{t}.b > 1", "{t}.b > 1")},
         {"conditions": ("{t}.a = 1", "{t}.b NOT IN (1)")},
         {"connector": "OR"},
+        {"conditions": ("{t}.a = 1", "{t}.b > 1", "{t}.id = 1"), "connector": "OR"},
         {"group": "{t}.b"},
         {"group": ""},
         {"having": ""},
@@ -101,6 +102,23 @@ def test_every_clause_counts(matcher: ExactMatcher, changes: dict[str, object]) 
         (
             "SELECT a FROM t WHERE id IN (SELECT DISTINCT id FROM u)",
             "SELECT a FROM t WHERE id IN (SELECT id FROM u)",
+            False,
+        ),
+        (
+            "SELECT a FROM t WHERE id IN (SELECT count(DISTINCT c) FROM u)",
+            "SELECT a FROM t WHERE id IN (SELECT count(c) FROM u)",
+            False,
+        ),
+        # Nor are linked columns one inside it, though they are outside.
+        (
+            "SELECT b FROM t WHERE id IN (SELECT t.id FROM t JOIN u ON t.id = u.id)",
+            "SELECT b FROM t WHERE id IN (SELECT u.id FROM t JOIN u ON t.id = u.id)",
+            False,
+        ),
+        # AND among the ORs is told apart from ORs alone.
+        (
+            "SELECT a FROM t WHERE a = 1 AND b = 2 OR id = 3",
+            "SELECT a FROM t WHERE a = 1 OR b = 2 OR id = 3",
             False,
         ),
         ("SELECT a FROM (SELECT a FROM t) AS x", "SELECT a FROM (SELECT a FROM t) AS y", None),

@@ -89,6 +89,8 @@ def test_packs_are_as_full_as_first_fit_makes_them(seed: int, budget: int) -> No
     for used, members in plan:
         assert used == sum(size[number] for number in members)
         assert used <= budget or len(members) == 1
+    openers = [size[members[0]] for _used, members in plan]
+    assert openers == sorted(openers, reverse=True), "longest first"
     # What opened a later pack fitted into no earlier one.
     for earlier in range(len(plan)):
         for later in range(earlier + 1, len(plan)):

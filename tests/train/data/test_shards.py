@@ -129,6 +129,7 @@ def test_choices_follow_what_became_of_each_query(build: Path) -> None:
 def test_epochs_take_turns_and_show_each_choice_alike(choices: list[int], number: int) -> None:
     shown = [turns(choices, epoch, number) for epoch in range(12)]
     assert all(len(set(views)) == len(views) == min(number, len(choices)) for views in shown)
+    assert 2 * number > len(choices) or not set(shown[0]) & set(shown[1]), "the next epoch shows others where there are"
     counts = {choice: sum(choice in views for views in shown) for choice in choices}
     assert len(set(counts.values())) <= 1
 

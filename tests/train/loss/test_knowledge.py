@@ -61,6 +61,16 @@ def test_chunks_do_not_change_them_and_nothing_asks_for_gradients(monkeypatch: p
     assert not whole.requires_grad
 
 
+def test_an_end_that_is_the_first_choice_is_no_token_that_is() -> None:
+    case = Case(3, 4, 12, 30, 4, 0.3)
+    case.bias[7] = 100.0
+    case.targets.gold_M[:4] = 7
+    tokens, _nll, first, ends, stop_nll = knowledge_sums(case.hidden, case.weight, case.bias, case.targets, 7).tolist()[:NUM_GOLD]
+    assert tokens > 0
+    assert (first, stop_nll) == (0, pytest.approx(0))
+    assert ends >= 4
+
+
 def test_without_gold_or_teacher_there_is_nothing_to_say() -> None:
     case = Case(1, 4, 6, 20, 3, 0.3)
     case.targets = case.targets.chunk(0, 0) and type(case.targets)(
