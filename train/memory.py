@@ -3,6 +3,7 @@
 D hidden size, I width of the MLP, HE and GE width of all query and of all key heads, V vocabulary. All sizes in bytes.
 """
 
+import gc
 import json
 import logging
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS
 from kidcore.models.weights import count_weights
+from train.allocator import release_free_memory
 from train.loss.head import chunk_slots
 from train.step import autocast_dtype
 from train.student.ranks import Ranks
@@ -26,6 +28,9 @@ _RUNTIME = 600_000_000
 _CHUNKS_ON_GPU = 512 << 20
 _SHARE = 0.9
 """Of what is free that a step may be planned to take. By judgement: few peaks were held against the estimate."""
+_KEPT_FREE = 1.35
+"""Of what a step moves through on a CPU it takes so many times what is counted here: 1.0 to 1.8 in 60 steps of a student of 0.5
+billion weights (bench/RESULTS.md). What is freed within a step is kept for it, see train.allocator; that is a part of it."""
 _SMALLEST_PACK, _USUAL_PACK, _LARGEST_PACK = 512, 4096, 16384
 _LOG = logging.getLogger(__name__)
 
@@ -95,7 +100,8 @@ def step_bytes(shape: StudentShape, settings: TrainSettings, device: torch.devic
         # Attention is in float32 there, and its result is cast for the product behind it.
         row += 6 * shape.query_width + 4 * shape.key_width
     kept = 4 * shape.hidden * shape.layers + row if checkpointed else row * shape.layers
-    step = state + casts + max(pack_size(settings), longest) * kept + _head_bytes(shape, settings, device, is_cast=is_cast)
+    moved = casts + max(pack_size(settings), longest) * kept + _head_bytes(shape, settings, device, is_cast=is_cast)
+    step = state + (moved if device.type == "cuda" else int(_KEPT_FREE * moved))
     # The student is loaded in float32.
     return _RUNTIME + max(step, 4 * shape.num_weights)
 
@@ -186,7 +192,7 @@ def fitted(settings: TrainSettings, student: Path, ranks: Ranks, began_with: int
         settings = settings.model_copy(update={"pack_tokens": size})
     if shape is None or settings.parallel == "fsdp" or (settings.parallel == "auto" and ranks.world_size > 1):
         return settings
-    free = free_bytes(ranks.device)
+    free = _room(shape, settings, ranks.device, longest)
     chosen = _choose(shape, settings, ranks.device, free, longest)
     asked, needed = (step_bytes(shape, x, ranks.device, longest) for x in (settings, chosen))
     if chosen is not settings:
@@ -205,6 +211,19 @@ def fitted(settings: TrainSettings, student: Path, ranks: Ranks, began_with: int
         )
     _LOG.debug("a step is expected to take %s of %s", _gigabytes(needed), _gigabytes(free))
     return chosen
+
+
+def _room(shape: StudentShape, settings: TrainSettings, device: torch.device, longest: int) -> int:
+    """What is free, and where that is too little, what is free without what a run before in this process left behind."""
+    free = free_bytes(device)
+    if step_bytes(shape, settings, device, longest) <= _SHARE * free:
+        return free
+    # A trainer's objects refer to each other: its model, half the memory of a laptop, waits for the collector.
+    gc.collect()
+    release_free_memory()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return free_bytes(device)
 
 
 def _largest_pack(shape: StudentShape | None, settings: TrainSettings, ranks: Ranks, longest: int) -> int:

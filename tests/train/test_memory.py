@@ -2,6 +2,7 @@
 
 import json
 import logging
+import weakref
 from pathlib import Path
 
 import pytest
@@ -24,17 +25,24 @@ def settings(**changes: object) -> TrainSettings:
 
 
 @pytest.mark.parametrize(
-    ("shape", "changes", "gigabytes"),
+    ("shape", "changes", "stays", "moves"),
     [
-        (HALF_BILLION, {}, 16.8),
-        (ONE_AND_A_HALF, {"lora_rank": 16, "pack_tokens": 1024}, 13.5),
-        (ONE_AND_A_HALF, {"lora_rank": 16}, 23.0),
-        (STORED_HALF, {"lora_rank": 16, "pack_tokens": 1024}, 7.5),
-        (STORED_HALF, {"lora_rank": 16, "pack_tokens": 1024, "gradient_checkpointing": True}, 6.8),
+        (HALF_BILLION, {}, 8.5, 8.3),
+        (ONE_AND_A_HALF, {"lora_rank": 16, "pack_tokens": 1024}, 7.1, 6.4),
+        (ONE_AND_A_HALF, {"lora_rank": 16}, 7.1, 15.9),
+        (STORED_HALF, {"lora_rank": 16, "pack_tokens": 1024}, 4.0, 3.5),
+        # The student as it is loaded is the most here.
+        (STORED_HALF, {"lora_rank": 16, "pack_tokens": 1024, "gradient_checkpointing": True}, 6.8, 0.0),
     ],
 )
-def test_estimates_are_those_counted_by_hand(shape: StudentShape, changes: dict[str, object], gigabytes: float) -> None:
-    assert step_bytes(shape, settings(**changes), CPU) / 1e9 == pytest.approx(gigabytes, rel=0.06)
+def test_estimates_are_those_counted_by_hand(shape: StudentShape, changes: dict[str, object], stays: float, moves: float) -> None:
+    assert step_bytes(shape, settings(**changes), CPU) / 1e9 == pytest.approx(stays + 1.35 * moves, rel=0.06)
+
+
+@pytest.mark.parametrize(("pack_tokens", "gigabytes"), [(1024, 15.3), (1024, 14.4), (811, 12.6), (480, 11.5)])
+def test_estimates_are_within_15_percent_of_what_was_measured(pack_tokens: int, gigabytes: float) -> None:
+    """Largest resident sets of a student of 0.5 billion weights, all of them trained, by the rows of its packs."""
+    assert step_bytes(HALF_BILLION, settings(pack_tokens=pack_tokens), CPU) / 1e9 == pytest.approx(gigabytes, rel=0.15)
 
 
 @pytest.mark.parametrize("lora_rank", [0, 16])
@@ -60,7 +68,7 @@ def _large(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
 def test_what_would_be_killed_is_made_to_fit_and_said(
     student: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _large(monkeypatch, 22e9)
+    _large(monkeypatch, 24e9)
     monkeypatch.setattr(logging.getLogger("train"), "propagate", True)
     with caplog.at_level(logging.WARNING):
         chosen = fitted(settings(lora_rank=16), student, Ranks())
@@ -137,8 +145,23 @@ def test_an_example_longer_than_a_pack_counts_whole(student: Path, monkeypatch: 
     short, long = (settings(lora_rank=16, pack_tokens=size) for size in (1024, 4096))
     assert step_bytes(ONE_AND_A_HALF, short, CPU, longest=4096) == pytest.approx(step_bytes(ONE_AND_A_HALF, long, CPU), rel=0.02)
     assert step_bytes(ONE_AND_A_HALF, short, CPU, longest=900) == step_bytes(ONE_AND_A_HALF, short, CPU)
-    _large(monkeypatch, 18e9)
+    _large(monkeypatch, 20e9)
     # Smaller packs help as far as the longest example lets them.
     assert fitted(long, student, Ranks(), longest=300).gradient_checkpointing is False
     tight = fitted(long, student, Ranks(), longest=3000)
     assert (tight.pack_tokens, tight.gradient_checkpointing) == (4096, True)
+
+
+def test_what_an_earlier_run_left_behind_does_not_count(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model in a circle of references is freed by the collector only."""
+    monkeypatch.setattr(StudentShape, "of", lambda _: ONE_AND_A_HALF)
+    left = [_Circle()]
+    gone = weakref.ref(left.pop())
+    monkeypatch.setattr("train.memory.free_bytes", lambda _: int(14e9 if gone() else 60e9))
+    mine = settings(lora_rank=16)
+    assert fitted(mine, student, Ranks()) is mine
+
+
+class _Circle:
+    def __init__(self) -> None:
+        self.me = self
