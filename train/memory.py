@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
+from kidcore.allocator import release_free_memory
 from kidcore.config import processes
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS
 from kidcore.models.weights import count_weights
-from train.allocator import release_free_memory
 from train.loss.head import chunk_slots
 from train.step import autocast_dtype
 from train.student.ranks import Ranks
@@ -29,8 +29,8 @@ _CHUNKS_ON_GPU = 512 << 20
 _SHARE = 0.9
 """Of what is free that a step may be planned to take. By judgement: few peaks were held against the estimate."""
 _KEPT_FREE = 1.35
-"""Of what a step moves through on a CPU it takes so many times what is counted here: 1.0 to 1.8 in 60 steps of a student of 0.5
-billion weights (bench/RESULTS.md). What is freed within a step is kept for it, see train.allocator; that is a part of it."""
+"""Of what a step moves through on a CPU it takes so many times what is counted here: 1.0 to 1.9 in 60 steps of a student of 0.5
+billion weights (bench/RESULTS.md). What is freed within a step is kept for it, see kidcore.allocator; that is a part of it."""
 _SMALLEST_PACK, _USUAL_PACK, _LARGEST_PACK = 512, 4096, 16384
 _LOG = logging.getLogger(__name__)
 
