@@ -44,8 +44,8 @@ SETTINGS: dict[str, object] = {
     "mask.views": 2,
     "score.top_k": 8,
 }
-_MOST_A_BUILD = 4
-"""Kills in one build: the third that hits the same shard would rightly stop it."""
+_MOST_A_BUILD = 2
+"""Kills in one build: a third one that hits the same shard would rightly stop it."""
 
 
 @dataclass(frozen=True)
