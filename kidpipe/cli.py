@@ -241,9 +241,9 @@ def inspect(
 
     Example: kidpipe inspect train:17 --view 1
     """
-    session = open_command(config, settings)
     if (shard is None) == (not example_id):
-        raise KidpipeError("one example or one shard is to be named", fix="kidpipe inspect train:0, or --shard FILE")
+        raise typer.BadParameter("name one example, as train:0, or one shard: --shard FILE")
+    session = open_command(config, settings)
     if shard is not None:
         load_body("commands.provenance.inspect_shard")(session, shard, as_json=json)
     else:
