@@ -14,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # One thread a process: the processes of a test share the cores with those of the others. Bytecode is kept: without, each
 # process that collects tests rewrites all their asserts, five seconds.
-PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_JOBS) --dist loadgroup --no-loadscope-reorder
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 INSTALLED := $(VENV)/installed-$(EXTRA)
 
 .PHONY: demo demo-real test test-fast check format docs clean

@@ -83,8 +83,7 @@ def _vllm_loaded(tiny_model: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def _vllm_where_it_is_needed(request: pytest.FixtureRequest) -> None:
-    group = request.node.get_closest_marker("xdist_group")
-    if request.node.get_closest_marker("engine") and group.args[0] == "vllm":
+    if request.node.get_closest_marker("engine") and request.node.get_closest_marker("vllm"):
         request.getfixturevalue("_vllm_loaded")
 
 
@@ -151,20 +150,16 @@ def configure(settings: dict[str, object], **changes: object) -> Config:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file is one process's (its fixtures are made once), and so are all files that load vLLM; slow ones start first.
+    """Slow files start first: begun last, one of them would keep one core waiting for the other.
 
-    What is slow is known by its markers, which tell seconds where it is many. Begun last, one of them would keep one core
-    waiting for the other.
+    A file is one process's (`--dist loadfile`), so that its fixtures are made once. What is slow is known by its markers, which
+    tell seconds where it is many.
     """
-    groups: dict[str, list[pytest.Item]] = {}
+    files: dict[Path, list[pytest.Item]] = {}
     for item in items:
-        mark = item.get_closest_marker("xdist_group")
-        if mark is None:
-            mark = pytest.mark.xdist_group(item.path.relative_to(item.config.rootpath).as_posix()).mark
-            item.add_marker(pytest.mark.xdist_group(*mark.args))
-        groups.setdefault(str(mark.args[0]), []).append(item)
-    by_weight = sorted(groups.values(), key=lambda group: -sum(map(seconds, group)))
-    items[:] = [item for group in by_weight for item in group]
+        files.setdefault(item.path, []).append(item)
+    by_weight = sorted(files.values(), key=lambda file: -sum(map(seconds, file)))
+    items[:] = [item for file in by_weight for item in file]
 
 
 def seconds(item: pytest.Item) -> float:

@@ -26,7 +26,7 @@ def read(
 
 
 @pytest.mark.engine
-@pytest.mark.xdist_group("vllm")
+@pytest.mark.vllm
 @pytest.mark.parametrize("prefix_cache", [True, False])
 def test_builds_of_both_engines_agree(settings: dict[str, object], tmp_path: Path, prefix_cache: bool) -> None:
     settings |= {"data.limit": 30, "score.tail_mass": 0.0}

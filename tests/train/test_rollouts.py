@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 TOLERANCE = 3e-4
 
 
-pytestmark = pytest.mark.xdist_group("vllm")
+pytestmark = pytest.mark.vllm
 
 
 @pytest.fixture(scope="module")

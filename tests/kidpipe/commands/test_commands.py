@@ -123,7 +123,7 @@ def test_init_writes_a_file_that_the_other_commands_read(cli: Cli, tmp_path: Pat
 
 
 @pytest.mark.engine(seconds=60)
-@pytest.mark.xdist_group("vllm")
+@pytest.mark.vllm
 def test_the_demo_runs_to_its_table(cli: Cli, tmp_path: Path) -> None:
     cli.settings.clear()
     done = cli("demo", str(tmp_path / "demo"), "--quick")

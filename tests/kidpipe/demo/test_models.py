@@ -121,7 +121,7 @@ def test_sizes_that_cannot_run_are_refused(tokenizer: "PreTrainedTokenizerFast",
 
 
 @pytest.mark.engine
-@pytest.mark.xdist_group("vllm")
+@pytest.mark.vllm
 def test_vllm_reads_the_same_model_in_the_folder(tokenizer: "PreTrainedTokenizerFast", tmp_path: Path) -> None:
     pytest.importorskip("vllm")
     import torch

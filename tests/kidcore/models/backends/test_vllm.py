@@ -12,7 +12,7 @@ from kidcore.models.backends.transformers import TransformersBackend
 from kidcore.models.backends.vllm import VllmBackend
 from tests.kidcore.models.backends.conftest import assert_same, open_vllm, random_requests
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("vllm")]
+pytestmark = [pytest.mark.engine, pytest.mark.vllm]
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["prefix cache", "no prefix cache"])

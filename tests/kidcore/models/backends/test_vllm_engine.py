@@ -20,7 +20,7 @@ from kidcore.models.backends.select import open_backend
 from kidcore.models.backends.transformers import TransformersBackend
 from tests.kidcore.models.backends.conftest import assert_same, engine_settings, open_vllm, random_requests, save_tiny_model
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("vllm")]
+pytestmark = [pytest.mark.engine, pytest.mark.vllm]
 
 
 def test_process_is_left_as_it_was(tiny_model: Path) -> None:

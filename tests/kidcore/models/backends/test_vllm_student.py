@@ -13,7 +13,7 @@ from kidcore.models.backends.transformers import TransformersBackend
 from kidcore.models.backends.vllm_student import VllmStudent
 from tests.kidcore.models.backends.conftest import assert_same, engine_settings, random_requests
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("vllm")]
+pytestmark = [pytest.mark.engine, pytest.mark.vllm]
 
 PROMPTS = [request.token_ids.tolist() for request in random_requests(10, seed=14, shared=60)]
 DRAWN = Sampling(1.0, 7)
