@@ -1,5 +1,5 @@
-# make demo: the whole pipeline on made data; make test: all tests, about twelve minutes on two cores; make test-fast: those without
-# real engines and many processes, under five minutes; make check: format, lint, types.
+# make demo: the whole pipeline on made data; make test: all tests, about nine minutes on two cores; make test-fast: those without
+# real engines and many processes, about three minutes; make check: format, lint, types.
 # With a CUDA GPU:            make demo EXTRA=vllm CONSTRAINTS=
 # Without one, outside a lab: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu   (the default torch carries CUDA)
 PYTHON ?= python3

@@ -59,6 +59,7 @@ def test_attack_harms_nobody(name: str, world: Path, pool: SandboxPool) -> None:
     assert len(gold.rows) > 1
 
 
+@pytest.mark.slow
 def test_every_attack_is_judged_and_none_is_correct(world: Path) -> None:
     content = world.read_bytes()
     examples = [Example(name, "world", "", GOLDS[0]) for name in ATTACKS]
@@ -75,6 +76,7 @@ def test_every_attack_is_judged_and_none_is_correct(world: Path) -> None:
     assert world.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_memory_stays_bounded(world: Path) -> None:
     hogs = [name for name in ATTACKS if "bomb" in name or "cross join" in name or "endless" in name]
     peaks = peaks_mib(LIMITS, [Job(str(world), attack(name, world)) for name in hogs])

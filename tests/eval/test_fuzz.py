@@ -140,6 +140,7 @@ def test_few_values_meet_averages_and_repeat(world: Path, tmp_path: Path) -> Non
     assert any(met)
 
 
+@pytest.mark.slow
 def test_a_suite_refutes_more_mutants_than_the_original(world: Path, tmp_path: Path) -> None:
     examples = make_examples(len(GOLDS))
     report = make_suite(examples, lambda _db_id: world, tmp_path, num_variants=6, seed=0, settings=SETTINGS, sandbox=SANDBOX)[

@@ -93,6 +93,7 @@ def test_the_python_interface_is_ours_too(shadowed: Path) -> None:
     assert (done.stdout, done.stderr) == ("kidpipe.api\n", "")
 
 
+@pytest.mark.slow
 def test_processes_that_we_start_are_safe_too(shadowed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(shadowed)
     command = own_packages.child_command("kidpipe.study.trial")

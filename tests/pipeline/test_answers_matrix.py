@@ -15,6 +15,8 @@ from pipeline.context import open_context
 from tests.conftest import configure
 from tests.pipeline.running import made, store_of
 
+pytestmark = pytest.mark.slow(seconds=2)
+
 BOTH = {"seqkd", "opd"}
 # Another value, the stages that run again, and the methods whose runs are other ones then.
 CHANGES: dict[str, tuple[Any, set[str], set[str]]] = {

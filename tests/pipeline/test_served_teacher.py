@@ -75,6 +75,7 @@ def test_a_build_is_that_of_the_model_itself_through_trouble(
     assert answers == own_answers
 
 
+@pytest.mark.slow
 def test_another_model_at_the_same_url_makes_its_own_shards(
     server: ModelServer, small: dict[str, object], tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

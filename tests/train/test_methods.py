@@ -1,6 +1,8 @@
 """No fast path trains another objective: ten steps of each method on trees equal ten steps the slow way."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -112,3 +114,21 @@ def test_the_tolerance_tells_objectives_apart(build: tuple[Source, Path]) -> Non
     rkd = trained_slowly(config("rkd"), build)
     for other in (config("fkd"), config("rkd", kd_weight=1.1), config("kid", gold_share=1.0)):
         assert (trained_slowly(other, build) - rkd).norm() > 20 * TOLERANCE * (rkd - start).norm(), other.method
+
+
+@pytest.mark.parametrize("name", ["jensen_shannon", "skew_forward_kl", "skew_reverse_kl"])
+def test_another_divergence_is_another_run(build: tuple[Source, Path], tmp_path: Path, name: str) -> None:
+    source, student = build
+    common = {"holdout": 0.2, "max_steps": 3}
+    own = run(config("kid", **common), source, student, tmp_path / "own")
+    changed = config("kid", **common, divergence=name, divergence_parameter=0.1)
+    other = run(changed, source, student, tmp_path / "other")
+    first, second = (first_step(tmp_path / which) for which in ("own", "other"))
+    assert first["gold_nll"] == second["gold_nll"]
+    assert first["divergence"] != second["divergence"]
+    assert 0 < own.best_nll != other.best_nll > 0
+
+
+def first_step(out: Path) -> dict[str, Any]:
+    log = (out / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return next(line for line in map(json.loads, log) if line["kind"] == "step")

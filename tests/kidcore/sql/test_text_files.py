@@ -111,6 +111,7 @@ _JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(st.dictionaries(st.text(), _JSON), min_size=2), st.booleans(), st.sampled_from(["x.json", "x.jsonl"]))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_rows_come_back(tmp_path: Path, rows: list[dict[str, Any]], escaped: bool, name: str) -> None:

@@ -13,6 +13,8 @@ from tests.kidpipe.commands.test_bad_input import assert_said
 from tests.pipeline.test_change_matrix import other_model
 from tests.serving import ModelServer, hang_up, status
 
+pytestmark = pytest.mark.slow(seconds=6)
+
 SMALL: dict[str, object] = {
     "data.limit": 20,
     "ingest.shard_rows": 10,

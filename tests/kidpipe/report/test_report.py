@@ -80,6 +80,7 @@ def browser() -> Iterator[Any]:
     opened.quit()
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("width", [1280, 400])
 def test_a_browser_shows_every_figure_and_reports_no_error(session: Session, browser: Any, tmp_path: Path, width: int) -> None:
@@ -142,6 +143,7 @@ def test_mistakes_are_named(session: Session, tmp_path: Path) -> None:
             report(session, kind, names, tmp_path / "page.html", as_json=True)
 
 
+@pytest.mark.slow
 def test_the_same_store_gives_the_same_page(session: Session, tmp_path: Path) -> None:
     pages = [report(session, "all", [], tmp_path / f"{number}.html", as_json=True).read_bytes() for number in range(2)]
     assert pages[0] == pages[1]

@@ -16,6 +16,8 @@ from kidcore.models.served import resolve_served
 from tests.kidcore.models.backends.conftest import assert_same, random_requests, save_tiny_model
 from tests.serving import ModelServer, hang, hang_up, status
 
+pytestmark = pytest.mark.slow(seconds=2)
+
 
 @pytest.fixture(scope="module")
 def servers(tiny_model: Path) -> Iterator[list[ModelServer]]:

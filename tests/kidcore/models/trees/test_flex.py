@@ -20,7 +20,10 @@ from tests.kidcore.models.trees.drawing import CUDA, draw_schema_tree, draw_tree
 from tests.train.small import make_student
 
 # The compiler looks at .grad of inputs that are no leaves, and means to hide the warning.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+pytestmark = [
+    pytest.mark.slow(seconds=3),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+]
 PER_TEST = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 
 

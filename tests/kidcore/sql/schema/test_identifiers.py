@@ -76,6 +76,7 @@ def works(connection: Any, sql: str) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", ["sqlite", "duckdb"])
 def test_exactly_the_words_that_fail_bare_are_reserved(dialect: str) -> None:
     """One list is missing a word: prompts can't be copied. One too many: prompts change without need."""
@@ -106,6 +107,7 @@ def test_a_quoted_name_means_the_name_in_sqlite(name: str) -> None:
         assert (cursor.fetchall(), cursor.description[0][0]) == ([(7,)], name)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(NAMES)
 def test_a_quoted_name_means_the_name_in_duckdb(name: str) -> None:
