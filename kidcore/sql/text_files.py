@@ -181,8 +181,4 @@ def _not_utf8(path: Path, what: str, encoding: str) -> KidpipeError:
 
 def visible(text: str) -> str:
     """The text with lone surrogates (halves of characters, undecodable bytes) written as \\uXXXX: any file can hold that."""
-    return text if text.isascii() else _escaped(text)
-
-
-def _escaped(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from kidcore.models.backends.packed import plan_packs
 from kidcore.models.trees.attention import RowPlan, has_tree_attention, make_mask
 from kidcore.models.trees.layout import tolerance
-from kidcore.models.trees.tree import Int32, Int64, build_tree, shared_length, sort_key
+from kidcore.models.trees.tree import Int32, Int64, build_tree
 from kidcore.models.trees.trunk import run_trunk
 
 _LEAST_FREE = 8
@@ -187,7 +188,7 @@ class _Decoder:
         self._cache = _RowCache()
         self._active: list[_Answer] = []
         self._done: list[tuple[int, list[int]]] = []
-        self._packs = deque(_packs(prompts, batch_tokens))
+        self._packs = deque(plan_packs(prompts, batch_tokens))
         self._tree, self._waiting = _TreeCache(), deque[tuple[_Answer, Tensor]]()
 
     @property
@@ -293,18 +294,3 @@ class _Decoder:
         for source, target in zip(sources, targets, strict=True):
             self._active[target] = self._active[source]
         del self._active[left:]
-
-
-def _packs(prompts: Sequence[Int32], batch_tokens: int) -> Iterator[list[int]]:
-    """Numbers of prompts that together have at most `batch_tokens` rows; a longer one is alone."""
-    pack: list[int] = []
-    rows, previous = 0, np.empty(0, np.int32)
-    for number in sorted(range(len(prompts)), key=lambda number: sort_key(prompts[number])):
-        fresh = len(prompts[number]) - (shared_length(previous, prompts[number]) if pack else 0)
-        if pack and rows + fresh > batch_tokens:
-            yield pack
-            pack, rows, fresh = [], 0, len(prompts[number])
-        pack.append(number)
-        rows, previous = rows + fresh, prompts[number]
-    if pack:
-        yield pack

@@ -15,7 +15,7 @@ from torch import Tensor
 from kidcore.models.backends.base import ScoreRequest, TopK, in_ranked_order
 from kidcore.models.trees.attention import has_tree_attention, make_mask
 from kidcore.models.trees.layout import best_layout, use_tree_attention
-from kidcore.models.trees.tree import build_tree, shared_length, sort_key
+from kidcore.models.trees.tree import Int32, build_tree, shared_length, sort_key
 from kidcore.models.trees.trunk import head_is_plain, run_trunk
 
 _LOG = logging.getLogger(__name__)
@@ -36,17 +36,17 @@ def can_share(model: Any) -> bool:
     return True
 
 
-def plan_score_packs(requests: Sequence[ScoreRequest], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of requests that together have at most `batch_tokens` rows; a longer request is alone."""
+def plan_packs(sequences: Sequence[Int32], batch_tokens: int) -> Iterator[list[int]]:
+    """Numbers of sequences that together have at most `batch_tokens` rows; a longer one is alone."""
     pack: list[int] = []
     rows = 0
-    for index in sorted(range(len(requests)), key=lambda index: sort_key(requests[index].token_ids)):
-        tokens = requests[index].token_ids
-        fresh = len(tokens) - (shared_length(requests[pack[-1]].token_ids, tokens) if pack else 0)
+    for number in sorted(range(len(sequences)), key=lambda number: sort_key(sequences[number])):
+        tokens = sequences[number]
+        fresh = len(tokens) - (shared_length(sequences[pack[-1]], tokens) if pack else 0)
         if pack and rows + fresh > batch_tokens:
             yield pack
             pack, rows, fresh = [], 0, len(tokens)
-        pack.append(index)
+        pack.append(number)
         rows += fresh
     if pack:
         yield pack

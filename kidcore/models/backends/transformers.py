@@ -24,7 +24,7 @@ from kidcore.models.backends.base import Sampling, ScoreRequest, TopK, check_pro
 from kidcore.models.backends.decoding import can_decode, decode
 from kidcore.models.backends.facts import EngineFacts
 from kidcore.models.backends.gumbel import Draw, Noise
-from kidcore.models.backends.packed import can_share, plan_score_packs, rank_logits, score_pack, split
+from kidcore.models.backends.packed import can_share, plan_packs, rank_logits, score_pack, split
 from kidcore.models.sources import ModelSource
 
 _WINDOW = 512
@@ -102,7 +102,7 @@ class TransformersBackend:
 
     def _score_batches(self, requests: Sequence[ScoreRequest]) -> Iterator[list[int]]:
         if self._shares_prompts:
-            return plan_score_packs(requests, self._batch_tokens)
+            return plan_packs([request.token_ids for request in requests], self._batch_tokens)
         wanted = [len(request.token_ids) - request.start + 1 for request in requests]
         return self._batches([len(request.token_ids) for request in requests], wanted)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import GraniteConfig, GraniteForCausalLM, Qwen2ForCausalLM
 
 from kidcore.models.backends.base import ScoreRequest, TopK
-from kidcore.models.backends.packed import can_share, plan_score_packs, rank_logits, score_pack
+from kidcore.models.backends.packed import can_share, plan_packs, rank_logits, score_pack
 from kidcore.models.backends.transformers import TransformersBackend
 from kidcore.models.trees.attention import has_tree_attention
 from kidcore.models.trees.tree import tree_tokens
@@ -58,7 +58,7 @@ def test_packed_answers_are_those_of_each_request_alone(
 ) -> None:
     model = make_student().to(device).eval()
     requests = draw_requests(seed, count, alphabet, longest)
-    packs = list(plan_score_packs(requests, batch_tokens))
+    packs = list(plan_packs([request.token_ids for request in requests], batch_tokens))
     assert sorted(index for pack in packs for index in pack) == list(range(count))
     for pack in packs:
         asked = [requests[index] for index in pack]
