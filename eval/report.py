@@ -16,7 +16,7 @@ from eval.spider.exact_match import HARDNESS
 from eval.statistics import estimate
 from eval.verdicts import Verdict, VerdictKind
 from kidcore.atomic import replacing, write_text
-from kidcore.errors import KidpipeError
+from kidcore.errors import KidpipeError, first_line
 from kidcore.sql.text_files import visible
 
 METRICS = ("ex_bag", "ex_set", "ts_bag", "exact_set_match", "soft_f1", "r_ves")
@@ -59,9 +59,8 @@ def read_verdicts(path: Path) -> list[Verdict]:
         known = [{name: value for name, value in row.items() if name in names} for row in rows]
         return [Verdict(**row | {"kind": VerdictKind(row["kind"])}) for row in known]
     except (OSError, pa.ArrowException, LookupError, TypeError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         fix = "evaluate again by that name (kidpipe eval --name), or remove the folder"
-        raise KidpipeError(f"these verdicts cannot be read: {reason}", where=str(path), fix=fix) from error
+        raise KidpipeError(f"these verdicts cannot be read: {first_line(error)}", where=str(path), fix=fix) from error
 
 
 def write_summary(summary: dict[str, Any], path: Path) -> None:

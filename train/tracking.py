@@ -19,7 +19,7 @@ from accelerate.logging import MultiProcessAdapter
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from kidcore.config.config import TrainSettings
-from kidcore.errors import KidpipeError
+from kidcore.errors import KidpipeError, first_line
 from train.checkpoint import write_json
 
 _LOG = logging.getLogger(__name__)
@@ -74,9 +74,8 @@ class Trackers:
                 with redirect_stdout(sys.stderr):  # trackio talks there, and stdout is for results
                     self._open[name] = self._started(name)
             except Exception as error:  # whatever a tracker's own client raises
-                said = next(iter(str(error).strip().splitlines()), type(error).__name__)
                 raise KidpipeError(
-                    f"{name} does not start: {said}",
+                    f"{name} does not start: {first_line(error)}",
                     where="train.report_to",
                     fix=f"set {name} up as its documentation says, or leave it out: --set train.report_to=",
                 ) from error
