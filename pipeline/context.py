@@ -229,9 +229,8 @@ def open_context(
     dataset, outline = read_outlined(config.data, config.ingest.shard_rows, Store(Path(config.store.path)), digests)
     if not outline.num_examples:
         raise KidpipeError("the data set has no training examples", where=config.data.path, fix="check data.path")
-    lacking_of(
-        dataset, outline.askers, outline.num_examples
-    )  # those of some examples are set aside by ingest; none at all is an error
+    # Those of some examples are set aside by ingest; none at all is an error.
+    lacking_of(dataset, outline.askers, outline.num_examples)
     teacher = find_teacher(config, need_teacher, digests)
     known = teacher or recorded_teacher(config)
     # Training comes hours after the build: a student that cannot be trained is said now.

@@ -11,7 +11,7 @@ from tests.train.small import write_build
 from tests.train.test_dataset import config
 from train.data.dataset import Dataset, Source
 from train.data.index import ExampleIndex, index_of
-from train.data.sampler import are_held_out, is_drawn, is_held_out
+from train.data.sampler import are_held_out, is_drawn
 
 ROWS, PARTS = 60, 5
 
@@ -44,7 +44,7 @@ def test_it_says_what_the_shards_say(source: Source, method: str, answers: str) 
         ]
         both = [some & same for some, same in zip(answered, right, strict=True)]
         there += set.union(*both) if answers == "correct" else set.intersection(*answered)
-    drawn = {x for x in usable if is_held_out(x, settings.holdout, settings.seed)}
+    drawn = {x for x in usable if is_drawn(settings.holdout, "holdout", settings.seed, x)}
     assert set(held) == drawn
     learnable = set(there) if method == "seqkd" else set(usable)
     assert dict(train) == {x: db_id for x, db_id in usable.items() if x in learnable - drawn}

@@ -7,14 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from tests.train.small import make_student, save_small_student, write_build
 from tests.train.together import config, finish, gradients, interrupt
 from train.data.dataset import Source
-from train.data.distribute import divide
 from train.student.ranks import ALONE
 from train.trainer import run
 
@@ -47,16 +44,6 @@ def assert_same_run(mine: list[dict[str, Any]], theirs: list[dict[str, Any]], re
             assert left.get(name) == right.get(name), name
         for name in ("loss", "gold_nll", "divergence"):
             assert left[name] == pytest.approx(right[name], rel=rel, abs=1e-6), (left["step"], name)
-
-
-@given(sizes=st.lists(st.integers(1, 5000), max_size=40), count=st.integers(1, 9))
-def test_packs_are_divided_evenly_and_each_goes_to_one_process(sizes: list[int], count: int) -> None:
-    lists = divide(sizes, count)
-    assert len(lists) == count
-    assert sorted(number for numbers in lists for number in numbers) == list(range(len(sizes)))
-    assert all(numbers == sorted(numbers) for numbers in lists)
-    sums = [sum(sizes[number] for number in numbers) for numbers in lists]
-    assert max(sums) - min(sums) <= max(sizes, default=0)
 
 
 @pytest.mark.engine

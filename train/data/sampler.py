@@ -22,13 +22,11 @@ def is_drawn(share: float, *values: object) -> bool:
     return hashed(*values) < share * 2.0**64
 
 
-def is_held_out(example_id: str, share: float, seed: int) -> bool:
-    """Whether an example is kept for evaluation: a share of them, the same in every epoch and however shards are cut."""
-    return are_held_out([example_id], share, seed)[0]
-
-
 def are_held_out(example_ids: Sequence[str], share: float, seed: int) -> list[bool]:
-    """`is_held_out` of each, as `is_drawn` draws: of a million, what does not change between them is done once."""
+    """Which examples are kept for evaluation: a share of them, the same in every epoch and however shards are cut.
+
+    As `is_drawn` draws: of a million, what does not change between them is done once.
+    """
     prefix, limit = f"holdout\0{seed}\0".encode(), share * 2.0**64
     digests = (hashlib.blake2b(prefix + example_id.encode(), digest_size=8).digest() for example_id in example_ids)
     return [int.from_bytes(digest, "big") < limit for digest in digests]

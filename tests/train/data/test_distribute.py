@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kidcore.models.trees.layout import PackLayout
@@ -12,8 +12,7 @@ from train.data.distribute import MicroBatcher, divide, idle_pack
 from train.data.examples import count_supervised
 
 
-@settings(max_examples=80, deadline=None)
-@given(sizes=st.lists(st.integers(0, 1000), max_size=20), count=st.integers(1, 6))
+@given(sizes=st.lists(st.integers(0, 5000), max_size=40), count=st.integers(1, 9))
 def test_loads_are_alike_up_to_the_largest_pack(sizes: list[int], count: int) -> None:
     lists = divide(sizes, count)
     assert len(lists) == count
