@@ -19,10 +19,10 @@ from kidcore.config.config_load import FILE, template
 from kidcore.store.store import Store
 from kidpipe.commands.build import build_imperfect
 from kidpipe.commands.evaluate import evaluate
-from kidpipe.commands.session import Session, open_session, show_seconds, text_table
-from kidpipe.commands.shown_tables import print_table
+from kidpipe.commands.session import Session, open_session
 from kidpipe.commands.train import train
 from kidpipe.demo.recipe import QUICK, DemoRecipe
+from kidpipe.demo.scores import kept_figures, print_end, print_scores
 from kidpipe.demo.setup import prepare_world
 
 SUMMARY = "summary.json"
@@ -198,11 +198,7 @@ def _ahead(run: Demo, digest: str) -> Iterator[None]:
 
 
 def _evaluate(run: Demo, name: str) -> dict[str, Any]:
-    summary = evaluate(run.session(), name, name=name, as_json=False, quiet=True)
-    metrics = summary["metrics"]
-    figures = {metric: round(metrics[metric]["all"]["value"], 4) for metric in ("ex_bag", "ex_set")}
-    interval = [round(metrics["ex_bag"]["all"][side], 4) for side in ("low", "high")]
-    return {**figures, "ex_bag_interval": interval, "valid_sql": round(summary["valid_sql"], 4), "questions": summary["judged"]}
+    return kept_figures(evaluate(run.session(), name, name=name, as_json=False, quiet=True))
 
 
 def _summarise(run: Demo, built: dict[str, Any], scores: dict[str, Any]) -> dict[str, Any]:
@@ -226,22 +222,8 @@ def _summarise(run: Demo, built: dict[str, Any], scores: dict[str, Any]) -> dict
 
 def _print(run: Demo, summary: dict[str, Any]) -> None:
     console = run.session().console
-    console.print()
-    table = text_table("", {"model": "left", "ex_bag": "right", "95% interval": "left", "ex_set": "right", "valid SQL": "right"})
     names = {"teacher": "teacher", "start": "student, start", "sft": "student, SFT", "kid": "student, KID"}
-    for name, score in summary["models"].items():
-        low, high = score["ex_bag_interval"]
-        table.add_row(
-            names[name],
-            f"{score['ex_bag']:.1%}",
-            f"{low:.1%} to {high:.1%}",
-            f"{score['ex_set']:.1%}",
-            f"{score['valid_sql']:.1%}",
-        )
-    print_table(console, table)
-    whole = sum(seconds for name, seconds in summary["seconds"].items() if "." not in name)
-    console.print(
-        f"\n{summary['models']['kid']['questions']} held-out questions; {show_seconds(whole)} in all; {run.folder / SUMMARY}"
-    )
+    print_scores(console, names, summary["models"])
+    print_end(console, summary, run.folder / SUMMARY)
     console.print(f"look around: kidpipe inspect train:0 -c {run.folder / FILE}")
     console.print(f"change one thing: kidpipe plan --why --set mask.ratio=0.3 -c {run.folder / FILE}")

@@ -27,11 +27,11 @@ from kidcore.models.weights import weight_files
 from kidcore.store.store import Store
 from kidpipe.commands.build import build_imperfect
 from kidpipe.commands.evaluate import evaluate
-from kidpipe.commands.session import Session, open_session, show_seconds, text_table
-from kidpipe.commands.shown_tables import print_table
+from kidpipe.commands.session import Session, open_session
 from kidpipe.commands.train import train
 from kidpipe.demo.look import look_lines
 from kidpipe.demo.recipe import QUICK_REAL, RealRecipe
+from kidpipe.demo.scores import kept_figures, print_end, print_scores
 from kidpipe.demo.world import make_world
 from train.memory import fitted, free_bytes
 from train.schedule import settled
@@ -192,14 +192,10 @@ def _evaluate(run: RealDemo, name: str, model: str) -> dict[str, Any]:
     began = time.perf_counter()
     session = run.session()
     summary = evaluate(session, model, name=name, as_json=False, quiet=True)
-    figures = {metric: summary["metrics"][metric]["all"] for metric in ("ex_bag", "ex_set")}
-    session.console.print(f"{_NAMES[name]:<21} {figures['ex_bag']['value']:.1%} in {time.perf_counter() - began:.0f} s")
-    return {
-        **{metric: round(figure["value"], 4) for metric, figure in figures.items()},
-        "ex_bag_interval": [round(figures["ex_bag"][side], 4) for side in ("low", "high")],
-        "valid_sql": round(summary["valid_sql"], 4),
-        "questions": summary["judged"],
-    }
+    session.console.print(
+        f"{_NAMES[name]:<21} {summary['metrics']['ex_bag']['all']['value']:.1%} in {time.perf_counter() - began:.0f} s"
+    )
+    return kept_figures(summary)
 
 
 def _gain(run: RealDemo, first: str, second: str) -> dict[str, float]:
@@ -211,18 +207,9 @@ def _gain(run: RealDemo, first: str, second: str) -> dict[str, float]:
 
 def _print(run: RealDemo, summary: dict[str, Any]) -> None:
     console = run.session().console
-    console.print()
-    table = text_table("", {"model": "left", "ex_bag": "right", "95% interval": "left", "ex_set": "right", "valid SQL": "right"})
-    for name, score in summary["models"].items():
-        low, high = score["ex_bag_interval"]
-        figures = (f"{score['ex_bag']:.1%}", f"{low:.1%} to {high:.1%}", f"{score['ex_set']:.1%}", f"{score['valid_sql']:.1%}")
-        table.add_row(_NAMES[name], *figures)
-    print_table(console, table)
+    print_scores(console, _NAMES, summary["models"])
     for (first, second), gain in zip(_PAIRS, summary["gains"].values(), strict=True):
         points = f"{100 * gain['value']:+.1f} points ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})"
         console.print(f"{_NAMES[second]} against {_NAMES[first]}: {points}, the same questions")
-    whole = sum(seconds for name, seconds in summary["seconds"].items() if "." not in name)
-    console.print(
-        f"\n{summary['models']['kid']['questions']} held-out questions; {show_seconds(whole)} in all; {run.folder / SUMMARY}"
-    )
+    print_end(console, summary, run.folder / SUMMARY)
     console.print(f"look around: kidpipe inspect train:0 -c {run.folder / FILE}")
