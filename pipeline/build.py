@@ -116,9 +116,9 @@ class _Runner(Protocol):
 
 def _runner(grid: Grid, store: Store, progress: bool, context: Context, check: Callable[[], None]) -> _Runner:
     engine = context.config.engine
-    stale = [stage.name for stage in grid.stages if not grid.is_finished(stage)]  # without any there is nothing to start for
+    stale = [stage for stage in grid.stages if not grid.is_finished(stage)]  # without any there is nothing to start for
     is_served = context.teacher is not None and context.teacher.served is not None
-    asks_models = not is_served and any(STAGE_TABLE[name].model for name in stale)
+    asks_models = not is_served and any(STAGE_TABLE[stage.name].model and grid.asks(stage) for stage in stale)
     if not stale or (not engine.ray and engines_here(engine, asks_models=asks_models) == 1):
         return SerialRunner(grid, store, progress, context, check)
     require_ray(engine.ray, verbose=context.verbose)

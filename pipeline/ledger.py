@@ -7,7 +7,7 @@ from kidcore.config.settings import fingerprint
 from kidcore.models.backends.facts import EngineFacts
 from kidcore.store.graph import Cell, Grid, Stage
 from kidcore.store.makers import this_maker
-from kidcore.store.store import Store
+from kidcore.store.store import Shard, Store
 
 
 class Ledger:
@@ -37,8 +37,12 @@ class Ledger:
         """Source examples that a shard is about."""
         return self._rows[cell.part]
 
-    def line(self, stage: Stage, cell: Cell) -> dict[str, object]:
-        """What the log of shards is to say of one before it is made; the settings of its stage are kept beside it."""
+    def line(self, stage: Stage, cell: Cell, wider: Shard | None = None) -> dict[str, object]:
+        """What the log of shards is to say of one before it is made; the settings of its stage are kept beside it.
+
+        Args:
+            wider: the shard that it is cut from, if it is.
+        """
         return {
             "stage": stage.name,
             "part": cell.part,
@@ -46,6 +50,7 @@ class Ledger:
             "key": cell.key,
             "rows": self.rows(cell),
             "settings": self._remember_settings(stage),
+            **({"cut_from": wider.key} if wider else {}),
         }
 
     def _settle(self, cell: Cell) -> bool:
@@ -58,8 +63,8 @@ class Ledger:
     def _remember_settings(self, stage: Stage) -> str:
         """Write a stage's settings once, so that gc can say what a shard was made with."""
         name = fingerprint([stage.name, stage.version, dict(stage.resolved)], 16)
-        if name not in self._noted and not (self._store.root / "settings" / f"{name}.json").exists():
-            self._store.write_json(f"settings/{name}.json", {"stage": stage.name, "settings": dict(stage.resolved)})
+        if name not in self._noted:
+            self._store.remember_settings(name, stage.name, stage.resolved)
         self._noted.add(name)
         return name
 

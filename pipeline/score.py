@@ -35,7 +35,7 @@ def gold_score(settings: ScoreSettings, tokens: Tokens, backend: Backend, task: 
         "db_id": ingest.column("db_id").to_pylist(),
         "prompt_ids": prompts,
         "gold_ids": gold,
-        **_columns(stored),
+        **stored_columns(stored),
     }
     del columns["gold_logprob"]
     return Output(arrow_table(schema_of("gold_score"), columns), _counts(stored))
@@ -71,7 +71,7 @@ def score(
         "gold_ids": gold,
         "imperfect_ids": imperfect,
         "masked": lists(rewrites, "masked"),
-        **_columns(stored),
+        **stored_columns(stored),
     }
     return Output(arrow_table(schema_of("score"), columns), _counts(stored) | {"reused_gold": len(gold) - len(changed)})
 
@@ -95,13 +95,15 @@ def _score(
     return in_row_order(order, stored)
 
 
-def stored_rows(gold_rows: pa.Table) -> list[Stored]:
-    """The rows of a shard of gold_score as they were stored."""
-    names = ("topk_count", "topk_ids", "topk_logprobs", "tail", "actual_logprob", "actual_logprob")
-    return [Stored(*row) for row in zip(*(lists(gold_rows, name) for name in names), strict=True)]
+def stored_rows(scored: pa.Table) -> list[Stored]:
+    """The rows of a shard of scores as they were stored; of gold's, what was scored is gold itself."""
+    gold = "gold_logprob" if "gold_logprob" in scored.column_names else "actual_logprob"
+    names = ("topk_count", "topk_ids", "topk_logprobs", "tail", "actual_logprob", gold)
+    return [Stored(*row) for row in zip(*(lists(scored, name) for name in names), strict=True)]
 
 
-def _columns(stored: Sequence[Stored]) -> dict[str, list[Any]]:
+def stored_columns(stored: Sequence[Stored]) -> dict[str, list[Any]]:
+    """The columns that `stored_rows` reads."""
     return {name: [getattr(row, name) for row in stored] for name in Stored.__dataclass_fields__}
 
 

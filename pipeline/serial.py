@@ -4,11 +4,14 @@ import logging
 import time
 from collections.abc import Callable
 
+import pyarrow as pa
+
 from kidcore.allocator import release_free_memory
 from kidcore.interrupt import StopRequest
-from kidcore.store.graph import Cell, Grid, Stage, Task
+from kidcore.store.graph import WIDTH, Cell, Grid, Stage, Task
 from kidcore.store.store import Store
 from pipeline.context import Context
+from pipeline.cut import cut_from
 from pipeline.ledger import Ledger, made_by
 from pipeline.progress import StageProgress
 
@@ -74,15 +77,23 @@ class SerialRunner:
             self.ledger.made(cell)
         bar.finish()
 
+    def _read_inputs(self, stage: Stage, cell: Cell) -> dict[str, pa.Table]:
+        inputs = self.grid.inputs(stage, self.grid.parts[cell.part], cell.view)
+        return {name: self._store.read(shard) for name, shard in zip(stage.inputs, inputs, strict=True) if shard is not None}
+
     def _run_cell(self, stage: Stage, cell: Cell, bar: StageProgress) -> None:
         part = self.grid.parts[cell.part]
         started = time.perf_counter()
-        inputs = self.grid.inputs(stage, part, cell.view)
-        tables = {name: self._store.read(shard) for name, shard in zip(stage.inputs, inputs, strict=True) if shard is not None}
-        output = stage.run(Task(part, cell.view, tables, bar.advance))
+        wider = self.grid.wider(stage, part, cell.view)
+        if wider is not None:
+            output = cut_from(self._store, wider, stage.resolved[WIDTH])
+            bar.advance(self.ledger.rows(cell))
+        else:
+            output = stage.run(Task(part, cell.view, self._read_inputs(stage, cell), bar.advance))
         engine, start_s = self._context.take_engine() if self._context else (None, 0.0)
-        line = self.ledger.line(stage, cell) | made_by(engine, seconds=time.perf_counter() - started, engine_start_s=start_s)
-        provenance = self.grid.provenance(stage, part, cell.view).as_json()
+        made = made_by(engine, seconds=time.perf_counter() - started, engine_start_s=start_s)
+        line = self.ledger.line(stage, cell, wider) | made
+        provenance = self.grid.provenance(stage, part, cell.view, wider).as_json()
         shard = self._store.commit(stage.name, cell.key, output.table, output.counts, line, provenance)
         self.grid.add(shard)
         self.grid.look(stage, part, cell.view)

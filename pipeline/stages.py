@@ -67,6 +67,9 @@ def _stage(context: Context, row: StageTraits) -> Stage:
     def body() -> Body:
         return bind(row.name, context)
 
+    def identity_at(top_k: int) -> dict[str, Any]:
+        return settings_of(**sections | {"score": config.score.model_copy(update={"top_k": top_k})})[0]
+
     return Stage(
         row.name,
         row.version,
@@ -76,6 +79,7 @@ def _stage(context: Context, row: StageTraits) -> Stage:
         reads=row.reads,
         views=row.num_views(config),
         run=lambda task: body()(task),
+        identity_at=identity_at if "score" in row.sections else None,
     )
 
 

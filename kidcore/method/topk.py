@@ -1,6 +1,6 @@
 """A teacher's answer in, what is kept of its distributions out: top-K ids, float16 log-probabilities, the mass outside."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,4 +46,25 @@ def cut(answer: TopK, actual: Ids, gold: Ids, tail_mass: float, vocab_size: int)
         tail=outside[np.arange(len(count)), count - 1].astype(np.float32),
         actual_logprob=answer.actual_logprob,
         gold_logprob=np.where(actual == gold, answer.actual_logprob, unknown).astype(np.float32),
+    )
+
+
+def keep_fewer(stored: Stored, top_k: int) -> Stored:
+    """At most the `top_k` likeliest of the ids that are stored; the mass of the others joins the tail.
+
+    As if `cut` had been given fewer ids, but for three things: what joins the tail was rounded to float16 (a log-probability of
+    10 is off by 0.4% at most, and so is its share of the tail); gold is known wherever it was; and padding rows take no places.
+    """
+    count = stored.topk_count.astype(np.int64)
+    position = np.repeat(np.arange(len(count)), count)
+    rank = np.arange(len(position)) - np.repeat(np.cumsum(count) - count, count)
+    kept = rank < top_k
+    lost = np.exp(stored.topk_logprobs[~kept].astype(np.float64))
+    tail = stored.tail + np.bincount(position[~kept], lost, len(count))
+    return replace(
+        stored,
+        topk_count=np.minimum(count, top_k).astype(np.int16),
+        topk_ids=stored.topk_ids[kept],
+        topk_logprobs=stored.topk_logprobs[kept],
+        tail=np.minimum(tail, 1.0).astype(np.float32),
     )

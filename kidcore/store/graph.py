@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 State = Literal["done", "stale", "follows"]
+WIDTH = "score.top_k"
+"""The setting that says how many ids of a teacher's distributions are stored a position."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Stage:
     views: int
     """Number of views, 0 for a stage without."""
     run: Callable[[Task], Output] = field(compare=False)
+    identity_at: Callable[[int], Mapping[str, Any]] | None = field(default=None, compare=False)
+    """Of a stage that stores a teacher's distributions: `identity` as it would be with another number of ids a position."""
 
     def each_view(self) -> Sequence[int]:
         return range(max(self.views, 1))
@@ -105,6 +109,9 @@ class Grid:
         self._by_name = {stage.name: stage for stage in stages}
         self._key_starts = {s.name: key_start(s.name, s.version, s.identity) for s in stages}
         self._done: dict[tuple[str, int, int], Shard] = {}
+        self._store = store
+        self._widths: dict[str, list[int]] = {}
+        self._starts_at: dict[tuple[str, int], str] = {}
         for part in self.parts:
             for stage in self.stages:
                 for view in stage.each_view():
@@ -131,8 +138,39 @@ class Grid:
         names = ((name, view if self._by_name[name].views else 0) for name in stage.inputs)
         return [self._done.get((name, part.index, number)) for name, number in names]
 
-    def provenance(self, stage: Stage, part: Partition, view: int) -> Provenance:
-        """What a shard whose inputs are finished is made from."""
+    def wider(self, stage: Stage, part: Partition, view: int) -> Shard | None:
+        """A finished shard of the same rows with more ids a position, which this one can be cut from, if there is one."""
+        found = (self._finished_at(stage, part, view, top_k) for top_k in self._larger_widths(stage))
+        return next((shard for shard in found if shard is not None), None)
+
+    def _finished_at(self, stage: Stage, part: Partition, view: int, top_k: int) -> Shard | None:
+        """As `look` finds a finished shard, but with `top_k` ids a position, in what it is made from as well."""
+        digests = []
+        for name, shard in zip(stage.inputs, self.inputs(stage, part, view), strict=True):
+            is_scored = self._by_name[name].identity_at is not None
+            at = self._finished_at(self._by_name[name], part, view, top_k) if is_scored else shard
+            if at is None:
+                return None
+            digests.append(at.digest)
+        digests += [part.content[name] for name in stage.reads]
+        return self._finished[stage.name].get(shard_key(self._start_at(stage, top_k), view if stage.views else None, digests))
+
+    def _start_at(self, stage: Stage, top_k: int) -> str:
+        if (stage.name, top_k) not in self._starts_at:
+            assert stage.identity_at is not None
+            self._starts_at[stage.name, top_k] = key_start(stage.name, stage.version, stage.identity_at(top_k))
+        return self._starts_at[stage.name, top_k]
+
+    def _larger_widths(self, stage: Stage) -> list[int]:
+        """Numbers of ids a position that shards of the stage were made with and that are more than it wants, in order."""
+        if stage.identity_at is None:
+            return []
+        if stage.name not in self._widths:
+            self._widths[stage.name] = self._store.values_used(stage.name, WIDTH)
+        return [top_k for top_k in self._widths[stage.name] if top_k > stage.resolved[WIDTH]]
+
+    def provenance(self, stage: Stage, part: Partition, view: int, wider: Shard | None = None) -> Provenance:
+        """What a shard whose inputs are finished is made from; `wider` is the one that it is cut from, if it is."""
         inputs = zip(stage.inputs, self.inputs(stage, part, view), strict=True)
         return Provenance(
             stage=stage.name,
@@ -142,6 +180,7 @@ class Grid:
             in_key=tuple(stage.identity),
             inputs={name: shard.digest for name, shard in inputs if shard is not None},
             reads={name: part.content[name] for name in stage.reads},
+            cut_from=wider.file if wider else "",
         )
 
     def num_finished(self, stage: Stage) -> int:
@@ -165,6 +204,11 @@ class Grid:
     def is_finished(self, stage: Stage) -> bool:
         """Whether every shard of a stage is done."""
         return all(cell.state == "done" for cell in self.cells(stage))
+
+    def asks(self, stage: Stage) -> bool:
+        """Whether a shard of a stage is to be made, and not cut from a wider one."""
+        pending = (cell for cell in self.cells(stage) if cell.state != "done")
+        return any(self.wider(stage, self.parts[cell.part], cell.view) is None for cell in pending)
 
     def cells(self, stage: Stage) -> Iterator[Cell]:
         """Every shard of a stage."""

@@ -48,13 +48,27 @@ def this_maker(engine: EngineFacts | None) -> Maker:
 
 
 def makers_of(store: Store, keys: Collection[str]) -> dict[str, Maker]:
-    """What made the shards of these keys, as the log says last; those that it does not tell of are left out."""
+    """What made the shards of these keys, as the log says last; those that it does not tell of are left out.
+
+    What was cut from another shard has its numbers from the engine of that one.
+    """
     found: dict[str, Maker] = {}
+    origin: dict[str, str] = {}
     for record in shard_records(store.root):
         maker = Maker.parse(record.get("made"))
-        if maker is not None and record["key"] in keys:
+        if maker is not None:
             found[record["key"]] = maker
-    return found
+            origin[record["key"]] = str(record.get("cut_from", ""))
+    return {key: _first(key, found, origin) for key in keys if key in found}
+
+
+def _first(key: str, found: Mapping[str, Maker], origin: Mapping[str, str]) -> Maker:
+    """The maker of the shard that this one, or what it was cut from, was cut from first."""
+    seen = {key}
+    while (before := origin[key]) in found and before not in seen:
+        seen.add(before)
+        key = before
+    return found[key]
 
 
 def write_summary(store: Store, digest: str, shards: Mapping[str, Sequence[Shard]]) -> list[str]:

@@ -33,6 +33,13 @@ class StagePlan:
     """Bytes of the shards that would be written, from earlier ones of this stage; None where there are none."""
     is_at_most: bool
     """Whether less may run: what it follows may come out with the bytes it had, and then nothing of this is to do."""
+    cut: int = 0
+    """Of the shards that would run, those that are cut from ones with more ids a position: no model is asked for them."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether a shard would run that is not cut from another."""
+        return self.stale + self.follows > self.cut
 
     @property
     def is_stale(self) -> bool:
@@ -60,7 +67,11 @@ def make_plan(
         states = Counter(cell.state for cell in cells)
         pending = [cell for cell in cells if cell.state != "done"]
         pending_rows = sum(rows[cell.part] for cell in pending)
+        cut = [cell for cell in pending if grid.wider(stage, grid.parts[cell.part], cell.view) is not None]
+        asked_rows = pending_rows - sum(rows[cell.part] for cell in cut)
         reasons = _reasons(stage, pending, len(cells), grid, manifest, stale_stages, changed) if pending else ()
+        if cut:
+            reasons += (f"{len(cut)} cut from shards with more ids, without the teacher",)
         if pending:
             stale_stages.add(stage.name)
         rate = rates.get(stage.name)
@@ -72,9 +83,10 @@ def make_plan(
                 follows=states["follows"],
                 rows=pending_rows,
                 reasons=reasons,
-                estimate_s=rate * pending_rows if rate is not None else None,
+                estimate_s=rate * asked_rows if rate is not None else None,
                 estimate_bytes=_bytes(grid, store, stage, pending_rows) if pending else None,
-                is_at_most=states["follows"] > 0 and grid.num_finished(stage) > 0,
+                is_at_most=states["follows"] > 0 and asked_rows > 0 and grid.num_finished(stage) > 0,
+                cut=len(cut),
             )
         )
     return plans
@@ -150,6 +162,8 @@ def seconds_per_row(store: Store) -> dict[str, float]:
     seconds: Counter[str] = Counter()
     rows: Counter[str] = Counter()
     for record in shard_records(store.root, _RECENT_LINES):
+        if "cut_from" in record:
+            continue
         seconds[record["stage"]] += max(0.0, record["seconds"] - _start_s(record))
         rows[record["stage"]] += record["rows"]
     return {stage: seconds[stage] / rows[stage] for stage in seconds if rows[stage]}

@@ -31,6 +31,8 @@ class Provenance:
     """By stage, the digest of the shard that is read, in the stage's order."""
     reads: Mapping[str, str]
     """By name (`source`, `databases`), the digest of what is read of the data set, in the stage's order."""
+    cut_from: str = ""
+    """The file of the shard with more ids a position that it was cut from, where no model was asked."""
 
     @property
     def key(self) -> str:
@@ -49,13 +51,14 @@ class Provenance:
             "in_key": sorted(self.in_key),
             "inputs": dict(self.inputs),
             "reads": dict(self.reads),
+            **({"cut_from": self.cut_from} if self.cut_from else {}),
         }
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Provenance":
         """What was written. Raises KeyError where something is missing."""
         names = ("stage", "version", "view", "settings", "in_key", "inputs", "reads")
-        return cls(*(document[name] for name in names))
+        return cls(**{name: document[name] for name in names}, cut_from=document.get("cut_from", ""))
 
 
 def key_start(stage: str, version: int, identity: Mapping[str, Any]) -> str:

@@ -173,6 +173,21 @@ class Store:
                 f"not readable: {error}", where=str(self.root / name), fix="remove the file and build again"
             ) from None
 
+    def remember_settings(self, name: str, stage: str, settings: Mapping[str, Any]) -> None:
+        """Keep the settings of a stage under their fingerprint, so that it can be said what shards were made with."""
+        if not (self.root / "settings" / f"{name}.json").exists():
+            self.write_json(f"settings/{name}.json", {"stage": stage, "settings": dict(settings)})
+
+    def values_used(self, stage: str, setting: str) -> list[int]:
+        """The numbers that a setting had when shards of a stage were made, in order; files that can't be read are left out."""
+        found = set()
+        for path in (self.root / "settings").glob("*.json"):
+            with suppress(KidpipeError, KeyError, TypeError, OSError):
+                kept = self.read_json(f"settings/{path.name}")
+                if kept["stage"] == stage and isinstance(value := kept["settings"][setting], int):
+                    found.add(value)
+        return sorted(found)
+
     def remove_temporaries(self) -> None:
         """Delete what writers that are gone left; what living ones are at stays."""
         for path in (*self.root.glob(f"{atomic.TEMPORARY}*"), *self.root.glob(f"*/{atomic.TEMPORARY}*")):

@@ -117,7 +117,7 @@ def plan(session: Session, *, why: bool, as_json: bool, check: bool, until: str)
     grid = Grid(stages(context, until), context.parts, session.store)
     manifest = read_manifest(session.store)
     plans = make_plan(grid, session.store, manifest, lambda name: changed_inputs(context, session.store, manifest, name))
-    asks = any(p.is_stale and p.stage in MODEL_STAGES for p in plans)
+    asks = any(p.asks and p.stage in MODEL_STAGES for p in plans)
     start_s = engine_start_s(session.store) if asks else None
     chat = context.chat
     if as_json:

@@ -22,6 +22,10 @@ class Job:
     """What its footer is to say of its making."""
     examples: Sequence[Example] = ()
     """Those of the part, for the stage that reads them."""
+    wider: Shard | None = None
+    """What it is cut from, where no model need be asked."""
+    top_k: int = 0
+    """Ids a position that it is cut to."""
 
 
 @dataclass(frozen=True)

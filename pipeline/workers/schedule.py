@@ -95,7 +95,12 @@ class Schedule:
         elif cell.state == "stale" and name not in self._known:
             self._known.add(name)
             entry = (cell.part, self._order[cell.stage], cell.view, cell)
-            heapq.heappush(self._ready.setdefault(self._model_of(cell.stage), []), entry)
+            heapq.heappush(self._ready.setdefault(self._model_for(cell), []), entry)
+
+    def _model_for(self, cell: Cell) -> str:
+        """The model that a shard takes: none where it is cut from one that is there."""
+        is_cut = self._grid.wider(self._stage(cell.stage), self._grid.parts[cell.part], cell.view) is not None
+        return "" if is_cut else self._model_of(cell.stage)
 
     def _reading(self, cell: Cell) -> Iterator[tuple[Stage, int]]:
         """The shards that are made from this one."""

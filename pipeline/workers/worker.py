@@ -26,6 +26,7 @@ from kidcore.store.graph import Output, Task
 from kidcore.store.log import SHARDS, shards_of
 from kidcore.store.store import DamagedShard, Shard, Store
 from kidcore.version import kidpipe_version
+from pipeline.cut import cut_from
 from pipeline.ledger import made_by
 from pipeline.workers.jobs import Answer, Damaged, Done, Failed, Greeting, Job
 
@@ -115,10 +116,14 @@ class Worker:
 
     def _make(self, job: Job) -> Done:
         began = time.perf_counter()
-        tables = {name: self._read(shard) for name, shard in job.inputs.items()}
-        read_s = time.perf_counter() - began
-        task = Task(job.part, job.cell.view, tables, lambda _rows: None)
-        output, computed_s, idle_s, (engine, start_s) = self._computing.submit(self._compute, job, task).result()
+        if job.wider is None:
+            tables = {name: self._read(shard) for name, shard in job.inputs.items()}
+            read_s = time.perf_counter() - began
+            task = Task(job.part, job.cell.view, tables, lambda _rows: None)
+            output, computed_s, idle_s, (engine, start_s) = self._computing.submit(self._compute, job, task).result()
+        else:
+            output, engine, start_s = cut_from(self._store, job.wider, job.top_k), None, 0.0
+            read_s, computed_s, idle_s = 0.0, time.perf_counter() - began, 0.0
         made = made_by(engine, seconds=read_s + computed_s, engine_start_s=start_s)
         line = dict(job.line) | made | {"worker": f"process {os.getpid()} on {os.uname().nodename}"}
         shard = self._store.commit(job.cell.stage, job.cell.key, output.table, output.counts, line, job.provenance)

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from kidcore.method.topk import Stored, cut
+from kidcore.method.topk import Stored, cut, keep_fewer
 from kidcore.models.backends.base import TopK
 
 
@@ -91,3 +93,33 @@ def test_no_position_nothing_stored() -> None:
     empty = TopK(np.empty((0, 4), np.int32), np.empty((0, 4), np.float32), np.empty(0, np.float32))
     found = cut(empty, np.empty(0, np.int32), np.empty(0, np.int32), 1e-4, 10)
     assert [len(getattr(found, name)) for name in Stored.__dataclass_fields__] == [0] * 6
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 2**32 - 1), tail_mass=st.sampled_from([0.0, 1e-3, 0.2]), fewer=st.integers(1, 9))
+def test_keeping_fewer_is_what_fewer_would_have_been(seed: int, tail_mass: float, fewer: int) -> None:
+    draw = np.random.default_rng(seed)
+    peaks = draw.exponential(draw.choice([0.2, 2.0, 8.0], size=(6, 1)), size=(6, 12))
+    logprobs = np.sort(-peaks - np.log(np.exp(-peaks).sum(1, keepdims=True)))[:, ::-1].astype(np.float32)
+    ids = np.stack([draw.permutation(12) for _ in range(6)]).astype(np.int32)
+    actual, gold = ids[:, 1], draw.integers(0, 12, 6).astype(np.int32)
+
+    def scored(top_k: int) -> Stored:
+        return cut(TopK(ids[:, :top_k], logprobs[:, :top_k], logprobs[:, 1]), actual, gold, tail_mass, 100)
+
+    found, wanted = keep_fewer(scored(9), fewer), scored(fewer)
+    for name in ("topk_count", "topk_ids", "topk_logprobs", "actual_logprob"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+        assert getattr(found, name).dtype == getattr(wanted, name).dtype
+    # What a 16-bit log-probability of at most 16 is off by, and the float32 of the sums themselves.
+    np.testing.assert_allclose(found.tail, wanted.tail, rtol=2**-7, atol=2e-7)
+    assert found.tail.dtype == np.float32
+    known = ~np.isnan(wanted.gold_logprob)
+    np.testing.assert_array_equal(found.gold_logprob[known], wanted.gold_logprob[known])
+
+
+def test_keeping_as_many_changes_nothing() -> None:
+    before = stored([[0.5, 0.3, 0.1], [0.9, 0.05, 0.01]], 0.06)
+    after = keep_fewer(before, 3)
+    for name in Stored.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name))

@@ -248,3 +248,16 @@ def test_a_teacher_for_a_method_that_has_no_use_for_one_is_refused(full: Cli) ->
     assert done.code == 1
     assert "method sft neither loads a teacher nor reads what one made" in done.err
     assert full(*TRAIN, "fkd", "--teacher", "./teacher").code == 0
+
+
+def test_fewer_ids_a_position_are_cut_and_every_command_says_so(full: Cli, tmp_path: Path) -> None:
+    said = full("plan", "--why", score__top_k=4).out
+    assert "score.top_k 8 -> 4; 1 cut from shards with more ids, without the teacher" in " ".join(said.split())
+    assert "an engine's start" not in said
+    before = shards(tmp_path)
+    assert full("build-imperfect", "--until", "score,generate", score__top_k=4).code == 0
+    new = sorted(shards(tmp_path) - before)
+    assert sorted(Path(file).parent.name for file in new) == ["gold_score", "score"]
+    assert "cut from    gold_score/" in full("inspect", "--shard", new[0]).out
+    made = json.loads(full("status", "--json", score__top_k=4).out)["made"]
+    assert made["gold_score"] == made["score"] != []

@@ -19,10 +19,11 @@ from tests.pipeline.workers.light import LightBodies, grid_in
 
 LINE = {"stage": "first", "key": "0" * 32, "rows": 3, "settings": "none"}
 MADE_FROM = {"settings": {"first.seed": 0}}
+pytestmark = pytest.mark.usefixtures("surroundings")
 
 
-@pytest.fixture(autouse=True)
-def _surroundings() -> Iterator[None]:
+@pytest.fixture
+def surroundings() -> Iterator[None]:
     """A worker has a process of its own, and arranges it."""
     environment, folder, threads = dict(os.environ), Path.cwd(), pa.cpu_count()
     yield
