@@ -1,5 +1,6 @@
 """The command line: options in, a call of the command's body out. Bodies and heavy libraries load only when called."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import typer
 
 from kidcore.config import processes
 from kidcore.errors import KidpipeError
-from kidpipe import cli_ask, cli_compare, cli_demo, cli_eval, cli_init, own_packages
+from kidpipe import cli_ask, cli_compare, cli_demo, cli_eval, cli_init, own_packages, surroundings
 from kidpipe.cli_options import (
     BackendOption,
     ConfigOption,
@@ -317,8 +318,12 @@ def main() -> None:
     # minutes beside another busy process; with this 11 s alone and 15 s beside one.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "500")
+    surroundings.prepare_streams()
     try:
-        app()
+        try:
+            app()
+        finally:
+            surroundings.flush_output()
     except KidpipeError as error:
         if processes.is_first_to_fail():
             print(f"error: {error}", file=sys.stderr)
@@ -326,6 +331,12 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted: what is finished is kept; the same command continues", file=sys.stderr)
         sys.exit(130)
+    except OSError as error:
+        # A disk or a right that no command has thought of; with -v where it happened, too.
+        logging.getLogger("kidpipe").debug("", exc_info=True)
+        if processes.is_first_to_fail():
+            print(f"error: {surroundings.refusal(error)}", file=sys.stderr)
+        sys.exit(1)
     except Exception:
         if processes.is_first_to_fail():
             raise

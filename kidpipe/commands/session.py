@@ -68,11 +68,12 @@ class Session:
 
     def print_json(self, value: Any) -> None:
         """One document for scripts. NaN and infinities, which JSON has no words for, are null."""
+        narrow = not (sys.stdout.encoding or "").lower().startswith("utf")
         try:
-            text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+            text = json.dumps(value, indent=1, ensure_ascii=narrow, allow_nan=False)
         except ValueError:
             strict = json.loads(json.dumps(value), parse_constant=lambda _name: None)
-            text = json.dumps(strict, indent=1, ensure_ascii=False)
+            text = json.dumps(strict, indent=1, ensure_ascii=narrow)
         # A lone surrogate is written as JSON escapes it: no stream takes it as it is.
         print(visible(text))
 

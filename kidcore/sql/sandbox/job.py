@@ -32,6 +32,8 @@ class ResultKind(StrEnum):
 class Limits:
     """What one statement may use.
 
+    Columns, depth and terms are what SQLite itself admits: the official evaluators execute that much too.
+
     `timeout_s` is wall time, so what it stops depends on the machine; `max_steps` counts the virtual machine's steps and
     stops the same statements everywhere (SQLite only; 0 = no limit).
     """
@@ -43,9 +45,9 @@ class Limits:
     max_bytes: int = 64 << 20
     max_value_bytes: int = 16 << 20
     max_sql_bytes: int = 100_000
-    max_columns: int = 1_000
-    max_expression_depth: int = 200
-    max_compound: int = 100
+    max_columns: int = 2_000
+    max_expression_depth: int = 1_000
+    max_compound: int = 500
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import duckdb
 
 from kidcore.sql.schema.identifiers import always_quoted
 from kidcore.sql.schema.tables import Column, ForeignKey, Schema, Table, TableKind
+from kidcore.sql.schema.unsettled import unsettled_views
 
 # A view may run for ever, and DuckDB counts no steps: such a view is shown without rows.
 _SAMPLE_SECONDS = 10.0
@@ -25,11 +26,14 @@ def connect(file: Path) -> Any:
     Raises:
         duckdb.Error: the file is no database, or another process writes it.
     """
-    return duckdb.connect(str(file), read_only=True, config={"enable_external_access": "false"})
+    # With several threads the rows of a view without ORDER BY come in another order each time.
+    return duckdb.connect(str(file), read_only=True, config={"enable_external_access": "false", "threads": "1"})
 
 
 def read(file: Path, db_id: str, sample_rows: int = 0) -> Schema:
     """The readable tables and views of the file's own catalogue, main's first, as DuckDB numbers them.
+
+    Views whose rows are others each day, or each time, are shown without rows.
 
     Raises:
         duckdb.Error: as `connect`.
@@ -37,13 +41,16 @@ def read(file: Path, db_id: str, sample_rows: int = 0) -> Schema:
     with connect(file) as connection:
         (catalogue,) = connection.execute("SELECT current_database()").fetchone()
         keys = _constraints(connection, catalogue)
+        relations = _relations(connection, catalogue)
+        unsettled = unsettled_views({name: sql for _space, name, sql, kind in relations if kind is TableKind.VIEW}, "duckdb")
         tables = []
-        for space, name, sql, kind in _relations(connection, catalogue):
+        for space, name, sql, kind in relations:
             primary, foreign = keys.get((space, name), (frozenset(), ()))
             qualifiers = _qualifiers(space, catalogue)
             where = ".".join(map(always_quoted, (catalogue, space, name)))
             if columns := _columns(connection, where, primary):
-                samples = _samples(connection, where, columns, sample_rows) if sample_rows else ()
+                is_shown = sample_rows and not (kind is TableKind.VIEW and name in unsettled)
+                samples = _samples(connection, where, columns, sample_rows) if is_shown else ()
                 tables.append(Table(name, columns, sql, foreign, samples, kind, qualifiers))
         return Schema(db_id, tuple(tables), "duckdb")
 

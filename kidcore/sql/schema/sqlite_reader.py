@@ -8,6 +8,7 @@ from typing import Any
 from kidcore.sql.sandbox.admission import admit_schema, admits
 from kidcore.sql.schema.identifiers import always_quoted
 from kidcore.sql.schema.tables import Column, ForeignKey, Schema, Table, TableKind
+from kidcore.sql.schema.unsettled import unsettled_views
 
 # A view may run for ever. Counted in steps, not seconds: the same rows are shown on every machine.
 _SAMPLE_STEPS = 5_000_000
@@ -35,6 +36,8 @@ def connect(file: Path) -> sqlite3.Connection:
 def read(file: Path, db_id: str, sample_rows: int = 0) -> Schema:
     """The readable tables and views, in the order they were created, with the first `sample_rows` rows of each.
 
+    Views whose rows are others each day, or each time, are shown without rows.
+
     Raises:
         sqlite3.Error: the file is no database, or a damaged one.
     """
@@ -44,11 +47,13 @@ def read(file: Path, db_id: str, sample_rows: int = 0) -> Schema:
         keys = {name: _foreign_keys(connection, name) for name, _sql, _kind in relations}
         admit_schema(connection)
         connection.set_authorizer(lambda *action: sqlite3.SQLITE_OK if admits(*action[:4]) else sqlite3.SQLITE_DENY)
+        unsettled = unsettled_views({name: sql for name, sql, kind in relations if kind is TableKind.VIEW})
         tables = []
         for name, sql, kind in relations:
             readable = _readable(connection, name, columns[name])
             if readable and not (kind is TableKind.VIEW and _is_denied(connection, name, readable)):
-                samples = _samples(connection, name, readable, sample_rows) if sample_rows else ()
+                is_shown = sample_rows and name not in unsettled
+                samples = _samples(connection, name, readable, sample_rows) if is_shown else ()
                 found = tuple(column for column, _position in readable)
                 tables.append(Table(name, found, sql, (), samples, kind))
         return Schema(db_id, tuple(_with_keys(table, tables, keys[table.name], columns) for table in tables))

@@ -9,8 +9,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from kidcore.sql.sandbox.duckdb import DuckdbEngine
 from kidcore.sql.sandbox.job import Job, Limits, QueryResult, ResultKind
 from kidcore.sql.sandbox.pool import SandboxPool
+from kidcore.sql.sandbox.sqlite import SqliteEngine
 from tests.eval.attacks import within_a_second
 
 LIMITS = Limits(timeout_s=2.0, memory_mib=256)
@@ -188,6 +190,7 @@ OWN_SIZES = {
     "long union": ("CREATE TABLE t (a INT); CREATE VIEW v AS {union}", "SELECT a FROM v"),
     "long text": ("CREATE TABLE t (a TEXT DEFAULT '{long}')", "SELECT a FROM t"),
 }
+LOWER = Limits(max_columns=1_000, max_expression_depth=200, max_compound=100)
 PIECES = {
     "{columns}": ", ".join(f"c{number} INT" for number in range(1001)),
     "{deep}": "1 + " * 500 + "1",
@@ -197,26 +200,29 @@ PIECES = {
 
 
 @pytest.mark.parametrize("name", OWN_SIZES)
-def test_our_limits_bind_predictions_and_not_the_databases_own_schema(name: str, tmp_path: Path, pool: SandboxPool) -> None:
+def test_our_limits_bind_predictions_and_not_the_databases_own_schema(name: str, tmp_path: Path) -> None:
     script, gold = OWN_SIZES[name]
     for mark, text in PIECES.items():
         script = script.replace(mark, text)
     with closing(sqlite3.connect(tmp_path / "x.sqlite")) as connection:
         connection.executescript(f"{script}; CREATE TABLE other (z INT)")
     jobs = [Job(str(tmp_path / "x.sqlite"), sql) for sql in (gold, "SELECT z FROM other", "SELECT " + "1 + " * 1_500 + "1")]
-    assert [result.kind for result in pool.run(jobs)] == [ResultKind.OK, ResultKind.OK, ResultKind.ERROR]
+    engine = SqliteEngine(LOWER)
+    assert [engine.execute(job)[0] for job in jobs] == [ResultKind.OK, ResultKind.OK, ResultKind.ERROR]
 
 
-def test_a_view_that_is_broken_raises_no_limit(tmp_path: Path, pool: SandboxPool) -> None:
+def test_a_view_that_is_broken_raises_no_limit(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "x.sqlite")) as connection:
         connection.executescript("CREATE VIEW broken AS SELECT * FROM gone; CREATE TABLE t (a INT)")
     for extra, kind in ((150, ResultKind.OK), (250, ResultKind.ERROR)):
-        assert pool.execute(Job(str(tmp_path / "x.sqlite"), f"SELECT {'1 + ' * extra}1 FROM t")).kind is kind
+        job = Job(str(tmp_path / "x.sqlite"), f"SELECT {'1 + ' * extra}1 FROM t")
+        assert SqliteEngine(LOWER).execute(job)[0] is kind
 
 
-def test_a_deep_view_of_duckdb_can_be_read(tmp_path: Path, pool: SandboxPool) -> None:
+def test_a_deep_view_of_duckdb_can_be_read(tmp_path: Path) -> None:
     with duckdb.connect(str(tmp_path / "x.duckdb")) as connection:
         connection.execute(f"CREATE VIEW v AS SELECT {PIECES['{deep}']} AS k")
         connection.execute("CREATE TABLE t (a INT)")
     jobs = [Job(str(tmp_path / "x.duckdb"), sql) for sql in ("SELECT k FROM v", "SELECT " + "1 + " * 1_500 + "1")]
-    assert [result.kind for result in pool.run(jobs)] == [ResultKind.OK, ResultKind.ERROR]
+    engine = DuckdbEngine(LOWER)
+    assert [engine.execute(job)[0] for job in jobs] == [ResultKind.OK, ResultKind.ERROR]

@@ -195,6 +195,20 @@ def test_each_limit_binds(run: Run, sql: str) -> None:
     assert run(sql, **limits)[0] in (ResultKind.REFUSED, ResultKind.ERROR)
 
 
+@pytest.mark.parametrize(
+    ("sql", "num_rows"),
+    [
+        ("SELECT n FROM many WHERE " + " OR ".join(f"n = {number}" for number in range(900)), 900),
+        (" UNION ALL ".join(["SELECT 1"] * 400), 400),
+        ("SELECT " + ", ".join(["1"] * 1900), 1),
+    ],
+    ids=["depth", "compound", "columns"],
+)
+def test_what_sqlite_itself_admits_is_executed(run: Run, sql: str, num_rows: int) -> None:
+    kind, rows, _columns, message = run(sql)
+    assert (kind, len(rows), message) == (ResultKind.OK, num_rows, "")
+
+
 def test_reverse_visits_rows_the_other_way_where_no_order_is_asked_for(run: Run) -> None:
     sql = "SELECT n FROM many LIMIT 3"
     assert run(sql)[1] == [(0,), (1,), (2,)]
