@@ -191,7 +191,9 @@ class Checkpoints:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _all(self) -> list[Path]:
-        return sorted(path for path in self._folder.glob("step-*") if path.is_dir())
+        # A copy that somebody put beside them (step-00000100.old) is none of ours.
+        found = (path for path in self._folder.glob("step-*") if path.name.removeprefix("step-").isdecimal())
+        return sorted(path for path in found if path.is_dir())
 
 
 def _trained_state(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -62,7 +62,7 @@ class Database(ABC):
             return self.refusal, "mend the db_id, or set the example aside"
         kind, reason = _kind(self.path)
         if kind != "file":
-            fix = "set data.databases to the folder that holds it"
+            fix = _alike(self.path) or "set data.databases to the folder that holds it"
             return {"missing": "database missing", "folder": "database is a folder"}.get(kind, f"database {reason}"), fix
         again = "copy it from its source again"
         if _engine_of(self.path) is None:
@@ -179,7 +179,20 @@ def database_in(folder: Path, db_id: str) -> Database:
     if len(name) > 240:  # with its suffix a file's name may have 255 bytes
         return SqliteDatabase(folder, db_id, f"db_id {db_id[:80]!r} is longer than a file's name can be")
     duck = folder / db_id / f"{db_id}.duckdb"
-    return database_of(duck if duck.exists() else folder / db_id / f"{db_id}.sqlite", db_id)
+    # Not by exists(), which raises where the folder may not be looked into.
+    return database_of(folder / db_id / f"{db_id}.sqlite" if _kind(duck)[0] == "missing" else duck, db_id)
+
+
+def _alike(path: Path) -> str:
+    """What there is in place of a missing database: the same name with another ending, elsewhere or in other letters."""
+    for place, name, wanted in ((path.parent, path.name, path.stem), (path.parent.parent, path.parent.name, path.parent.name)):
+        try:
+            found = sorted(entry.name for entry in place.iterdir() if wanted and entry.stem.lower() == wanted.lower())
+        except OSError:
+            continue
+        if near := [other for other in found if other != name]:
+            return f"there is {place / near[0]}; if that is it, it has to be {path}"
+    return ""
 
 
 def _has_surrogate(text: str) -> bool:

@@ -95,7 +95,8 @@ def _runs(store: Store) -> list[dict[str, Any]]:
         state = "finished" if (folder / "last").is_dir() else "unfinished"
         known = {f"{when}_on_gold": result.get(f"{when}_knowledge") for when in ("start", "final")}
         known |= {f"{when}_overlap": result.get(f"{when}_overlap") for when in ("start", "final")}
-        step = max((int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoints/step-*[0-9]")), default=0)
+        steps = (path.name.removeprefix("step-") for path in folder.glob("checkpoints/step-*"))
+        step = max((int(number) for number in steps if number.isdecimal()), default=0)
         figures = {"saved_step": step or None, "best_nll": result.get("best_nll"), "scores": _scores(store, folder)}
         runs.append({"name": folder.name, "state": state, "changed": _when(folder / "log.jsonl"), **figures, **known})
     return runs

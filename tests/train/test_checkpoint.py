@@ -64,6 +64,8 @@ def test_the_newest_two_are_kept_and_the_newest_is_read(tmp_path: Path) -> None:
         stepped(model, optimizer, 1)
         store.save(progress(step), model, optimizer, ALONE)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000010", "step-00000100"]
+    for copy in ("step-00000100.old", "step-00000100-2", "step-x"):  # somebody's own, and not to be read
+        (tmp_path / copy).mkdir()
     found = store.load(model, optimizer, CPU)
     assert found is not None
     assert (found.step, store.newest_step()) == (100, 100)

@@ -92,6 +92,18 @@ def test_kinds_are_told_by_content(tmp_path: Path) -> None:
     assert [kind.dialect for kind in kinds] == ["duckdb", "sqlite", "duckdb", "sqlite"]
 
 
+@pytest.mark.parametrize("found", ["shop/shop.db", "shop/shop.sqlite3", "Shop/Shop.sqlite", "shop.sqlite", "shop/SHOP.SQLITE"])
+def test_of_a_missing_database_what_is_like_it_is_named(found: str, tmp_path: Path) -> None:
+    sqlite(tmp_path / found)
+    fault = database_in(tmp_path, "shop").fault
+    assert fault is not None
+    place = found.partition("/")[0] if found.startswith("Shop") else found
+    assert fault.fix == f"there is {tmp_path / place}; if that is it, it has to be {tmp_path / 'shop' / 'shop.sqlite'}"
+    other = database_in(tmp_path, "market").fault
+    assert other is not None
+    assert other.fix == "set data.databases to the folder that holds it"
+
+
 def odd_files(folder: Path) -> dict[str, str]:
     """A file of each sort under its db_id, with what is said of it."""
     texts = {"empty": b"", "text": b"CREATE TABLE t (a INT);", "short": b"SQLite", "half": b"SQLite format 3\0" + b"\0" * 50}
