@@ -66,7 +66,7 @@ def evaluate(
     teacher = find_teacher(session) if with_exposure else None
     databases = _databases(dataset, Path(config.data.path).expanduser(), suite)
     origin, default_name = _origin(session, model, predictions_file)
-    out = session.store.root / "eval" / (name or _default_name(default_name, split, settings.limit))
+    out = session.folder_of("eval", name or _default_name(default_name, split, settings.limit))
     _keep_whole(out, settings.limit)
     _require_databases(dataset, settings.limit)
     with progress_lines(session) as bar:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+_LONGEST_NAME = 200
+"""Bytes; files may have 255, and what is unfinished has a longer name."""
+
+
 @dataclass(frozen=True)
 class Session:
     """One command's surroundings."""
@@ -65,6 +69,21 @@ class Session:
         if manifest is None:
             raise KidpipeError("nothing has been built here", where=str(self.store.root), fix="kidpipe build-imperfect")
         return manifest
+
+    def folder_of(self, kind: str, name: str) -> Path:
+        """The folder of the run, evaluation or comparison called `name`, there or not; `kind` is the folder that holds them.
+
+        Raises:
+            KidpipeError: it would be a folder elsewhere, or none at all.
+        """
+        is_one = name not in ("", ".", "..") and not any(mark in name for mark in "/\\\0")
+        if not is_one or len(name.encode("utf-8", "replace")) > _LONGEST_NAME:
+            raise KidpipeError(
+                f"{name[:80]!r} is no name for a folder below {kind}/ in the store",
+                where="--name",
+                fix=f"leave slashes out; at most {_LONGEST_NAME} bytes",
+            )
+        return self.store.root / kind / name
 
     def print_json(self, value: Any) -> None:
         """One document for scripts. NaN and infinities, which JSON has no words for, are null."""

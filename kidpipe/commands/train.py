@@ -104,6 +104,8 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "", is_te
 
     settings = session.config.train
     check_trackers(settings)
+    if name:
+        session.folder_of("runs", name)
     if is_teacher_asked:
         _refuse_idle_teacher(settings)
     with open_ranks(_device(session)) as ranks:

@@ -73,7 +73,7 @@ def compare_grid(
     else:
         cells = make_arm_cells(resolve_settings, arms, axes[SEED])
     _check(session.store, cells)
-    files = Store(session.store.root / "compare" / name)
+    files = Store(session.folder_of("compare", name))
     manifests = _build_all(session, files, cells, only_finished)
     runs = _runs(session.store, cells, manifests, checkpoint, jobs)
     if only_finished:
