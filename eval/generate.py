@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.execution import ProgressCallback
+from kidcore.advance import Advance, unheard
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Backend, Sampling
 from kidcore.models.prompts import PromptBuilder
 from kidcore.models.tokenizers import eos_id, special_ids
+from kidcore.progress import Ticker
 from kidcore.sql.answers import parts_answer, read_answer
 from kidcore.sql.database import Database
 from kidcore.sql.datasets import Example
@@ -46,7 +47,7 @@ def generate_predictions(
     examples: Sequence[Example],
     database: Callable[[str], Database | Path],
     max_new_tokens: int,
-    progress: ProgressCallback | None = None,
+    progress: Ticker | None = None,
     sampling: Sampling | None = None,
 ) -> Predictions:
     """Greedy or sampled SQL for each example, from the prompt that `builder` makes (as the model was trained)."""
@@ -56,16 +57,26 @@ def generate_predictions(
     predictions.prompts = prompts
     structure = _structure(tokenizer)
     asked = [example_id for example_id in prompts for _ in range(sampling.number if sampling else 1)]
-    answers = backend.generate(list(prompts.values()), max_new_tokens, sorted(structure), sampling)
-    for done, (example_id, ids) in enumerate(zip(asked, answers, strict=True), 1):
+    advance = _adding_up(progress, len(asked)) if progress else unheard
+    answers = backend.generate(list(prompts.values()), max_new_tokens, sorted(structure), sampling, advance)
+    for example_id, ids in zip(asked, answers, strict=True):
         text = _text(tokenizer, ids, structure)
         predictions.samples.setdefault(example_id, []).append(read_answer(text))
         predictions.texts.setdefault(example_id, []).append(text)
         predictions.answers.setdefault(example_id, ids)
-        if progress:
-            progress(done, len(asked))
     predictions.choose({example_id: sqls[0] for example_id, sqls in predictions.samples.items()})
     return predictions
+
+
+def _adding_up(progress: Ticker, total: int) -> Advance:
+    done = 0
+
+    def advance(finished: int, under_way: int = 0, /) -> None:
+        nonlocal done
+        done += finished
+        progress(done, total, under_way)
+
+    return advance
 
 
 def answer_questions(backend: Backend, tokenizer: object, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:

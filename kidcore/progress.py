@@ -3,22 +3,26 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
     Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
-from rich.text import Text
 
 SECONDS_A_LINE = 30.0
+
+
+class Ticker(Protocol):
+    """Takes note of how much is done of how much in all, and of how much is begun and not done."""
+
+    def __call__(self, done: int, total: int, under_way: int = 0, /) -> None: ...
 
 
 class Pace:
@@ -53,9 +57,15 @@ class Pace:
         """Seconds since the beginning, without what was left out."""
         return time.monotonic() - self._began
 
-    def describe(self, done: int) -> str:
-        """`12.3 rows/s, 4 min 2 s left`."""
-        rate = (done - self.first) / max(1e-9, self.elapsed())
+    def describe(self, done: int, under_way: int = 0) -> str:
+        """`12.3 rows/s, 4 min 2 s left`; `64 under way` as long as these outnumber those that are done.
+
+        Rows that are begun together end together: the first of them to end would each seem to have taken all the time so far.
+        """
+        finished = done - self.first
+        if finished < under_way:
+            return f"{under_way:,} under way"
+        rate = finished / max(1e-9, self.elapsed())
         if rate <= 0:
             return "no rate yet"
         speed = f"{rate:.1f} {self._unit}/s" if rate >= 1 else f"{1 / rate:.1f} s a {self._one}"
@@ -68,15 +78,6 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-class Rate(ProgressColumn):
-    """How many a second."""
-
-    def render(self, task: Task) -> Text:
-        if not task.speed:
-            return Text("")
-        return Text(f"{task.speed:,.0f}/s" if task.speed >= 10 else f"{task.speed:,.1f}/s", style="cyan")
-
-
 class WorkProgress:
     """Pieces of work with names: a bar for each on a terminal, else a line at half minutes; nothing unless `is_shown`."""
 
@@ -86,34 +87,34 @@ class WorkProgress:
         self._paces: dict[TaskID, Pace] = {}
         self._bar = Progress(
             TextColumn("{task.description:<11}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
-            Rate(),
+            TextColumn("{task.fields[pace]}", style="cyan"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
             console=console,
             disable=not (is_shown and console.is_terminal),
             transient=True,
         )
 
-    def add(self, name: str, total: int | None = None, *, first: int = 0) -> TaskID:
-        """Begin a piece of work of which `first` is done already."""
-        task = self._bar.add_task(name, total=total, completed=first)
-        self._paces[task] = Pace(total or 0, first)
+    def add(self, name: str, total: int | None = None, *, first: int = 0, one: str = "row") -> TaskID:
+        """Begin a piece of work of which `first` is done already; `one` is what is counted."""
+        task = self._bar.add_task(name, total=total, completed=first, pace="")
+        self._paces[task] = Pace(total or 0, first, unit=f"{one}s", one=one)
         return task
 
-    def set(self, task: TaskID, done: int, total: int) -> None:
-        """So much of a piece is done."""
-        self._bar.update(task, completed=done, total=total)
+    def set(self, task: TaskID, done: int, total: int, under_way: int = 0) -> None:
+        """So much of a piece is done, and so much more of it is begun."""
         pace = self._paces[task]
         pace.total = total
+        said = pace.describe(done, under_way)
+        self._bar.update(task, completed=done, total=total, pace=said)
         if self._has_lines and pace.is_due():
-            self.say(f"{self._of(task).description:<11} {done:,} of {total:,}, {pace.describe(done)}")
+            self.say(f"{self._of(task).description:<11} {done:,} of {total:,}, {said}")
 
-    def advance(self, task: TaskID, more: int) -> None:
-        """So much more of a piece is done."""
+    def advance(self, task: TaskID, more: int, under_way: int = 0) -> None:
+        """So much more of a piece is done, and so much is begun."""
         now = self._of(task)
-        self.set(task, int(now.completed) + more, int(now.total or 0))
+        self.set(task, int(now.completed) + more, int(now.total or 0), under_way)
 
     def end(self, task: TaskID) -> tuple[int, float]:
         """Take a piece away; how much was done since `add`, and in how many seconds, engine starts left out."""
@@ -128,7 +129,7 @@ class WorkProgress:
         began = time.monotonic()
         if self._has_lines:
             self.say(f"engine      starting {what}")
-        task = self._bar.add_task("engine", total=None)
+        task = self._bar.add_task("engine", total=None, pace="")
         try:
             yield
         finally:

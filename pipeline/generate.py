@@ -38,12 +38,9 @@ def generate(
     ingest = usable(task.tables["ingest"])
     prompts, gold = lists(ingest, "prompt_ids"), lists(ingest, "gold_ids")
     order = by_shared_prefix(prompts)
-    answers: list[list[int]] = []
     asked = [prompts[row].tolist() for row in order]
-    for answer in backend.generate(asked, settings.max_new_tokens, stop_ids, sampling_of(settings, "generate", task.view)):
-        answers.append(answer)
-        task.advance(1)
-    answers = in_row_order(order, answers)
+    sampling = sampling_of(settings, "generate", task.view)
+    answers = in_row_order(order, list(backend.generate(asked, settings.max_new_tokens, stop_ids, sampling, task.advance)))
     reasons = [_reason(settings, max_length, len(prompt), answer) for prompt, answer in zip(prompts, answers, strict=True)]
     columns: dict[str, Any] = {
         "example_id": ingest.column("example_id").to_pylist(),

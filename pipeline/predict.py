@@ -6,7 +6,7 @@ from typing import Any
 from kidcore.config.seeds import row_rng
 from kidcore.config.stage_settings import PredictSettings
 from kidcore.method.filling import fill, predictions, request, wanted
-from kidcore.models.backends.base import Backend, TopK
+from kidcore.models.backends.base import Backend
 from kidcore.models.tokenizers import Tokens
 from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.graph import Output, Task
@@ -28,11 +28,9 @@ def predict(settings: PredictSettings, tokens: Tokens, backend: Backend, task: T
     assert ingest.column("example_id").to_pylist() == example_ids
     order = by_shared_prefix(prompts)
     requests = [request(prompts[row], gold[row], masked[row], tokens.mask_id) for row in order]
-    answers: list[TopK] = []
-    for row, answer in zip(order, backend.score(requests, wanted(settings.top_k, tokens, backend.vocab_size)), strict=True):
-        answers.append(predictions(answer, masked[row], settings.top_k, tokens))
-        task.advance(1)
-    answers = in_row_order(order, answers)
+    scored = backend.score(requests, wanted(settings.top_k, tokens, backend.vocab_size), task.advance)
+    found = [predictions(answer, masked[row], settings.top_k, tokens) for row, answer in zip(order, scored, strict=True)]
+    answers = in_row_order(order, found)
     filled = [
         fill(settings, answer, gold[row][masked[row]], row_rng(settings.seed, "predict", example_ids[row], task.view))
         for row, answer in enumerate(answers)

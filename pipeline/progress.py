@@ -35,10 +35,10 @@ class StageProgress:
             f"{name:<11} {total - reused} of {total} shards, {rows:,} rows" if rows else f"{name:<11} reused, {total} shards"
         )
 
-    def advance(self, rows: int) -> None:
-        """Note `rows` more as finished."""
+    def advance(self, rows: int, under_way: int = 0, /) -> None:
+        """Note `rows` more as finished, and others as begun."""
         if self._task is not None:
-            self._work.advance(self._task, rows)
+            self._work.advance(self._task, rows, under_way)
 
     def starting(self, what: str) -> AbstractContextManager[None]:
         """While an engine starts."""

@@ -54,11 +54,8 @@ def rollout(
     prompts, db_ids = lists(ingest, "prompt_ids"), ingest.column("db_id").to_pylist()
     order = by_shared_prefix(prompts)
     asked = [prompts[row].tolist() for row in order]
-    answers: list[list[int]] = []
-    for answer in backend.generate(asked, settings.max_new_tokens, stop_ids, sampling_of(settings, "rollout", task.view)):
-        answers.append(answer)
-        task.advance(1)
-    whole = in_row_order(order, answers)
+    sampling = sampling_of(settings, "rollout", task.view)
+    whole = in_row_order(order, list(backend.generate(asked, settings.max_new_tokens, stop_ids, sampling, task.advance)))
     kept = [_kept(answer, max_length - len(prompt) - 1, tokens) for prompt, answer in zip(prompts, whole, strict=True)]
     texts = [decode(answer) for answer in kept]
     parsed = [parses(text, dialect(db_id)) for text, db_id in zip(texts, db_ids, strict=True)]

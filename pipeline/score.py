@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from kidcore.advance import Advance
 from kidcore.config.stage_settings import ScoreSettings
 from kidcore.method.topk import Stored, cut
 from kidcore.models.backends.base import Backend, ScoreRequest
@@ -55,12 +56,14 @@ def score(
     assert gold_rows.column("example_id").equals(rewrites.column("example_id"))
     stored = stored_rows(gold_rows)
     changed = [row for row in range(len(gold)) if not np.array_equal(gold[row], imperfect[row])]
-    task.advance(len(gold) - len(changed))
-    if changed:
+    if not changed:
+        task.advance(len(gold))
+    else:
         pick: Callable[[Sequence[Any]], list[Any]] = lambda rows: [rows[row] for row in changed]  # noqa: E731
         # Position by position gold can be looked up only where the sequence is as long.
         wanted = [gold[row] if len(gold[row]) == len(imperfect[row]) else imperfect[row] for row in changed]
-        anew = _score(settings, tokens, backend(), pick(prompts), pick(imperfect), wanted, task.advance)
+        advance = _taking_along(task.advance, len(changed), len(gold))
+        anew = _score(settings, tokens, backend(), pick(prompts), pick(imperfect), wanted, advance)
         for row, value in zip(changed, anew, strict=True):
             stored[row] = value
     columns = {
@@ -83,16 +86,31 @@ def _score(
     prompts: Sequence[Ids],
     sql: Sequence[Ids],
     gold: Sequence[Ids],
-    advance: Callable[[int], None],
+    advance: Advance,
 ) -> list[Stored]:
     order = by_shared_prefix(prompts)
     end = np.array([tokens.eos_id], dtype=np.int32)
     requests = [ScoreRequest(np.concatenate([prompts[row], sql[row], end]), len(prompts[row])) for row in order]
-    stored = []
-    for row, answer in zip(order, backend.score(requests, min(settings.top_k, backend.vocab_size)), strict=True):
-        stored.append(cut(answer, np.append(sql[row], end), np.append(gold[row], end), settings.tail_mass, tokens.vocab_size))
-        advance(1)
+    scored = backend.score(requests, min(settings.top_k, backend.vocab_size), advance)
+    stored = [
+        cut(answer, np.append(sql[row], end), np.append(gold[row], end), settings.tail_mass, tokens.vocab_size)
+        for row, answer in zip(order, scored, strict=True)
+    ]
     return in_row_order(order, stored)
+
+
+def _taking_along(advance: Advance, computed: int, in_all: int) -> Advance:
+    """`advance` for the rows that are computed, the reused ones spread among them: these cost nothing, and a rate that counts
+    them all at once promises an end that is not near.
+    """
+    done = 0
+
+    def advance_all(finished: int, under_way: int = 0, /) -> None:
+        nonlocal done
+        before, done = done * in_all // computed, done + finished
+        advance(done * in_all // computed - before, under_way * in_all // computed)
+
+    return advance_all
 
 
 def stored_rows(scored: pa.Table) -> list[Stored]:

@@ -9,7 +9,7 @@ from typing import Any
 from kidcore.config.seeds import row_rng
 from kidcore.config.stage_settings import PredictSettings
 from kidcore.method.filling import predictions, proposal, put, verify, wanted
-from kidcore.models.backends.base import Backend, TopK
+from kidcore.models.backends.base import Backend
 from kidcore.models.tokenizers import Tokens
 from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.graph import Output, Task
@@ -37,13 +37,11 @@ def verify_rows(settings: PredictSettings, top_k: int, tokens: Tokens, backend: 
     assert ingest.column("example_id").to_pylist() == example_ids
     order = by_shared_prefix(prompts)
     requests = [proposal(prompts[row], put(gold[row], masked[row], proposed[row]), masked[row]) for row in order]
-    answers: list[TopK] = []
     # The teacher's own token may be its second best, where the best is gold and an error is wanted.
     asked = max(top_k, settings.top_k)
-    for row, answer in zip(order, backend.score(requests, wanted(asked, tokens, backend.vocab_size)), strict=True):
-        answers.append(predictions(answer, masked[row], asked, tokens))
-        task.advance(1)
-    answers = in_row_order(order, answers)
+    scored = backend.score(requests, wanted(asked, tokens, backend.vocab_size), task.advance)
+    found = [predictions(answer, masked[row], asked, tokens) for row, answer in zip(order, scored, strict=True)]
+    answers = in_row_order(order, found)
     picked = [
         verify(
             settings,

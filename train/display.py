@@ -42,6 +42,9 @@ class Display:
 
     def evaluated(self, step: int, nll: float) -> None:
         """The holdout was looked at; step 0 is the student as it was given."""
+        if step == 0:
+            # The look at the student as it was given took its time before the first step, and no step will again.
+            self._pace.leave_out(self._pace.elapsed())
         if not math.isfinite(nll):
             return
         if step == 0:

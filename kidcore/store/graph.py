@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
+from kidcore.advance import Advance
 from kidcore.config.settings import Section
 from kidcore.store.provenance import Provenance, key_start, shard_key
 from kidcore.store.store import Shard, Store
@@ -38,7 +39,7 @@ class Task:
     part: Partition
     view: int
     tables: "Mapping[str, pa.Table]"
-    advance: Callable[[int], None]
+    advance: Advance
     """To be called with the number of rows just finished, for the progress bar."""
 
 

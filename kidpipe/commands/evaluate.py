@@ -2,8 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Sampling
 from kidcore.models.backends.select import open_backend
 from kidcore.models.sources import resolve
-from kidcore.progress import WorkProgress
+from kidcore.progress import Ticker, WorkProgress
 from kidcore.sql.answers import read_answer
 from kidcore.sql.availability import lacking_databases
 from kidcore.sql.datasets import DataSet, Split, read
@@ -266,7 +265,6 @@ def progress_lines(session: Session) -> WorkProgress:
     return WorkProgress(session.errors, not session.is_silent)
 
 
-def ticker(bar: WorkProgress, name: str) -> Callable[[int, int], None]:
-    """A (done, total) callback that moves a line of its own."""
-    task = bar.add(name)
-    return lambda done, total: bar.set(task, done, total)
+def ticker(bar: WorkProgress, name: str, one: str = "row") -> Ticker:
+    """A callback that moves a line of its own, on which every `one` counts."""
+    return partial(bar.set, bar.add(name, one=one))

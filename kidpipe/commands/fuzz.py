@@ -19,7 +19,9 @@ def fuzz_suite(session: Session, out: Path, *, variants: int, seed: int, as_json
     faults = {db_id: unfit(dataset.database(db_id)) for db_id in sorted({example.db_id for example in examples})}
     without = {db_id: fault.what for db_id, fault in faults.items() if fault}
     with progress_lines(session) as bar:
-        reports = make(examples, dataset.database, out, variants, seed, config.eval, ticker(bar, "databases"), config.sandbox)
+        reports = make(
+            examples, dataset.database, out, variants, seed, config.eval, ticker(bar, "databases", "database"), config.sandbox
+        )
     rows = {**reports, "all": total(reports.values())}
     if as_json:
         session.print_json({name: asdict(report) for name, report in rows.items()} | {"folder": str(out), "without": without})
@@ -30,7 +32,9 @@ def fuzz_suite(session: Session, out: Path, *, variants: int, seed: int, as_json
             rates = (_percent(report.killed_by_original, report.mutants), _percent(report.killed, report.mutants))
             table.add_row(name, str(report.golds), str(report.mutants), *rates, str(report.variants), str(report.equal))
         print_table(session.console, table)
-        session.console.print("killed: mutants of golds refuted, in percent, by the original database and by the whole suite")
+        session.console.print(
+            "killed: share of the golds' mutants that the original database refutes, and that the whole suite does"
+        )
         session.console.print("equal by keys: mutants left out because primary and foreign keys prove them equal to their gold")
         for name, fault in without.items():
             session.console.print(f"no suite    {name}: {fault}", markup=False)
@@ -39,4 +43,4 @@ def fuzz_suite(session: Session, out: Path, *, variants: int, seed: int, as_json
 
 
 def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f}" if whole else ""
+    return f"{part / whole:.1%}" if whole else ""

@@ -17,6 +17,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from kidcore.advance import unheard
 from kidcore.allocator import release_free_memory
 from kidcore.config.processes import usable_cores
 from kidcore.errors import KidpipeError
@@ -119,7 +120,7 @@ class Worker:
         if job.wider is None:
             tables = {name: self._read(shard) for name, shard in job.inputs.items()}
             read_s = time.perf_counter() - began
-            task = Task(job.part, job.cell.view, tables, lambda _rows: None)
+            task = Task(job.part, job.cell.view, tables, unheard)
             output, computed_s, idle_s, (engine, start_s) = self._computing.submit(self._compute, job, task).result()
         else:
             output, engine, start_s = cut_from(self._store, job.wider, job.top_k), None, 0.0

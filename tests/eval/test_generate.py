@@ -33,10 +33,17 @@ def test_predictions_come_by_id_and_are_judged(backend: Backend, tiny_model: Pat
     tokenizer = tokenizers.load_tokenizer(tiny_model)
     builder = PromptBuilder.of(IngestSettings(), tokenizer)
     examples = dataset.examples[:12]
-    seen: list[int] = []
-    made = generate_predictions(backend, builder, examples, dataset.database, 8, progress=lambda done, _total: seen.append(done))
+    seen: list[tuple[int, int]] = []
+
+    def note(done: int, total: int, under_way: int = 0, /) -> None:
+        assert done + under_way <= total == 12
+        seen.append((done, under_way))
+
+    made = generate_predictions(backend, builder, examples, dataset.database, 8, progress=note)
     assert list(made.sql) == [example.example_id for example in examples]
-    assert seen == list(range(1, 13))
+    assert max(begun for _done, begun in seen) == 12, "the prompts that are read together are begun together"
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1] == (12, 0)
     prompts = [builder.build(dataset.database(e.db_id), e.db_id, e.question, e.evidence).ids for e in examples]
     stop = sorted({tokenizers.eos_id(tokenizer), *tokenizers.special_ids(tokenizer)})
     direct = [tokenizer.decode(ids, skip_special_tokens=True) for ids in backend.generate(prompts, 8, stop)]
@@ -75,7 +82,7 @@ class _Says:
     def __init__(self, tokenizer: Any, text: str) -> None:
         self.ids = tokenizer.encode(text, add_special_tokens=False)
 
-    def generate(self, prompts: Sequence[Sequence[int]], _longest: int, stop_ids: Sequence[int], _sampling: object) -> Any:
+    def generate(self, prompts: Sequence[Sequence[int]], _longest: int, stop_ids: Sequence[int], *_: object) -> Any:
         return [list(takewhile(lambda index: index not in stop_ids, self.ids)) for _ in prompts]
 
 

@@ -67,6 +67,32 @@ def test_what_was_done_before_counts_in_the_place_and_not_in_the_rate(wait: Call
     assert work.end(task) == (10, 40.0)
 
 
+def test_rows_that_are_begun_together_have_no_rate_before_most_of_them_are_done(wait: Callable[[float], None]) -> None:
+    work, written = _work()
+    task = work.add("generate", 120)
+    for done, under_way, seconds in ((0, 64, 40), (1, 119, 71), (60, 59, 30), (59, 0, 30)):
+        wait(seconds)
+        work.advance(task, done, under_way)
+    assert [line.split(", ", 1)[1] for line in written.getvalue().splitlines()] == [
+        "64 under way",
+        "119 under way",
+        "2.3 s a row, 2 min 16 s left",
+        "1.4 s a row, 0 s left",
+    ]
+
+
+def test_a_terminal_shows_the_same_rate_as_a_log(wait: Callable[[float], None]) -> None:
+    written = io.StringIO()
+    work = WorkProgress(Console(file=written, force_terminal=True, width=80, color_system=None))
+    with work:
+        task = work.add("databases", 10, one="database")
+        wait(8)
+        work.advance(task, 4, 2)
+    shown = written.getvalue()
+    assert "4/10" in shown
+    assert "2.0 s a database, 12 s left" in shown
+
+
 def test_nothing_is_said_where_nothing_is_to_be_shown(wait: Callable[[float], None]) -> None:
     work, written = _work(is_shown=False)
     with work, work.starting("an engine"):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from kidcore.advance import Advance, unheard
 from kidcore.models.backends.base import Sampling, ScoreRequest, TopK, check_prompts, check_score, in_ranked_order
 from kidcore.models.backends.facts import EngineFacts
 from kidcore.models.tokenizers import Tokens
@@ -48,7 +49,7 @@ class Bigram:
         logits = np.random.default_rng(self.seed).normal(size=(self.vocab_size, self.vocab_size)) * 2
         self.logprobs = (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)).astype(np.float32)
 
-    def score(self, requests: Sequence[ScoreRequest], top_k: int) -> Iterator[TopK]:
+    def score(self, requests: Sequence[ScoreRequest], top_k: int, advance: Advance = unheard) -> Iterator[TopK]:
         check_score(self, requests, top_k)
         self.asked += requests
         every = np.arange(self.vocab_size, dtype=np.int32)
@@ -56,9 +57,15 @@ class Bigram:
             rows = self.logprobs[request.token_ids[request.start - 1 : -1]]
             ids, values = in_ranked_order(np.tile(every, (len(rows), 1)), rows, top_k)
             yield TopK(ids, values, rows[np.arange(len(rows)), request.token_ids[request.start :]])
+            advance(1)
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_ids: Sequence[int], sampling: Sampling | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        stop_ids: Sequence[int],
+        sampling: Sampling | None = None,
+        advance: Advance = unheard,
     ) -> Iterator[list[int]]:
         check_prompts(self, prompts, max_new_tokens, sampling)
         self.asked += prompts
@@ -66,6 +73,7 @@ class Bigram:
             for number in range(sampling.number if sampling else 1):
                 rng = np.random.default_rng(sampling.seed_of(prompt, number)) if sampling else None
                 yield self._answer(prompt[-1], min(max_new_tokens, self.max_length - len(prompt)), set(stop_ids), rng)
+                advance(1)
 
     def _answer(self, last: int, most: int, stops: set[int], rng: np.random.Generator | None) -> list[int]:
         answer: list[int] = []
@@ -114,10 +122,11 @@ class Counting:
     """What a stage reports as finished."""
 
     def __init__(self) -> None:
-        self.rows = 0
+        self.rows = self.times = 0
 
-    def __call__(self, rows: int) -> None:
+    def __call__(self, rows: int, _under_way: int = 0, /) -> None:
         self.rows += rows
+        self.times += 1
 
 
 def task(view: int = 0, **tables: pa.Table) -> Task:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from kidcore.advance import unheard
 from kidcore.config.config import TrainSettings
 from kidcore.config.settings import SettingKind
 from kidcore.config.stage_settings import GenerateSettings
@@ -117,7 +118,7 @@ def test_which_answers_are_correct_is_found_on_request_and_by_executing_them(sma
     place = tables["generate"].schema.get_field_index("generated_sql")
     tables["generate"] = tables["generate"].set_column(place, "generated_sql", [texts])
     try:
-        output = bind(context)(Task(context.parts[0], 0, tables, lambda _rows: None))
+        output = bind(context)(Task(context.parts[0], 0, tables, unheard))
     finally:
         context.close()
     became = [(row["executes"], row["same_result"]) for row in output.table.to_pylist()]

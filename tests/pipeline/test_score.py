@@ -125,8 +125,10 @@ def test_where_nothing_changed_the_gold_score_is_taken_and_no_engine_started(gol
 def test_of_a_mixture_only_what_changed_is_asked_and_each_keeps_its_row(gold: pa.Table) -> None:
     model, mixed = Bigram(), (SQL[0], "SELECT a FROM u WHERE a = 1", SQL[2])
     ids = gold.column("example_id").to_pylist()
-    output = score(ALL, TOKENS, lambda: model, task(gold_score=gold, rewrite=rewrites(ids, *mixed)))
+    one = task(gold_score=gold, rewrite=rewrites(ids, *mixed))
+    output = score(ALL, TOKENS, lambda: model, one)
     assert len(model.asked) == 1
+    assert (finished(one), one.advance.times) == (3, 1), "rows that cost nothing go along with one that does"  # type: ignore[attr-defined]
     alone = score(ALL, TOKENS, Bigram, task(gold_score=gold, rewrite=rewrites(ids, *mixed))).table
     assert output.table.equals(alone)
     assert output.counts["reused_gold"] == 2

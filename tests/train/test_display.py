@@ -42,6 +42,19 @@ def test_without_a_holdout_nothing_is_said_of_one(said: pytest.LogCaptureFixture
     assert "nan" not in said.messages[-1]
 
 
+def test_the_look_at_the_student_as_it_was_given_is_in_no_rate(
+    said: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("kidcore.progress.time.monotonic", lambda: now[0])
+    with Display(10, 0, show=True) as display:
+        now[0] += 300
+        display.evaluated(0, math.nan)
+        now[0] += 5
+        display.step(1, 9.0)
+    assert said.messages == ["step 1 of 10, loss 9.000; 5.0 s a step, 45 s left"]
+
+
 def test_a_quiet_run_says_nothing(said: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
     with Display(2, 0, show=False) as display:
         display.step(1, 1.0)

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kidcore.advance import Advance, unheard
 from kidcore.config.config import EngineSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.facts import EngineFacts
@@ -86,8 +87,12 @@ class Backend(Protocol):
     max_length: int
     """Tokens of the longest sequence, prompt and answer together."""
 
-    def score(self, requests: Sequence[ScoreRequest], top_k: int) -> Iterator[TopK]:
-        """One TopK a request, in order. Raises KidpipeError for K or lengths beyond the engine's limits."""
+    def score(self, requests: Sequence[ScoreRequest], top_k: int, advance: Advance = unheard) -> Iterator[TopK]:
+        """One TopK a request, in order. Raises KidpipeError for K or lengths beyond the engine's limits.
+
+        Args:
+            advance: told of answers when they are there: in order they may come much later.
+        """
         ...
 
     def generate(
@@ -96,6 +101,7 @@ class Backend(Protocol):
         max_new_tokens: int,
         stop_ids: Sequence[int],
         sampling: Sampling | None = None,
+        advance: Advance = unheard,
     ) -> Iterator[list[int]]:
         """Continuations, in order, without the stop token; shorter where `max_length` is reached.
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from kidcore.advance import Advance, unheard
 from kidcore.models.backends.packed import plan_packs
 from kidcore.models.trees.attention import RowPlan, has_tree_attention, make_mask
 from kidcore.models.trees.layout import tolerance
@@ -154,6 +155,7 @@ def decode(
     stop_ids: Sequence[int],
     batch_tokens: int,
     draw: Draw | None = None,
+    advance: Advance = unheard,
 ) -> Iterator[tuple[int, list[int]]]:
     """The number of each prompt and its answer without the stop token, in the order they are finished in.
 
@@ -164,11 +166,14 @@ def decode(
         stop_ids: tokens that end an answer.
         batch_tokens: of prompts in one forward pass.
         draw: samples instead of taking the likeliest token.
+        advance: told at each step of answers that are finished, and of those whose prompts are read.
     """
     decoder = _Decoder(model, prompts, limits, set(stop_ids), batch_tokens, draw)
     while decoder.is_busy:
         # No generator runs in inference mode: it would leave its caller in it between two answers.
-        yield from decoder.advance()
+        finished = decoder.advance()
+        advance(len(finished), decoder.num_under_way)
+        yield from finished
 
 
 class _Decoder:
@@ -195,6 +200,11 @@ class _Decoder:
     def is_busy(self) -> bool:
         """Whether answers are missing."""
         return bool(self._active or self._waiting or self._packs)
+
+    @property
+    def num_under_way(self) -> int:
+        """Answers whose prompts are read."""
+        return len(self._active) + len(self._waiting)
 
     @torch.inference_mode()
     def advance(self) -> list[tuple[int, list[int]]]:

@@ -9,12 +9,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Literal, TypeVar
 
 import numpy as np
 
+from kidcore.advance import Advance, unheard
 from kidcore.config.config import EngineSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Sampling, ScoreRequest, TopK, check_prompts, check_score, in_ranked_order
@@ -64,12 +65,12 @@ class ServedBackend:
             self.close()
             raise
 
-    def score(self, requests: Sequence[ScoreRequest], top_k: int) -> Iterator[TopK]:
+    def score(self, requests: Sequence[ScoreRequest], top_k: int, advance: Advance = unheard) -> Iterator[TopK]:
         """One TopK a request, in order."""
         check_score(self, requests, top_k)
         if top_k > self._served.max_top_k:
             raise KidpipeError(f"K = {top_k} is more than the server gives", fix=f"start it with --max-logprobs {top_k + 8}")
-        return self._in_order(len(requests), lambda index: self._score(requests[index], top_k, self._way))
+        return self._in_order(len(requests), lambda index: self._score(requests[index], top_k, self._way), advance)
 
     def generate(
         self,
@@ -77,6 +78,7 @@ class ServedBackend:
         max_new_tokens: int,
         stop_ids: Sequence[int],
         sampling: Sampling | None = None,
+        advance: Advance = unheard,
     ) -> Iterator[list[int]]:
         """Continuations, in order, without the stop token; shorter where `max_length` is reached."""
         check_prompts(self, prompts, max_new_tokens, sampling)
@@ -88,23 +90,31 @@ class ServedBackend:
             body = continuation(self._served.model, prompt, tokens, sorted(stops), sampling, index % repeats)
             return read_continuation(self._servers.ask(body), stops)
 
-        return self._in_order(len(prompts) * repeats, one)
+        return self._in_order(len(prompts) * repeats, one, advance)
 
     def close(self) -> None:
         """Stop asking. Closing twice is harmless."""
         self._servers.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def _in_order(self, count: int, answer: Callable[[int], Answer]) -> Iterator[Answer]:
+    def _in_order(self, count: int, answer: Callable[[int], Answer], advance: Advance = unheard) -> Iterator[Answer]:
         """The answers to questions 0 to `count`, of which a bounded number is under way or waits for an earlier one."""
         waiting: deque[Future[Answer]] = deque()
-        asked = 0
+        asked = told = 0
         try:
             while asked < count or waiting:
                 while asked < count and len(waiting) < 2 * self._most:
                     waiting.append(self._threads.submit(answer, asked))
                     asked += 1
+                while under_way := [future for future in waiting if not future.done()]:
+                    finished = asked - len(under_way)
+                    advance(finished - told, min(len(under_way), self._most))
+                    told = finished
+                    if waiting[0].done():
+                        break
+                    wait(under_way, return_when=FIRST_COMPLETED)
                 yield self._told(waiting.popleft())
+            advance(asked - told)
         finally:
             for future in waiting:
                 future.cancel()

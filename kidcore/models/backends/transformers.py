@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessorList
 from transformers.utils import logging as transformers_logging
 
+from kidcore.advance import Advance, unheard
 from kidcore.config.config import EngineSettings
 from kidcore.errors import KidpipeError, first_line
 from kidcore.models.backends.base import Sampling, ScoreRequest, TopK, check_prompts, check_score
@@ -77,12 +78,12 @@ class TransformersBackend:
         backend.vocab_size, backend.max_length = int(model.get_output_embeddings().weight.shape[0]), max_length
         return backend
 
-    def score(self, requests: Sequence[ScoreRequest], top_k: int) -> Iterator[TopK]:
+    def score(self, requests: Sequence[ScoreRequest], top_k: int, advance: Advance = unheard) -> Iterator[TopK]:
         """One TopK a request, in order."""
         check_score(self, requests, top_k)
-        return self._score(requests, top_k)
+        return self._score(requests, top_k, advance)
 
-    def _score(self, requests: Sequence[ScoreRequest], top_k: int) -> Iterator[TopK]:
+    def _score(self, requests: Sequence[ScoreRequest], top_k: int, advance: Advance) -> Iterator[TopK]:
         for begin in range(0, len(requests), _SHARING_WINDOW):
             window = requests[begin : begin + _SHARING_WINDOW]
             answers: dict[int, TopK] = {}
@@ -90,6 +91,7 @@ class TransformersBackend:
                 asked = [window[index] for index in batch]
                 found = score_pack(self._model, asked, top_k) if self._shares_prompts else self._score_batch(asked, top_k)
                 answers.update(zip(batch, found, strict=True))
+                advance(len(batch))
             yield from (answers[index] for index in range(len(window)))
 
     @functools.cached_property
@@ -112,27 +114,29 @@ class TransformersBackend:
         max_new_tokens: int,
         stop_ids: Sequence[int],
         sampling: Sampling | None = None,
+        advance: Advance = unheard,
     ) -> Iterator[list[int]]:
         """Continuations, in order, without the stop token; shorter where `max_length` is reached."""
         check_prompts(self, prompts, max_new_tokens, sampling)
         if sampling is None:
-            return self._generate(prompts, max_new_tokens, stop_ids)
+            return self._generate(prompts, max_new_tokens, stop_ids, (), 0.0, advance)
         numbers = range(sampling.number)
         seeds = [sampling.seed_of(prompt, number) for prompt in prompts for number in numbers]
         repeated = [prompt for prompt in prompts for _ in numbers]
-        return self._generate(repeated, max_new_tokens, stop_ids, seeds, sampling.temperature)
+        return self._generate(repeated, max_new_tokens, stop_ids, seeds, sampling.temperature, advance)
 
     def _generate(
         self,
         prompts: Sequence[Sequence[int]],
         max_new_tokens: int,
         stop_ids: Sequence[int],
-        seeds: Sequence[int] = (),
-        temperature: float = 0.0,
+        seeds: Sequence[int],
+        temperature: float,
+        advance: Advance,
     ) -> Iterator[list[int]]:
         """Greedy without `seeds`, else one drawn answer a prompt and seed."""
         if self._decodes:
-            yield from self._decode(prompts, max_new_tokens, stop_ids, seeds, temperature)
+            yield from self._decode(prompts, max_new_tokens, stop_ids, seeds, temperature, advance)
             return
         for begin in range(0, len(prompts), _WINDOW):
             window = prompts[begin : begin + _WINDOW]
@@ -141,6 +145,7 @@ class TransformersBackend:
                 noise = self._sampler([seeds[begin + index] for index in batch], temperature) if seeds else None
                 rows = self._generate_batch([window[index] for index in batch], max_new_tokens, stop_ids, noise)
                 answers.update(zip(batch, rows, strict=True))
+                advance(len(batch))
             yield from (answers[index] for index in range(len(window)))
 
     def _decode(
@@ -150,6 +155,7 @@ class TransformersBackend:
         stop_ids: Sequence[int],
         seeds: Sequence[int],
         temperature: float,
+        advance: Advance,
     ) -> Iterator[list[int]]:
         """The same, where prompts are shared and finished answers make room for others."""
         for begin in range(0, len(prompts), _SHARING_WINDOW):
@@ -158,7 +164,7 @@ class TransformersBackend:
             draw = self._sampler(seeds[begin : begin + _SHARING_WINDOW], temperature).at if seeds else None
             found: dict[int, list[int]] = {}
             ready = 0
-            for number, answer in decode(self._model, window, limits, stop_ids, self._batch_tokens, draw):
+            for number, answer in decode(self._model, window, limits, stop_ids, self._batch_tokens, draw, advance):
                 found[number] = answer
                 while ready in found:
                     yield found.pop(ready)

@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kidcore.advance import Advance, unheard
 from kidcore.config.config import EngineSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.backends import vllm_engine, vllm_rows
@@ -102,7 +103,7 @@ class VllmBackend:
         self._reads_cache = self._cuts_rows = False
         self._try_out(1e-3 if dtype == "float32" else 0.5, wants_cache=settings.prefix_cache)
 
-    def score(self, requests: Sequence[ScoreRequest], top_k: int) -> Iterator[TopK]:
+    def score(self, requests: Sequence[ScoreRequest], top_k: int, advance: Advance = unheard) -> Iterator[TopK]:
         """One TopK a request, in order. Neighbours that share a prefix should stand together."""
         check_score(self, requests, top_k)
         if top_k > self.max_top_k:
@@ -110,7 +111,7 @@ class VllmBackend:
                 f"K = {top_k} is more than the {self.max_top_k} this engine was started for",
                 fix="open the engine with the largest K that will be asked",
             )
-        return self._run(self._scoring(requests, top_k))
+        return self._run(self._scoring(requests, top_k), advance)
 
     def generate(
         self,
@@ -118,6 +119,7 @@ class VllmBackend:
         max_new_tokens: int,
         stop_ids: Sequence[int],
         sampling: Sampling | None = None,
+        advance: Advance = unheard,
     ) -> Iterator[list[int]]:
         """Continuations, in order, without the stop token; shorter where `max_length` is reached."""
         check_prompts(self, prompts, max_new_tokens, sampling)
@@ -137,7 +139,7 @@ class VllmBackend:
             return list(ids[:end])
 
         longest = max(map(len, prompts), default=0) + max_new_tokens
-        return self._run(_Call(len(prompts) * repeats, submit, receive, self._room(longest)))
+        return self._run(_Call(len(prompts) * repeats, submit, receive, self._room(longest)), advance)
 
     def _scoring(self, requests: Sequence[ScoreRequest], top_k: int) -> "_Call[TopK]":
         assert self._engine is not None
@@ -191,7 +193,7 @@ class VllmBackend:
         self._call.live.add(request_id)
         self._engine.llm.add_request(request_id, tokens_input(token_ids, cache_salt=salt or None), params)
 
-    def _run(self, call: _Call[Answer]) -> Iterator[Answer]:
+    def _run(self, call: _Call[Answer], advance: Advance = unheard) -> Iterator[Answer]:
         """Keep the engine supplied within the call's bounds; yield the answers in order."""
         llm = self._begin(call)
         assert self._engine is not None
@@ -199,6 +201,7 @@ class VllmBackend:
         answers: dict[int, Answer] = {}
         tokens: dict[int, int] = {}
         submitted = yielded = in_flight = 0
+        told = (0, 0)
         while yielded < call.count:
             assert self._call is call, "another call of this engine began before this one had ended"
             with vllm_engine.telling_of_death(engine, self._model_path), vllm_engine.graph_compiler_off(engine.on_cpu):
@@ -216,6 +219,9 @@ class VllmBackend:
                 if answer is not None:
                     answers[index] = answer
                     in_flight -= tokens.pop(index)
+            if told != (news := (submitted - len(tokens), len(tokens))):
+                advance(news[0] - told[0], news[1])
+                told = news
             while yielded in answers:
                 yield answers.pop(yielded)
                 yielded += 1

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from eval.databases import Databases
 from eval.execution import GoldCache
 from eval.verdicts import VerdictKind, judge
+from kidcore.advance import unheard
 from kidcore.config.config import EvalSettings, IngestSettings, SandboxSettings
 from kidcore.models.prompts import PromptBuilder
 from kidcore.models.templates.template import write_schema
@@ -218,7 +219,7 @@ class Checker:
     def _check_ingest(self, data: DataSet) -> None:
         stage = IngestStage(self.settings, data, PromptBuilder.of(self.settings, self.tokenizer), self.pool, 10_000_000)
         part = Partition(0, len(data.examples), {})
-        rows = stage(Task(part, 0, {}, lambda _rows: None), data.examples).table.to_pylist()
+        rows = stage(Task(part, 0, {}, unheard), data.examples).table.to_pylist()
         assert [row["reason"] for row in rows] == [None] * len(rows)
 
 

@@ -93,6 +93,20 @@ def reference(tiny_model: Path) -> Iterator[TransformersBackend]:
     engine.close()
 
 
+class News:
+    """Hears of progress: (finished, under way), time by time."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[int, int]] = []
+
+    def __call__(self, finished: int, under_way: int = 0, /) -> None:
+        self.heard.append((finished, under_way))
+
+    @property
+    def finished(self) -> int:
+        return sum(finished for finished, _under_way in self.heard)
+
+
 def assert_same(ours: list[TopK], theirs: list[TopK]) -> None:
     """The likeliest token everywhere, and log-probabilities within 2e-4."""
     for our, their in zip(ours, theirs, strict=True):

@@ -13,7 +13,7 @@ from kidcore.models.backends.base import Sampling, ScoreRequest
 from kidcore.models.backends.served import ServedBackend
 from kidcore.models.backends.transformers import TransformersBackend
 from kidcore.models.served import resolve_served
-from tests.kidcore.models.backends.conftest import assert_same, random_requests, save_tiny_model
+from tests.kidcore.models.backends.conftest import News, assert_same, random_requests, save_tiny_model
 from tests.serving import ModelServer, hang, hang_up, status
 
 pytestmark = pytest.mark.slow(seconds=2)
@@ -42,8 +42,11 @@ def test_scores_are_those_of_the_model_itself(
     backend = open_served(servers, tiny_model)
     backend._way = way  # type: ignore[assignment]
     before = [server.kinds.copy() for server in servers]
-    answers = list(backend.score(requests, 16))
+    told = News()
+    answers = list(backend.score(requests, 16, told))
     backend.close()
+    assert (told.finished, told.heard[-1][1]) == (12, 0)
+    assert 0 < max(under_way for _, under_way in told.heard) <= 8
     assert_same(answers, list(reference.score(requests, 16)))
     for answer in answers:
         assert answer.ids.shape[1] == 16

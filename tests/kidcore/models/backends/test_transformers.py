@@ -11,7 +11,7 @@ from transformers import Qwen2ForCausalLM
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Sampling, ScoreRequest, TopK
 from kidcore.models.backends.transformers import TransformersBackend
-from tests.kidcore.models.backends.conftest import random_requests
+from tests.kidcore.models.backends.conftest import News, random_requests
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,26 @@ def test_score_agrees_with_the_reference(backend: TransformersBackend, model: Qw
         np.testing.assert_allclose(answer.logprobs, expected.logprobs, atol=2e-5)
         np.testing.assert_allclose(answer.actual_logprob, expected.actual_logprob, atol=2e-5)
         np.testing.assert_array_equal(answer.ids[:, 0], expected.ids[:, 0])
+
+
+def test_a_pack_is_told_of_when_it_is_done_and_not_when_its_answers_come(backend: TransformersBackend) -> None:
+    told = News()
+    answers = backend.score(random_requests(40, seed=1), 3, told)
+    assert told.heard == [], "nothing is done before the first answer is asked for"
+    next(answers)
+    assert len(told.heard) > 3
+    assert all(finished > 0 == under_way for finished, under_way in told.heard)
+    list(answers)
+    assert told.finished == 40
+
+
+def test_answers_are_told_of_when_they_end_and_begun_when_their_prompt_is_read(backend: TransformersBackend) -> None:
+    prompts = [request.token_ids[:90].tolist() for request in random_requests(12, seed=6)]
+    told = News()
+    list(backend.generate(prompts, 4, [], Sampling(1.0, 7, 2), told))
+    assert told.heard[0][1] > 0, "a prompt that is read is an answer begun"
+    assert told.heard[-1][1] == 0
+    assert told.finished == 24
 
 
 def test_whole_vocabulary_sums_to_one(backend: TransformersBackend) -> None:

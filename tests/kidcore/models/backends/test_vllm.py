@@ -10,7 +10,7 @@ from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Sampling, ScoreRequest
 from kidcore.models.backends.transformers import TransformersBackend
 from kidcore.models.backends.vllm import VllmBackend
-from tests.kidcore.models.backends.conftest import assert_same, open_vllm, random_requests
+from tests.kidcore.models.backends.conftest import News, assert_same, open_vllm, random_requests
 
 pytestmark = [pytest.mark.engine, pytest.mark.vllm]
 
@@ -26,7 +26,11 @@ def backend(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[VllmBa
 @pytest.mark.parametrize("shared", [0, 40, 150], ids=lambda shared: f"{shared} tokens shared")
 def test_scores_are_those_of_transformers(backend: VllmBackend, reference: TransformersBackend, shared: int) -> None:
     requests = random_requests(40, seed=shared, shared=shared)
-    assert_same(list(backend.score(requests, 16)), list(reference.score(requests, 16)))
+    told = News()
+    answers = list(backend.score(requests, 16, told))
+    assert_same(answers, list(reference.score(requests, 16)))
+    assert len(told.heard) > 1
+    assert (told.finished, told.heard[-1][1]) == (40, 0)
 
 
 def test_prompt_scored_twice(backend: VllmBackend, reference: TransformersBackend) -> None:
@@ -86,7 +90,9 @@ def test_abandoned_call_leaves_nothing_behind(backend: VllmBackend, reference: T
 def test_generations_are_those_of_transformers(backend: VllmBackend, reference: TransformersBackend) -> None:
     prompts = [request.token_ids.tolist() for request in random_requests(30, seed=14, shared=60)] + [[5] * 509]
     free = list(reference.generate(prompts, 12, []))
-    assert list(backend.generate(prompts, 12, [])) == free
+    told = News()
+    assert list(backend.generate(prompts, 12, [], None, told)) == free
+    assert (told.finished, told.heard[-1][1]) == (31, 0)
     assert len(free[-1]) == 3
     stop_ids = [free[0][4], free[1][0]]
     assert list(backend.generate(prompts, 12, stop_ids)) == list(reference.generate(prompts, 12, stop_ids))
