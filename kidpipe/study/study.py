@@ -34,6 +34,8 @@ from pipeline.outline import Outline, split_parts
 from pipeline.stages import stages
 
 ROWS, SUMMARY = "runs.parquet", "summary.json"
+_RUNS = "runs"
+"""Beside the comparisons, a folder for the runs of them all."""
 
 
 def compare_grid(
@@ -64,6 +66,9 @@ def compare_grid(
         KidpipeError: before anything runs, for what no run could go on with; after the table, where runs failed.
     """
     session = open_with({})
+    files = Store(session.folder_of("compare", name))
+    if name == _RUNS:
+        raise KidpipeError(f"the runs of all comparisons lie in {_RUNS}", where="--name", fix="give the comparison another name")
 
     def resolve_settings(changes: Mapping[str, Any]) -> Config:
         return open_with(changes).config
@@ -73,7 +78,6 @@ def compare_grid(
     else:
         cells = make_arm_cells(resolve_settings, arms, axes[SEED])
     _check(session.store, cells)
-    files = Store(session.folder_of("compare", name))
     manifests = _build_all(session, files, cells, only_finished)
     runs = _runs(session.store, cells, manifests, checkpoint, jobs)
     if only_finished:
@@ -157,7 +161,7 @@ def _runs(
             "evaluation": f"{name}-{key[:6]}",
             "checkpoint": checkpoint,
         }
-        runs.append(Run(cell, store.root / "compare" / "runs" / key, {} if error else request, error))
+        runs.append(Run(cell, store.root / "compare" / _RUNS / key, {} if error else request, error))
     return runs
 
 

@@ -102,6 +102,13 @@ def test_stages_run_once_and_every_run_is_told(compare: Cli, tmp_path: Path) -> 
     assert "nothing to do" in by_hand.out, "the comparison's run is the one that this command names"
 
 
+def test_a_comparison_has_a_name_that_is_a_folders_and_its_own(compare: Cli, tmp_path: Path) -> None:
+    for name, said in (("../up", "is no name for a folder"), ("runs", "the runs of all comparisons lie in runs")):
+        done = compare("compare", "--name", name)
+        assert (done.code, said in done.err) == (1, True), done.err
+    assert not (tmp_path / "artifacts").exists()
+
+
 @pytest.mark.slow
 def test_a_failing_run_is_a_row_and_the_others_go_on(compare: Cli, tmp_path: Path) -> None:
     (tmp_path / "grid.toml").write_text("train.learning_rate = [1e30, 1e-3]\n")
