@@ -66,11 +66,12 @@ def compare_runs(first: Sequence[Verdict], second: Sequence[Verdict]) -> Compare
 
 def difference_table(runs: ComparedRuns, first: str, second: str) -> Table:
     """The differences to read."""
-    table = Table("metric", first, second, "gain", "95% interval", "rows", f"only {first}", f"only {second}", "McNemar's p")
+    better = (f"{first} better", f"{second} better")
+    table = Table("metric", first, second, "gain in points", "95% interval", "rows", *better, "McNemar's p")
     for item in runs.differences:
         p_value = "" if math.isnan(item.p_value) else f"{item.p_value:.3g}"
         interval = f"{100 * item.gain.low:+.1f} to {100 * item.gain.high:+.1f}"
-        scores = (f"{100 * item.first:.1f}", f"{100 * item.second:.1f}", f"{100 * item.gain.value:+.1f}")
+        scores = (f"{item.first:.1%}", f"{item.second:.1%}", f"{100 * item.gain.value:+.1f}")
         rows = f"{item.num_rows} of {item.of}"
         table.add_row(item.metric, *scores, interval, rows, str(item.only_first), str(item.only_second), p_value)
     return table

@@ -7,10 +7,11 @@ from typing import Any
 
 from eval.databases import Databases
 from eval.execution import GoldCache, ProgressCallback
-from eval.report import finite, summarize, write_summary, write_verdicts
+from eval.report import summarize, write_summary, write_verdicts
 from eval.verdicts import Verdict, judge
 from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.errors import KidpipeError
+from kidcore.finite import finite
 from kidcore.sql.datasets import Example
 
 VERDICTS_FILE = "verdicts.parquet"

@@ -17,6 +17,7 @@ from eval.statistics import estimate
 from eval.verdicts import Verdict, VerdictKind
 from kidcore.atomic import replacing, write_text
 from kidcore.errors import KidpipeError, first_line
+from kidcore.finite import finite
 from kidcore.sql.text_files import visible
 
 METRICS = ("ex_bag", "ex_set", "ts_bag", "exact_set_match", "soft_f1", "r_ves")
@@ -64,7 +65,7 @@ def read_verdicts(path: Path) -> list[Verdict]:
 
 
 def write_summary(summary: dict[str, Any], path: Path) -> None:
-    """JSON, NaN as null."""
+    """JSON, NaN and infinities as null."""
     text = json.dumps(finite(summary), indent=2, ensure_ascii=False) + "\n"
     write_text(path, visible(text))
 
@@ -100,16 +101,18 @@ def summarize(verdicts: Sequence[Verdict]) -> dict[str, Any]:
 
 def tables(summary: dict[str, Any], title: str = "") -> list[Table]:
     """The summary to read: scores with intervals, then by class, then by database."""
-    scores = Table("metric", "score", "95% interval", "rows", "unflagged", "rows", title=title or None)
+    columns = ("metric", "score", "95% interval", "rows", "score, unflagged rows", "unflagged rows")
+    scores = Table(*columns, title=title or None)
     for name, metric in summary["metrics"].items():
         every, clean = metric["all"], metric["unflagged"]
         interval = f"{_percent(every['low'])} to {_percent(every['high'])}"
         rows, clear = (f"{part['num_rows']} of {part['of']}" for part in (every, clean))
         scores.add_row(name, _percent(every["value"]), interval, rows, _percent(clean["value"]), clear)
     kinds = ", ".join(f"{count} {kind}" for kind, count in summary["kinds"].items() if count)
-    scores.caption = f"{kinds}; valid SQL {_percent(summary['valid_sql'])} of {summary['judged']}; flagged: " + ", ".join(
-        f"{summary['flagged'][name]} {name}" for name in ("vacuous", "ties")
-    )
+    executed = summary["kinds"][VerdictKind.CORRECT.value] + summary["kinds"][VerdictKind.WRONG.value]
+    share = f" ({_percent(summary['valid_sql'])})" if summary["judged"] else ""
+    flagged = ", ".join(f"{summary['flagged'][name]} {name}" for name in ("vacuous", "ties"))
+    scores.caption = f"rows: {kinds}; valid SQL in {executed} of {summary['judged']} judged rows{share}; flagged rows: {flagged}"
     if unjudged := summary["unjudged"]["rows"]:
         scores.caption += f"\n{unjudged} of {summary['examples']} rows could not be judged and are in no rate"
     if summary.get("settings", {}).get("exact_match") == "official":
@@ -161,7 +164,7 @@ def _by(groups: Sequence[tuple[str, Sequence[Verdict]]]) -> dict[str, Any]:
 
 def _breakdown(summary: dict[str, Any], key: str, heading: str) -> Table:
     metrics = list(summary["metrics"])
-    table = Table(heading, "rows", *metrics)
+    table = Table(heading, "judged rows", *metrics)
     for name, group in summary[key].items():
         cells = [_percent(group[metric]) if metric in group else "" for metric in metrics]
         table.add_row(name or "(none)", f"{group['rows']} of {group['of']}", *cells)
@@ -169,13 +172,4 @@ def _breakdown(summary: dict[str, Any], key: str, heading: str) -> Table:
 
 
 def _percent(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else f"{100 * value:.1f}"
-
-
-def finite(value: Any) -> Any:
-    """The same with NaN as None, which is how JSON can say it."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return "" if value is None or math.isnan(value) else f"{value:.1%}"

@@ -8,9 +8,10 @@ from rich.markup import escape
 
 from eval.comparison import ComparedRuns, compare_runs, difference_table, flip_lines
 from eval.evaluate import SUMMARY_FILE, VERDICTS_FILE
-from eval.report import finite, read_verdicts
+from eval.report import read_verdicts
 from kidcore.config.config import EvalSettings
 from kidcore.errors import KidpipeError
+from kidcore.finite import finite
 from kidcore.sql.text_files import read_json
 from kidpipe.commands.session import Session
 from kidpipe.commands.shown_tables import print_table

@@ -16,6 +16,7 @@ from kidcore.config import processes
 from kidcore.config.config import Config
 from kidcore.config.config_load import Loaded, load_config
 from kidcore.errors import KidpipeError
+from kidcore.finite import finite
 from kidcore.sql.text_files import visible
 from kidcore.store.manifest import Manifest, read_manifest
 from kidcore.store.store import Store
@@ -88,11 +89,7 @@ class Session:
     def print_json(self, value: Any) -> None:
         """One document for scripts. NaN and infinities, which JSON has no words for, are null."""
         narrow = not (sys.stdout.encoding or "").lower().startswith("utf")
-        try:
-            text = json.dumps(value, indent=1, ensure_ascii=narrow, allow_nan=False)
-        except ValueError:
-            strict = json.loads(json.dumps(value), parse_constant=lambda _name: None)
-            text = json.dumps(strict, indent=1, ensure_ascii=narrow)
+        text = json.dumps(finite(value), indent=1, ensure_ascii=narrow, allow_nan=False)
         # A lone surrogate is written as JSON escapes it: no stream takes it as it is.
         print(visible(text))
 

@@ -87,7 +87,9 @@ def _differences(runs: ComparedRuns, first: str, second: str) -> HtmlTable:
         )
         for item in runs.differences
     ]
-    return HtmlTable(("metric", first, second, "gain", "95% interval", "McNemar's p"), rows, frozenset({1, 2, 3, 5}))
+    return HtmlTable(
+        ("metric", first, second, "gain in points", "95% interval of it", "McNemar's p"), rows, frozenset({1, 2, 3, 5})
+    )
 
 
 def _row(verdict: Verdict) -> ReadExample:
@@ -108,7 +110,7 @@ def _answer(name: str, verdict: Verdict) -> list[Line]:
 
 
 def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}"
+    return "" if value is None else f"{value:.1%}"
 
 
 def _scaled(value: float | None) -> float | None:

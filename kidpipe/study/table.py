@@ -142,7 +142,7 @@ def table_of(groups: Sequence[Mapping[str, Any]]) -> "Table":
     axes = [name for name in groups[0]["axes"] if name != SEED]
     names = {name: name.removeprefix("train.") for name in axes}
     columns = {names[name]: "left" if name in (ARM, METHOD) else "right" for name in axes} | {"seeds": "right", "ex_bag": "right"}
-    columns |= {"95% over seeds": "left", "minus first": "right", "95% of that": "left", "95%, questions too": "left"}
+    columns |= {"95% over seeds": "left", "points above first": "right", "95% of that": "left", "95%, questions too": "left"}
     columns |= {"training s": "right", "online s": "right", "build s": "right", "shared s": "right", "peak MiB": "right"}
     table = text_table("", columns)
     for group in groups:
@@ -150,17 +150,17 @@ def table_of(groups: Sequence[Mapping[str, Any]]) -> "Table":
         figures, difference = group["figures"], group["ex_bag_minus_first"]
         seconds = [_mean(figures[name], ".1f") for name in _SECONDS]
         quality = [_mean(figures["ex_bag"], ".1%"), _bounds(figures["ex_bag"], ".1%")]
-        against = [_mean(difference, "+.1%"), _bounds(difference, "+.1%")]
-        against.append(_bounds(group["ex_bag_minus_first_over_questions"], "+.1%"))
+        against = [_mean(difference, "+.1f", 100), _bounds(difference, "+.1f", 100)]
+        against.append(_bounds(group["ex_bag_minus_first_over_questions"], "+.1f", 100))
         table.add_row(*settings, str(group["seeds"]), *quality, *against, *seconds, _mean(figures["peak_memory_mib"], ".0f"))
     return table
 
 
-def _mean(interval: Mapping[str, Any] | None, form: str) -> str:
-    return format(interval["mean"], form) if interval else ""
+def _mean(interval: Mapping[str, Any] | None, form: str, times: int = 1) -> str:
+    return format(times * interval["mean"], form) if interval else ""
 
 
-def _bounds(interval: Mapping[str, Any] | None, form: str) -> str:
+def _bounds(interval: Mapping[str, Any] | None, form: str, times: int = 1) -> str:
     if interval is None or interval["low"] is None:
         return ""
-    return f"{format(interval['low'], form)} to {format(interval['high'], form)}"
+    return f"{format(times * interval['low'], form)} to {format(times * interval['high'], form)}"

@@ -7,10 +7,11 @@ import pytest
 from rich.console import Console
 
 from eval.comparison import compare_runs, difference_table, flip_lines
-from eval.report import finite
 from eval.statistics import mcnemar
 from eval.verdicts import Verdict, VerdictKind
 from kidcore.errors import KidpipeError
+from kidcore.finite import finite
+from kidpipe.commands.shown_tables import print_table
 from tests.eval.made_verdicts import verdict
 
 RIGHT, WRONG, BROKEN = VerdictKind.CORRECT, VerdictKind.WRONG, VerdictKind.GOLD_ERROR
@@ -87,7 +88,7 @@ def test_the_table_fits_a_narrow_terminal(width: int) -> None:
     runs = compare_runs(run(RIGHT, WRONG, WRONG), run(RIGHT, RIGHT, WRONG))
     console = Console(width=width, no_color=True)
     with console.capture() as captured:
-        console.print(difference_table(runs, "kid", "sft"))
+        print_table(console, difference_table(runs, "kid", "sft"))
     lines = captured.get().splitlines()
     assert max(map(len, lines)) <= width
     assert any("+33" in line for line in lines)

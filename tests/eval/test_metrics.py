@@ -163,7 +163,11 @@ def test_compare_runs_pairs_by_id(world: Path) -> None:
     assert bag.p_value == pytest.approx(mcnemar(8, 20))
     assert len(runs.flips) == 28
     assert flip_lines(runs, "A", "B", limit=3)[0].startswith("q0 (world): A correct, B wrong")
-    assert difference_table(runs, "A", "B").row_count == len(runs.differences)
+    table = difference_table(runs, "A", "B")
+    assert table.row_count == len(runs.differences)
+    shown = {str(column.header): next(iter(column.cells)) for column in table.columns}
+    assert (shown["A"], shown["B"], shown["gain in points"]) == ("25.0%", "55.0%", "+30.0")
+    assert (shown["rows"], shown["A better"], shown["B better"]) == ("40 of 40", "8", "20")
     with pytest.raises(KidpipeError, match="one evaluation only"):
         compare_runs(first, second[1:])
 

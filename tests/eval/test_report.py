@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from eval.report import METRICS, finite, read_verdicts, summarize, tables, unjudged_lines, write_summary, write_verdicts
+from eval.report import METRICS, read_verdicts, summarize, tables, unjudged_lines, write_summary, write_verdicts
 from eval.verdicts import Verdict, VerdictKind
+from kidcore.finite import finite
 from tests.eval.made_verdicts import verdict
 
 _SCORE = st.none() | st.floats(0, 1)
@@ -123,7 +124,18 @@ def test_the_tables_fit_a_narrow_terminal_and_keep_every_score(width: int) -> No
     lines = shown(summarize(rows), width)
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
-    assert all(part in text for part in ("ex_bag", "66.7", "easy", "concert_singer"))
+    assert all(part in text for part in ("ex_bag", "66.7%", "easy", "concert_singer"))
+
+
+def test_figures_say_what_they_are() -> None:
+    rows = [verdict(f"w{n}", VerdictKind.ERROR, vacuous=n < 2) for n in range(9)] + [verdict("x", VerdictKind.GOLD_ERROR)]
+    scores, classes, _databases = tables(summarize(rows))
+    assert "valid SQL in 0 of 9 judged rows (0.0%); flagged rows: 2 vacuous, 0 ties" in str(scores.caption)
+    assert str(scores.caption).startswith("rows: 9 error, 1 gold_error; ")
+    figures = {str(column.header): next(iter(column.cells)) for column in (*scores.columns, *classes.columns)}
+    assert figures["rows"] == "9 of 10"
+    assert (figures["score"], figures["score, unflagged rows"], figures["unflagged rows"]) == ("0.0%", "0.0%", "7 of 10")
+    assert all(figures[name].endswith("%") for name in ("95% interval", "ex_bag"))
 
 
 def test_a_timed_score_and_the_official_match_say_what_they_are() -> None:

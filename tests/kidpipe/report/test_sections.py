@@ -55,9 +55,9 @@ def test_scores_of_evaluations_stand_side_by_side_and_wrong_rows_come_first(tmp_
     rows = [verdict("a", question=ODD, soft_f1=0.5), verdict("b", VerdictKind.WRONG, message=ODD, soft_f1=0.25)]
     section = evaluation_section([stored(tmp_path / "one", rows), stored(tmp_path / "two", rows[:1])])
     shown = {(row[0], row[1]): row[2:] for row in table(section, "Scores").rows}
-    assert shown["one", "ex_bag"][0] == "50.0"
+    assert shown["one", "ex_bag"][0] == "50.0%"
     assert shown["one", "ex_bag"][2] == "2 of 2"
-    assert shown["two", "soft_f1"] == ("50.0", "50.0 to 50.0", "1 of 1")
+    assert shown["two", "soft_f1"] == ("50.0%", "50.0% to 50.0%", "1 of 1")
     last = section.blocks[-1]
     assert last.text == "two: 1 of 1 rows, those that are not correct first."
     section = evaluation_section([tmp_path / "one"])
@@ -73,7 +73,7 @@ def test_a_difference_without_a_p_value_has_an_empty_cell(tmp_path: Path) -> Non
     two = stored(tmp_path / "two", [verdict("a", VerdictKind.WRONG, soft_f1=0.75), verdict("b", soft_f1=0.5)])
     section = comparison_section(one, two)
     shown = {row[0]: row[1:] for row in table(section, "Difference").rows}
-    assert shown["ex_bag"] == ("50.0", "50.0", "+0.0", "-100.0 to +100.0", "1")
+    assert shown["ex_bag"] == ("50.0%", "50.0%", "+0.0", "-100.0 to +100.0", "1")
     assert shown["soft_f1"][-1] == ""
     flips = section.blocks[-1]
     assert flips.text == "2 questions flipped in ex_bag: two loses 1 and wins 1."
