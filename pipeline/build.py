@@ -11,6 +11,7 @@ from typing import Protocol
 from kidcore.atomic import replacing
 from kidcore.errors import KidpipeError
 from kidcore.method.knowledge import GoldKnowledge
+from kidcore.models.backends.select import require_known
 from kidcore.store.footers import FooterCounts
 from kidcore.store.graph import Grid, Stage
 from kidcore.store.kept_knowledge import keep_knowledge
@@ -69,6 +70,7 @@ def build(
         _save_tokenizer(context, store)
         _save_prompts(context, store, graph[0])
         grid = Grid(graph, context.parts, store)
+        _require_known_models(context, grid)
         # Where ingest is all that was asked for, its shards are listed all the same: people look there for reasons.
         check = (lambda: None) if until == "ingest" else (lambda: _require_rows(context, store, grid))
         with closing(_runner(grid, store, progress, context, check)) as runner:
@@ -101,6 +103,16 @@ def build(
         _require_rows(context, store, grid)
     ledger = runner.ledger
     return BuildResult(manifest, dict(ledger.ran), dict(ledger.reused), dict(ledger.seconds), knowledge)
+
+
+def _require_known_models(context: Context, grid: Grid) -> None:
+    """Refuse a kind of model that the engine does not know before ingest, not behind it."""
+    models = {"teacher": context.teacher, "predictor": context.predictor, "start": context.start}
+    stages_of_models = (stage for stage in grid.stages if STAGE_TABLE[stage.name].model)
+    asked = {STAGE_TABLE[stage.name].model for stage in stages_of_models if grid.asks(stage)}
+    for role, model in models.items():
+        if role in asked and model is not None:
+            require_known(model, context.config.engine)
 
 
 class _Runner(Protocol):

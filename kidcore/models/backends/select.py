@@ -51,13 +51,9 @@ def open_backend(
         )
     precision = stored_dtype(source) if dtype == "auto" else dtype
     length = min(max_length, source.max_length)
-    wanted = engine.backend
-    if wanted == "auto":
-        # By what is installed alone. Were a refusal of vLLM a reason too, one shortage of memory in a long build would leave
-        # shards of two engines, some of them made at a tenth of the speed.
-        wanted = "vllm" if importlib.util.find_spec("vllm") else "transformers"
-        if wanted == "transformers":
-            _LOG.warning("vLLM is not installed; running %s with transformers", source.path.name)
+    wanted = _engine_wanted(engine)
+    if engine.backend == "auto" and wanted == "transformers":
+        _LOG.warning("vLLM is not installed; running %s with transformers", source.path.name)
     if wanted == "vllm":
         require_vllm("engine.backend", "set engine.backend to transformers")
     # The file of that name beside this one: each loads libraries that the others do without.
@@ -69,6 +65,24 @@ def open_backend(
         backend.close()
         raise KidpipeError(error.what, where=str(model_path), fix=error.fix) from error
     return backend
+
+
+def _engine_wanted(engine: EngineSettings) -> str:
+    if engine.backend != "auto":
+        return engine.backend
+    # By what is installed alone. Were a refusal of vLLM a reason too, one shortage of memory in a long build would leave
+    # shards of two engines, some of them made at a tenth of the speed.
+    return "vllm" if importlib.util.find_spec("vllm") else "transformers"
+
+
+def require_known(model: ModelSource, engine: EngineSettings) -> None:
+    """Refuse a kind of model that the engine does not know, by its configuration alone. Raises KidpipeError."""
+    if model.served is None:
+        wanted = _engine_wanted(engine)
+        if wanted == "vllm":
+            require_vllm("engine.backend", "set engine.backend to transformers")
+        # It loads transformers, which nothing else here does.
+        importlib.import_module("kidcore.models.backends.kinds").require_known(model.path, wanted)
 
 
 def _try(backend: Backend) -> None:

@@ -40,6 +40,25 @@ def test_no_such_teacher(cli: Cli, tiny_model: Path) -> None:
     assert_said(cli("build-imperfect", teacher__model='""'), "no teacher is named", "--teacher")
 
 
+@pytest.mark.parametrize(
+    ("kind", "said", "role", "predictor"),
+    [
+        ("nonesuch", "nonesuch", "teacher.model", "teacher"),
+        ("vit", "no causal language model", "predict.student", "student"),
+    ],
+)
+def test_a_kind_of_model_that_the_engine_does_not_know_is_refused_before_ingest(
+    cli: Cli, tiny_model: Path, tmp_path: Path, kind: str, said: str, role: str, predictor: str
+) -> None:
+    other = Path(shutil.copytree(tiny_model, tmp_path / "other"))
+    (other / "config.json").write_text(json.dumps(json.loads((other / "config.json").read_text()) | {"model_type": kind}))
+    changes = {role: str(other), "engine.backend": "transformers", "predict.predictor": predictor}
+    given = {name.replace(".", "__"): value for name, value in changes.items()}
+    assert_said(cli("build-imperfect", **given), "transformers cannot load the model", said, "other")
+    assert not list((tmp_path / "artifacts").glob("ingest/*"))
+    assert cli("build-imperfect", "--until", "ingest", **given).code == 0, "ingest asks no model"
+
+
 def test_no_such_data_folder(cli: Cli) -> None:
     assert_said(cli("build-imperfect", data__path="./none"), "no such data folder", "data.path")
 
