@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from kidcore.config.config import DataSettings
 from kidcore.errors import KidpipeError
 from kidcore.sql.database import Database, database_in
 from kidcore.sql.example_ids import ContentNames
-from kidcore.sql.text_files import read_json, read_json_lines, visible
+from kidcore.sql.text_files import read_rows, visible
 
 Split = Literal["train", "dev"]
 _NO_TEXT = "no text"
@@ -169,15 +169,11 @@ def _databases(root: Path, layout: _Layout, split: Split, named: str) -> Path:
 
 def _read_file(file: Path, layout: _Layout, split: Split) -> list[Example]:
     prefix = "train_others" if file.name.removesuffix(".gz") == "train_others.json" else split
-    rows: Any = read_json_lines(file)
-    if rows is None:
-        rows = read_json(file)
-        if isinstance(rows, dict) and "db_id" in rows:
-            rows = [rows]  # JSON Lines of one line, by another name
-        if not isinstance(rows, list):
-            raise KidpipeError(
-                "neither a JSON array of examples nor JSON Lines", where=str(file), fix="give an object an example"
-            )
+    rows = read_rows(file)
+    if isinstance(rows, dict) and "db_id" in rows:
+        rows = iter([rows])  # JSON Lines of one line, by another name
+    if not isinstance(rows, Iterator):
+        raise KidpipeError("neither a JSON array of examples nor JSON Lines", where=str(file), fix="give an object an example")
     names = ContentNames(prefix)
     examples: list[Example] = []
     first: Any = None
@@ -207,7 +203,7 @@ def _texts(row: Any, file: Path, number: int, layout: _Layout) -> tuple[dict[str
         # Shared by many: a million examples need not hold as many names of a hundred databases.
         "db_id": sys.intern(str(found["db_id"] or "")),
         "question": str(found[question_key] or "").strip(),
-        "gold_sql": str(found[layout.query] or "").strip().rstrip("; \t\n"),
+        "gold_sql": str(found[layout.query] or "").strip().rstrip("; \t\n\r\f\v"),
         "evidence": str(row.get("evidence") or "").strip(),
         "difficulty": sys.intern(str(row.get("difficulty") or "")),
     }

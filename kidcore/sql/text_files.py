@@ -7,8 +7,10 @@ called .jsonl, gzip), what can't be is named (other archives, UTF-16, Latin-1), 
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,9 @@ _MAGIC = (
 _WIDE = ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\x00\x00\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
 _BOM = b"\xef\xbb\xbf"
 _LINES = (".jsonl", ".ndjson")
+_SPACE = " \t\r\n"
+"""What JSON has between its parts."""
+_SPACES = re.compile(f"[{_SPACE}]*")
 _SHARE_OF_NULS = 0.2
 """In the first bytes; text in UTF-16 without a byte order mark has about half, UTF-8 none."""
 
@@ -88,28 +93,41 @@ def split_lines(text: str) -> list[str]:
     return text.split("\n" if "\n" in text else "\r")
 
 
-def read_json_lines(path: Path) -> Iterator[Any] | None:
-    """The rows of a file that is JSON Lines by its name and its first character, one at a time; None for any other.
+def read_rows(path: Path) -> Any:
+    """The rows of a JSON array or of JSON Lines as an iterator, so that not all are in memory together; else the document.
 
-    What `read_json` gives of it, without the rows being in memory together. Raises as that does.
+    The rows are what `read_json` gives. Raises as that does, for what is wrong with a row when it is its turn.
     """
-    if ending(path) not in _LINES:
-        return None
     text = read_text(path)
-    if text.lstrip(" \t\r\n")[:1] == "[" or "\n" not in text:
-        return None
-    return _rows(text, str(path))
+    if _is_lines(text, path):
+        return (parse_json(line, str(path), number) for number, line in _lines(text))
+    return _elements(text, str(path)) if text.lstrip(_SPACE)[:1] == "[" else parse_json(text, str(path), 1)
 
 
-def _rows(text: str, where: str) -> Iterator[Any]:
-    start, number = 0, 0
-    while start < len(text):
-        end = text.find("\n", start)
-        end = len(text) if end < 0 else end
-        number += 1
-        if line := text[start:end].strip(" \t\r"):
-            yield parse_json(line, where, number)
-        start = end + 1
+def _elements(text: str, where: str) -> Iterator[Any]:
+    """The elements of the array that the text is, each decoded when it is asked for."""
+    place = _after_space(text, text.index("[") + 1)
+    is_over = text.startswith("]", place)
+    while not is_over:
+        try:
+            row, place = _DECODER.raw_decode(text, place)
+            place = _after_space(text, place)
+            is_over = text.startswith("]", place)
+            if not is_over and not text.startswith(",", place):
+                raise json.JSONDecodeError("Expecting ',' delimiter", text, place)
+        except _FAULTS as error:
+            raise _told(error, text, where, 1) from None
+        yield row
+        place = place if is_over else _after_space(text, place + 1)
+    if (rest := _after_space(text, place + 1)) < len(text):
+        raise _told(json.JSONDecodeError("Extra data", text, rest), text, where, 1)
+
+
+def _after_space(text: str, place: int) -> int:
+    """The first place from there on that holds something."""
+    found = _SPACES.match(text, place)
+    assert found is not None
+    return found.end()
 
 
 def read_json(path: Path) -> Any:
@@ -125,34 +143,56 @@ def parse_document(text: str, path: Path) -> Any:
     Raises:
         KidpipeError: malformed or too deeply nested JSON, or an object with a key twice (with its line).
     """
-    first = text.lstrip(" \t\r\n")[:1]
-    lines = [line.strip(" \t\r") for line in split_lines(text)]
-    filled = sum(map(bool, lines))
-    is_lines = ending(path) in _LINES and first != "["
-    if first == "{" and filled > 1 and not is_lines:
-        is_lines = all(line.startswith("{") for line in lines if line)
-    if first == "[" and filled > 1:
-        is_lines = all(line.startswith("[") and line.endswith("]") for line in lines if line)
-    if not is_lines:
+    if not _is_lines(text, path):
         return parse_json(text, str(path), 1)
-    return [parse_json(line, str(path), number) for number, line in enumerate(lines, 1) if line]
+    return [parse_json(line, str(path), number) for number, line in _lines(text)]
+
+
+def _is_lines(text: str, path: Path) -> bool:
+    first = text.lstrip(_SPACE)[:1]
+    if ending(path) in _LINES and first != "[":
+        return True
+    if first not in ("{", "["):
+        return False
+    # One line alone is a document. Of others as few are looked at as say what it is.
+    is_long = next(islice(_lines(text), 1, None), None) is not None
+    return is_long and all(line.startswith(first) and (first == "{" or line.endswith("]")) for _number, line in _lines(text))
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """The lines that hold something, one at a time, with their numbers; they end as those of `split_lines`."""
+    end_of_line = "\n" if "\n" in text else "\r"
+    start, number = 0, 0
+    while start < len(text):
+        end = text.find(end_of_line, start)
+        end = len(text) if end < 0 else end
+        number += 1
+        if line := text[start:end].strip(" \t\r"):
+            yield number, line
+        start = end + 1
 
 
 def parse_json(text: str, where: str, line: int) -> Any:
     """The JSON value that `text` is; `line` is the number of its first line in the file `where`."""
-    place = f"{where}, line {line}"
     try:
         return _DECODER.decode(text)
-    except _RepeatedKey as error:
+    except _FAULTS as error:
+        raise _told(error, text, where, line) from None
+
+
+def _told(error: Exception, text: str, where: str, line: int) -> KidpipeError:
+    """What is wrong with JSON, for a person."""
+    place = f"{where}, line {line}"
+    if isinstance(error, _RepeatedKey):
         place = where if "\n" in text.strip() else place
-        raise KidpipeError(f"the key {error.key!r} occurs twice in one object", where=place, fix="leave one out") from None
-    except json.JSONDecodeError as error:
+        return KidpipeError(f"the key {error.key!r} occurs twice in one object", where=place, fix="leave one out")
+    if isinstance(error, json.JSONDecodeError):
         place = f"{where}, line {line + error.lineno - 1}"
-        raise KidpipeError(f"malformed JSON: {error.msg}", where=place, fix="mend that line") from None
-    except RecursionError:
-        raise KidpipeError("JSON nested too deeply to be read", where=place, fix="mend that line") from None
-    except ValueError as error:  # an integer of thousands of digits
-        raise KidpipeError(f"unreadable JSON: {error}", where=place, fix="mend that line") from None
+        return KidpipeError(f"malformed JSON: {error.msg}", where=place, fix="mend that line")
+    if isinstance(error, RecursionError):
+        return KidpipeError("JSON nested too deeply to be read", where=place, fix="mend that line")
+    # An integer of thousands of digits.
+    return KidpipeError(f"unreadable JSON: {error}", where=place, fix="mend that line")
 
 
 class _RepeatedKey(Exception):
@@ -169,6 +209,7 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+_FAULTS = (_RepeatedKey, RecursionError, ValueError)
 # Made once: json.loads would make one for each of a million lines.
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 

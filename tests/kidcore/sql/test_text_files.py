@@ -2,16 +2,17 @@
 
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kidcore.errors import KidpipeError
 from kidcore.sql import text_files
-from kidcore.sql.text_files import read_json, read_text, split_lines, visible
+from kidcore.sql.text_files import read_json, read_rows, read_text, split_lines, visible
 
 ROWS = [{"a": "x\u2028y\u2029z\u0085\x1c\x0b"}, {"a": "é\u202eا\u0301"}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -121,6 +122,42 @@ def test_rows_come_back(tmp_path: Path, rows: list[dict[str, Any]], escaped: boo
     assert read_json(path) == rows
     path.write_text(json.dumps(rows, ensure_ascii=escaped), encoding="utf-8", newline="")
     assert read_json(path) == rows
+
+
+_PIECES = st.sampled_from(
+    ["[", "]", "{", "}", ",", ":", '"a"', "1", "[1]", '{"a": 1}', '{"a": 1, "a": 2}', " ", "\n", "\r", "\t", "x"]
+)
+
+
+def _read(read: Any, path: Path) -> Any:
+    try:
+        found = read(path)
+        return list(found) if isinstance(found, Iterator) else found
+    except KidpipeError:
+        return "refused"
+
+
+@given(
+    st.lists(_PIECES, max_size=9) | st.lists(_JSON).map(lambda rows: [json.dumps(rows, indent=1)]),
+    st.sampled_from(["json", "jsonl"]),
+)
+@example(["[", "]"], "jsonl")
+@example(["[1]", "\n", "[1]"], "json")
+@example(["[", "1", ",", "]"], "json")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+def test_rows_one_at_a_time_are_those_that_come_together(tmp_path: Path, pieces: list[str], ending: str) -> None:
+    path = tmp_path / f"x.{ending}"
+    path.write_text("".join(pieces), encoding="utf-8", newline="")
+    assert _read(read_rows, path) == _read(read_json, path)
+
+
+def test_rows_of_an_array_are_decoded_when_it_is_their_turn(tmp_path: Path) -> None:
+    rows = read_rows(write(tmp_path, "x.json", '[\n{"a": 1},\n{"a": 2},\n{"a" 3}\n]'))
+    assert [next(rows), next(rows)] == [{"a": 1}, {"a": 2}]
+    with pytest.raises(KidpipeError, match="malformed JSON") as caught:
+        next(rows)
+    assert caught.value.where.endswith("x.json, line 4")
+    assert read_rows(write(tmp_path, "y.json", '{"b": 1}')) == {"b": 1}
 
 
 @given(st.text(st.characters(categories=["Cs", "Lu", "Mn", "Cf", "Cc"])))
