@@ -8,6 +8,7 @@ footer holds the SHA-256 of all other bytes. Files of kidpipe 0.1 have neither, 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,21 @@ def is_whole(path: Path, digest: str, promised: Mapping[str, Any]) -> bool:
     return promised.items() <= said.items()
 
 
-def read_footer(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A shard's counts and its provenance, each empty where the file says nothing. Raises OSError or ArrowException."""
-    known = pq.read_metadata(path).metadata or {}
+@dataclass(frozen=True)
+class Footer:
+    """What a shard says beside its rows; counts and provenance are empty where it says nothing of them."""
+
+    counts: dict[str, Any]
+    provenance: dict[str, Any]
+    schema: pa.Schema
+
+
+def read_footer(path: Path) -> Footer:
+    """The footer of a shard. Raises OSError, ValueError or ArrowException."""
+    read = pq.read_metadata(path)
+    known = read.metadata or {}
     counts, provenance = (json.loads(known.get(name.encode(), b"{}")) for name in (COUNTS, PROVENANCE))
-    return counts, provenance
+    return Footer(counts, provenance, read.schema.to_arrow_schema())
 
 
 def _counts_text(counts: Mapping[str, Any]) -> str:

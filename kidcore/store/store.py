@@ -106,19 +106,20 @@ class Store:
 
     def counts(self, shard: Shard) -> dict[str, Any]:
         """The counts that the stage stored with the shard. Raises DamagedShard."""
-        return self._footer(shard)[0]
+        counts: dict[str, Any] = self._footer(shard).counts
+        return counts
 
     def provenance(self, shard: Shard) -> dict[str, Any]:
         """What the shard says of its making; empty for those of kidpipe 0.1, which say nothing. Raises DamagedShard."""
-        return self._footer(shard)[1]
+        provenance: dict[str, Any] = self._footer(shard).provenance
+        return provenance
 
-    def _footer(self, shard: Shard) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _footer(self, shard: Shard) -> Any:
         files = _shard_files()
         try:
-            footer: tuple[dict[str, Any], dict[str, Any]] = files.read_footer(self.path(shard))
+            return files.read_footer(self.path(shard))
         except (OSError, ValueError, files.pa.ArrowException) as error:
             raise DamagedShard(shard, first_line(error)) from None
-        return footer
 
     def commit(
         self,

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from kidcore.errors import KidpipeError, first_line
 from kidcore.store.log import shard_records
@@ -28,17 +27,17 @@ def inspect_shard(session: Session, file: Path, *, as_json: bool) -> None:
 
 def _report(file: Path) -> dict[str, Any]:
     try:
-        counts, provenance = read_footer(file)
-        schema = pq.read_schema(file)
+        footer = read_footer(file)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise KidpipeError(
             f"no shard can be read there: {first_line(error)}",
             where=str(file),
             fix="name a file <store>/<stage>/*.parquet",
         ) from None
-    columns = [{"name": field.name, "type": str(field.type), "description": _description(field)} for field in schema]
-    report = {"file": str(file), "bytes": file.stat().st_size, "provenance": provenance or None, "counts": counts or None}
-    return report | _known_to_store(file) | {"columns": columns}
+    columns = [{"name": field.name, "type": str(field.type), "description": _description(field)} for field in footer.schema]
+    said = {"provenance": footer.provenance or None, "counts": footer.counts or None}
+    known = _known_to_store(file, footer.provenance.get("settings"))
+    return {"file": str(file), "bytes": file.stat().st_size} | said | known | {"columns": columns}
 
 
 def _description(field: pa.Field) -> str | None:
@@ -46,13 +45,17 @@ def _description(field: pa.Field) -> str | None:
     return text.decode() if text else None
 
 
-def _known_to_store(file: Path) -> dict[str, Any]:
-    """What the footer leaves out, because it depends on where and when: nothing of it for a file that is in no store."""
+def _known_to_store(file: Path, settings: dict[str, Any] | None) -> dict[str, Any]:
+    """What the footer leaves out, because it depends on where and when: nothing of it for a file that is in no store.
+
+    Args:
+        settings: those that the footer says.
+    """
     stage, store = file.absolute().parent.name, Store(file.absolute().parent.parent)
     shard = Shard.parse(stage, file.name) if stage in STAGE_TABLE else None
     if shard is None:
         return {"whole": None, "settings": None, "models": {}, "in_latest": None, "made": None}
-    settings = store.provenance(shard).get("settings") or _logged_settings(store, shard)
+    settings = settings or _logged_settings(store, shard)
     weights = {name: value for name, value in (settings or {}).items() if name.endswith(".weights")}
     maker = makers_of(store, {shard.key}).get(shard.key)
     return {
