@@ -27,7 +27,7 @@ SAMPLE = 32
 """Questions that `ingest.chat = auto` looks at."""
 OUTLINE = "outline.json"
 """May go at any time: whoever needs it makes it again."""
-_VERSION = 1
+_VERSION = 2
 """Raised when the same files give other examples or parts."""
 LARGE_BYTES = 4 << 20
 """Of the data set's files: smaller ones are read in a moment, and nothing has to be kept."""
@@ -56,6 +56,8 @@ class Outline:
     parts: tuple[PartOutline, ...]
     sample: tuple[Example, ...]
     """The same ones whatever their order, and mostly the same ones when others are added."""
+    is_ascii: bool
+    """Whether all gold SQL is ASCII: each character is one byte then, and no token is a part of one."""
 
     @classmethod
     def of(cls, examples: Sequence[Example], shard_rows: int) -> "Outline":
@@ -69,7 +71,8 @@ class Outline:
             parts.append(PartOutline(len(some), _source_digest(some), tuple(sorted({places[e.db_id] for e in some}))))
         usable = [example for example in examples if not example.fault]
         sample = heapq.nsmallest(SAMPLE, usable, key=lambda e: hashlib.sha256(f"chat|{e.example_id}".encode()).digest())
-        return cls(len(examples), db_ids, Counter(e.db_id for e in usable), tuple(parts), tuple(sample))
+        is_ascii = all(example.gold_sql.isascii() for example in examples)
+        return cls(len(examples), db_ids, Counter(e.db_id for e in usable), tuple(parts), tuple(sample), is_ascii)
 
     def as_json(self) -> dict[str, Any]:
         """For `from_json`."""
@@ -79,6 +82,7 @@ class Outline:
             "askers": dict(self.askers),
             "parts": [astuple(part) for part in self.parts],
             "sample": [asdict(example) for example in self.sample],
+            "is_ascii": self.is_ascii,
         }
 
     @classmethod
@@ -86,7 +90,8 @@ class Outline:
         """What `as_json` gave. Raises KeyError or TypeError for anything else."""
         parts = tuple(PartOutline(rows, source, tuple(databases)) for rows, source, databases in document["parts"])
         sample = tuple(Example(**example) for example in document["sample"])
-        return cls(document["num_examples"], tuple(document["db_ids"]), document["askers"], parts, sample)
+        askers, is_ascii = document["askers"], document["is_ascii"]
+        return cls(document["num_examples"], tuple(document["db_ids"]), askers, parts, sample, is_ascii)
 
 
 class UnreadExamples(Sequence[Example]):

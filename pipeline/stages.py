@@ -61,6 +61,9 @@ def _stage(context: Context, row: StageTraits) -> Stage:
     reads_sql = row.name == "rewrite" or (row.name == "mask" and config.mask.strategy == "schema")
     if reads_sql and context.dialects != ["sqlite"]:
         sections["dialects"] = {"of": context.dialects}
+    if row.name == "mask" and config.mask.strategy == "schema" and not context.outline.is_ascii:
+        # Up to kidpipe 0.1 the first bytes of a name that begins with a character of several tokens were never masked.
+        sections["mask_bytes"] = {"of": "whole characters"}
     identity, resolved = settings_of(**sections)
 
     @cache

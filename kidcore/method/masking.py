@@ -77,7 +77,9 @@ def _by_confidence(logprobs: NDArray[np.float32], count: int, is_first: bool, rn
 def schema_positions(sql: str, starts: NDArray[np.int32], dialect: str = "sqlite") -> Positions:
     """Tokens that touch an identifier or a literal; all tokens where the SQL has none."""
     spans = _spans(sql, dialect)
-    ends = np.append(starts[1:], len(sql))
+    # Tokens that are bytes of one character start together, and each of them stands for all of it.
+    later = np.unique(np.append(starts, len(sql)))
+    ends = later[np.searchsorted(later, starts, side="right").clip(max=len(later) - 1)]
     inside = np.zeros(len(starts), dtype=bool)
     for first, last in spans:
         inside |= (starts <= last) & (ends > first)

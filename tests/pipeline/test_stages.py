@@ -146,6 +146,17 @@ def test_the_dialects_of_a_data_set_are_in_keys_where_its_sql_is_read(files: Tok
         assert {name for name, identity in found.items() if "dialects.of" in identity} == named
 
 
+@pytest.mark.parametrize(
+    ("strategy", "sql", "named"),
+    [("schema", "SELECT 名 FROM t", {"mask"}), ("schema", "SELECT a FROM t", set()), ("random", "SELECT 名 FROM t", set())],
+)
+def test_only_schema_masks_of_sql_beyond_ascii_are_new(files: TokenizerFiles, strategy: str, sql: str, named: set[str]) -> None:
+    dataset = DataSet([Example("train:0", "d", "é", "SELECT 1"), Example("train:1", "d", "é", sql)], Path())
+    config = load_config(None, {"mask.strategy": strategy}, {}, use_file=False).config
+    found = identities(stages(Context(config, dataset, Outline.of(dataset.examples, 512), [], TEACHER, TEACHER, files, 4096)))
+    assert {name for name, identity in found.items() if "mask_bytes.of" in identity} == named
+
+
 @pytest.mark.parametrize("section", ["generate", "rollout"])
 def test_greedy_answers_that_would_all_be_the_same_are_refused(context: Any, section: str) -> None:
     flags = {f"{section}__samples": 3, f"{section}__temperature": 0.0}

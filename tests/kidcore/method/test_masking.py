@@ -134,6 +134,22 @@ def test_a_token_that_only_touches_an_identifier_counts() -> None:
     assert schema_positions(sql, np.array([0], np.int32)).tolist() == [0]
 
 
+def test_all_the_bytes_of_a_character_that_a_name_begins_with_are_taken() -> None:
+    sql = "SELECT 名 FROM 表 WHERE 名 = '名'"
+    starts = [place for place, character in enumerate(sql) for _byte in character.encode()]
+    taken = schema_positions(sql, np.array(starts, np.int32)).tolist()
+    assert [starts[place] for place in taken] == [7, 7, 7, 14, 14, 14, 22, 22, 22, 26, 27, 27, 27, 28]
+
+
+@pytest.mark.parametrize("sql", ["SELECT 名, b FROM 表 WHERE c = '名'", "SELECT a.b FROM t WHERE x > 10", "SELECT NULL"])
+def test_a_token_that_is_split_in_parts_is_taken_as_a_whole(sql: str) -> None:
+    for width in (1, 2, 3):
+        starts = np.arange(0, len(sql), width, dtype=np.int32)
+        whole = schema_positions(sql, starts)
+        parts = schema_positions(sql, np.repeat(starts, 3))
+        assert parts.tolist() == [3 * place + part for place in whole for part in range(3)]
+
+
 def test_each_engine_has_literals_of_its_own() -> None:
     sql = "SELECT $$ a b $$ FROM t"
     assert words(sql, "duckdb") == ["$$", "a", "b", "$$", "t"]
