@@ -1,5 +1,6 @@
 """`kidpipe init`: a commented kidpipe.toml, and a data folder made from a table of questions and its databases."""
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from rich.prompt import Prompt
 
-from kidcore.config.config_load import template
+from kidcore.config.config_load import find_file, template
 from kidcore.errors import KidpipeError
 from kidpipe.commands.session import Session
 from kidpipe.own_data.columns import Columns, choose_columns
@@ -69,7 +70,7 @@ def init(
     settings = dict(_preset(preset)) | {name: _from(path.parent, value) for name, value in flags.items()}
     if own is None:
         path.write_text(template(settings), encoding="utf-8")
-        _say(session, {"settings": str(path), "next": _next(settings)}, as_json, [_written(path, settings)])
+        _say(session, {"settings": str(path), "next": _next(path, settings)}, as_json, [_written(path, settings)])
         return
     if own.folder.exists() and any(own.folder.iterdir()) and not force:
         raise KidpipeError(f"{own.folder} is there already", where="--out", fix="name another folder, or --force writes into it")
@@ -80,7 +81,12 @@ def init(
     settings |= {"data.path": _below(own.folder, path.parent), "data.layout": "jsonl"}
     path.write_text(template(settings), encoding="utf-8")
     report = {"settings": str(path), "data": str(own.folder), "read": origin, "columns": asdict(columns), **asdict(made)}
-    _say(session, report | {"next": _next(settings)}, as_json, [*_lines(own, origin, columns, made), _written(path, settings)])
+    _say(
+        session,
+        report | {"next": _next(path, settings)},
+        as_json,
+        [*_lines(own, origin, columns, made), _written(path, settings)],
+    )
 
 
 def _ask(what: str, columns: Sequence[str]) -> str:
@@ -123,12 +129,15 @@ def _lines(own: OwnData, origin: str, columns: Columns, made: Converted) -> list
 def _written(path: Path, settings: Mapping[str, object]) -> str:
     missing = [name for name in ("teacher.model", "train.student", "data.path") if not settings.get(name)]
     first = f"wrote {path}" + (f": set {', '.join(missing)}" if missing else "")
-    return f"{first}\nnext        {_next(settings)}"
+    return f"{first}\nnext        {_next(path, settings)}"
 
 
-def _next(settings: Mapping[str, object]) -> str:
+def _next(path: Path, settings: Mapping[str, object]) -> str:
     teacher = "" if settings.get("teacher.model") else " --teacher MODEL"
-    return f"kidpipe build-imperfect{teacher}"
+    found = find_file()
+    # A file of another name, or in another folder, is not found by itself.
+    config = "" if found is not None and found.resolve() == path.resolve() else f" --config {shlex.quote(str(path))}"
+    return f"kidpipe build-imperfect{config}{teacher}"
 
 
 def _say(session: Session, report: Mapping[str, object], as_json: bool, lines: list[str]) -> None:
@@ -136,4 +145,4 @@ def _say(session: Session, report: Mapping[str, object], as_json: bool, lines: l
         session.print_json(report)
         return
     for text in lines:
-        session.console.print(text, markup=False)
+        session.console.print(text, markup=False, soft_wrap=True)

@@ -271,3 +271,21 @@ def test_rows_in_a_log_come_along_and_a_broken_file_stops_no_other(shop: Path, t
     }
     assert report["failing"] == 0
     assert set(report["databases"]) == {"duck", "shop"}
+
+
+@pytest.mark.parametrize(
+    ("path", "config"),
+    [
+        ("kidpipe.toml", ""),
+        ("my shop.toml", " --config 'my shop.toml'"),
+        ("sub/kidpipe.toml", " --config sub/kidpipe.toml"),
+        ("../kidpipe.toml", ""),
+    ],
+)
+def test_the_next_command_names_a_file_that_is_not_found_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], path: str, config: str
+) -> None:
+    (tmp_path / "work" / "sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    init(open_session(None, [], {}, use_file=False), Path(path), {"teacher.model": "T"}, force=False)
+    assert capsys.readouterr().out.splitlines()[-1] == f"next        kidpipe build-imperfect{config}"
