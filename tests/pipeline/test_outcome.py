@@ -105,6 +105,14 @@ def test_what_does_not_parse_is_not_executed_nor_its_gold_and_equal_statements_r
     assert output.counts["execute"] == 3
 
 
+def test_sql_that_only_sqlite_reads_may_be_the_gold_of_another_row(databases: Path) -> None:
+    deep = f"SELECT {'(' * 60}a{')' * 60} FROM t"
+    assert not parses(deep)
+    output, pool = executed(databases, [deep, "SELECT b FROM t"], ["SELECT a FROM t", deep])
+    assert output.table.column("same_result").to_pylist() == [True, False]
+    assert [job.sql for job in pool.jobs] == [deep, "SELECT a FROM t"]
+
+
 def test_a_database_that_cannot_be_read_stops_nothing(databases: Path) -> None:
     output, _pool = executed(databases, ["SELECT 1"] * 2, ["SELECT 1"] * 2, db_id="gone")
     assert output.counts == {"in": 2, "out": 2, "execute": 0, "same_result": 0}
