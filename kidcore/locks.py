@@ -60,7 +60,7 @@ def hold(path: Path, kind: LockKind = "auto", busy: str = "another build holds t
             with _holding_file(_held_file(path), path, busy):
                 yield
             return
-        if _held_file(path).exists() and not _is_left_behind(_held_file(path)):
+        if _held_file(path).exists() and not _cleared(_held_file(path)):
             raise _refusal(path, busy)  # a machine without flock is at it
         _write(file.fileno(), _Record(this_process()))
         try:
@@ -149,10 +149,8 @@ def _make(held: Path, record: _Record, path: Path, busy: str) -> None:
             # Exclusive making of a file is the one thing that network file systems do for one machine at a time.
             descriptor = os.open(held, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
-            before = _read(held)
-            if not _is_left_behind(held):
+            if not _cleared(held):
                 break
-            _take_away(held, before)
             continue
         try:
             _write(descriptor, record)
@@ -160,6 +158,15 @@ def _make(held: Path, record: _Record, path: Path, busy: str) -> None:
             os.close(descriptor)
         return
     raise _refusal(path, busy)
+
+
+def _cleared(held: Path) -> bool:
+    """Whether the holder is dead; what it left is taken away then, so that nobody has to find that out again."""
+    before = _read(held)
+    if not _is_left_behind(held):
+        return False
+    _take_away(held, before)
+    return True
 
 
 def _take_away(held: Path, dead: _Record | None) -> None:

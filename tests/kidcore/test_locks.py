@@ -110,6 +110,13 @@ def test_a_silent_holder_elsewhere_is_dead_and_one_that_beats_is_not(lock: Path)
 
 
 @pytest.mark.usefixtures("fast")
+def test_what_a_dead_holder_elsewhere_left_is_waited_for_once(lock: Path) -> None:
+    held_by(lock, "other~1", 7)
+    with locks.hold(lock, "flock"):
+        assert not lock.with_name("build.lock.held").exists()
+
+
+@pytest.mark.usefixtures("fast")
 def test_a_holder_shows_signs_of_life(lock: Path) -> None:
     held = lock.with_name("build.lock.held")
     with locks.hold(lock, "file"):
