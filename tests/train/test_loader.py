@@ -1,10 +1,12 @@
 """Worker processes change when steps are made, never which: the same sequence for any number, and mistakes come out whole."""
 
 import os
+import pickle
 import signal
 import time
 from collections.abc import Callable
 from itertools import islice
+from multiprocessing import Pipe
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +115,14 @@ def test_a_worker_that_dies_is_named(source: Source) -> None:
     assert "memory" in caught.value.where
     assert "train.loader_workers=0" in caught.value.fix
     assert not children()
+
+
+def test_what_cannot_be_unpickled_is_an_error_and_no_endless_wait() -> None:
+    loader, (here, there) = Loader(0), Pipe()
+    loader._workers = [(None, here)]  # type: ignore[list-item]
+    there.send_bytes(b"torn")
+    loader._receive(1)
+    assert isinstance(loader._ready.get_nowait(), pickle.UnpicklingError)
 
 
 def feed(folder: Path) -> None:

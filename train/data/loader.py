@@ -77,6 +77,8 @@ class Loader:
                     where="the kernel ends processes where memory runs out" if code == -signal.SIGKILL else "",
                     fix="run the same command again with --set train.loader_workers=0: it continues from the newest checkpoint",
                 )
+            except Exception as error:  # whatever unpickling raises: the training loop would wait for this thread for ever
+                item = error
             while not self._is_closed.is_set():
                 try:
                     self._ready.put(item, timeout=0.1)
