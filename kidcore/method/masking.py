@@ -103,10 +103,9 @@ def _parsed_identifiers(sql: str, dialect: str) -> list[tuple[int, int]]:
     """Identifiers as the parser sees them: it knows a column called `name` from a keyword."""
     try:
         tree = sqlglot.parse_one(sql, dialect=dialect)
-    except SqlglotError:
+    except (SqlglotError, RecursionError):
         return []
-    position: Callable[[exp.Identifier, str], int] = lambda node, key: int(node.meta[key])  # noqa: E731
-    return [(position(n, "start"), position(n, "end")) for n in tree.find_all(exp.Identifier) if "start" in n.meta]
+    return [(int(n.meta["start"]), int(n.meta["end"])) for n in tree.find_all(exp.Identifier) if "start" in n.meta]
 
 
 def _guessed_identifiers(tokens: list[Token]) -> list[tuple[int, int]]:

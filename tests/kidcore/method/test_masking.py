@@ -127,6 +127,11 @@ def test_identifiers_and_literals_and_what_does_not_parse(sql: str, taken: list[
     assert words(sql) == taken
 
 
+def test_sql_too_deep_for_the_parser_has_its_names_guessed() -> None:
+    sql = f"SELECT {'( ' * 60}a {') ' * 60}FROM t"
+    assert words(sql) == ["a", "t"]
+
+
 def test_a_token_that_only_touches_an_identifier_counts() -> None:
     sql = "SELECT ab.cd"
     assert schema_positions(sql, np.array([0, 6, 8, 9], np.int32)).tolist() == [1, 2, 3]
