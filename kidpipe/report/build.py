@@ -20,6 +20,8 @@ MOST_SHARDS = 40
 SHOWN = 200
 """Examples to read."""
 _BINS = 40
+_LEAST_LOGPROB = -100.0
+"""What a stored -inf counts as (a token that the teacher excludes): it adds nothing, where 0 times infinity is no number."""
 
 Decode = Callable[[int], str]
 
@@ -110,6 +112,7 @@ def _flat(frame: pl.DataFrame, name: str) -> NDArray[Any]:
 
 def _entropy(counts: NDArray[np.int64], logprobs: NDArray[np.float64], tail: NDArray[np.float64]) -> NDArray[np.float64]:
     """Entropy at each position over the stored ids and one bucket for the rest, nats. Shapes [N], [sum of counts], [N]."""
+    logprobs = np.maximum(logprobs, _LEAST_LOGPROB)
     terms = -np.exp(logprobs) * logprobs
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     inside = np.add.reduceat(np.append(terms, 0.0), starts) * (counts > 0)

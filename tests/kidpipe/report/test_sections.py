@@ -47,6 +47,10 @@ def test_entropy_is_the_sum_over_stored_ids_and_the_rest(counts: list[int], seed
     assert found == pytest.approx([-(row * np.log(row)).sum() for row in rows])
 
 
+def test_a_token_that_the_teacher_excludes_adds_no_entropy() -> None:
+    assert _entropy(np.array([2]), np.array([0.0, -np.inf]), np.zeros(1)).tolist() == [pytest.approx(0.0, abs=1e-30)]
+
+
 def test_a_teacher_that_is_sure_has_no_entropy() -> None:
     assert _entropy(np.array([1, 1]), np.zeros(2), np.zeros(2)).tolist() == [0.0, 0.0]
 
