@@ -27,6 +27,8 @@ PROMPT_FOLDER = "prompt"
 """Beside a model's weights: the prompt it was trained with."""
 _FILE = "prompt.json"
 _VERSION = 1
+_SCHEMAS_KEPT = 1024
+"""Schemas whose ids are kept, those used last. Whole ones are few; what fits of a large one may be another at each question."""
 
 
 @dataclass(frozen=True)
@@ -173,11 +175,15 @@ class PromptBuilder:
 
     def schema_ids(self, schema: str) -> list[int]:
         """Token ids up to the end of the schema, with what the tokenizer or chat template puts before it."""
-        if schema not in self._ids:
-            ids = self._framed(self.definition.frame.before, schema, "")
+        ids = self._ids.pop(schema, None)
+        if ids is None:
+            framed = self._framed(self.definition.frame.before, schema, "")
             # A chat template writes its own beginning-of-sequence token.
-            self._ids[schema] = ids if self.definition.chat else self._leading_ids + ids
-        return self._ids[schema]
+            ids = framed if self.definition.chat else self._leading_ids + framed
+        self._ids[schema] = ids
+        if len(self._ids) > _SCHEMAS_KEPT:
+            del self._ids[next(iter(self._ids))]
+        return ids
 
     def question_ids(self, question: str) -> list[int]:
         """Token ids from the end of the schema to where the SQL begins, of a question as the template writes it."""

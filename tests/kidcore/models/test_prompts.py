@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kidcore.config.config import IngestSettings
 from kidcore.errors import KidpipeError
+from kidcore.models import prompts
 from kidcore.models.prompts import PromptBuilder, PromptDefinition
 from kidcore.models.templates.template import write_schema
 from kidcore.models.tokenizers import load_tokenizer
@@ -69,6 +70,16 @@ def test_a_missing_or_broken_database_is_said(tmp_path: Path) -> None:
     (tmp_path / "bad.sqlite").write_bytes(b"not a database at all" * 100)
     with pytest.raises(KidpipeError, match="database unreadable"):
         read_schema(tmp_path / "bad.sqlite", "bad")
+
+
+def test_schemas_used_last_are_kept_and_no_more(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompts, "_SCHEMAS_KEPT", 2)
+    builder = PromptBuilder.of(IngestSettings(), tokenizer)
+    first = builder.schema_ids("a: b int\n")
+    for schema in ("c: d int\n", "a: b int\n", "e: f int\n"):
+        builder.schema_ids(schema)
+    assert list(builder._ids) == ["a: b int\n", "e: f int\n"]
+    assert builder.schema_ids("a: b int\n") is first
 
 
 @given(question=st.text(min_size=1, max_size=60), other=st.text(min_size=1, max_size=60))
