@@ -50,7 +50,7 @@ def _changed_questions(context: Context, store: Store, manifest: Manifest) -> st
             row["example_id"]: (row["db_id"], row["question"], row["gold_sql"])
             for part in manifest.parts
             if part.content["source"] not in now
-            for row in store.read(_shard(part.files["ingest"][0]), _COLUMNS).to_pylist()
+            for row in store.read(Shard.at(part.files["ingest"][0]), _COLUMNS).to_pylist()
         }
     except KidpipeError:
         return None
@@ -60,13 +60,6 @@ def _changed_questions(context: Context, store: Store, manifest: Manifest) -> st
     gone = [example_id for example_id in before if example_id not in here]
     said = [_named(fresh), f"gone: {_named(gone)}" if gone else ""]
     return "; ".join(text for text in said if text)
-
-
-def _shard(file: str) -> Shard:
-    stage, _, name = file.partition("/")
-    shard = Shard.parse(stage, name)
-    assert shard is not None, file
-    return shard
 
 
 def _named(names: Iterable[str]) -> str:

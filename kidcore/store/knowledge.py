@@ -27,7 +27,7 @@ def teacher_knowledge(store: Store, manifest: Manifest) -> GoldKnowledge | None:
     Raises:
         DamagedShard: one of them can't be read.
     """
-    shards = _shards(manifest)
+    shards = [Shard.at(file) for file in manifest.files(_STAGE)]
     if not shards:
         return None
     if (kept := read_knowledge(store, manifest.digest)) is not None:
@@ -41,11 +41,6 @@ def teacher_knowledge(store: Store, manifest: Manifest) -> GoldKnowledge | None:
         there = {shard.digest for shard in store.scan(_STAGE).values()}
         store.write_json(_SHARDS, {digest: sums.sums() for digest, sums in known.items() if digest in there})
     return total
-
-
-def _shards(manifest: Manifest) -> list[Shard]:
-    names = (file.partition("/")[2] for file in manifest.files(_STAGE))
-    return [shard for shard in (Shard.parse(_STAGE, name) for name in names) if shard is not None]
 
 
 def _known(store: Store) -> dict[str, GoldKnowledge]:

@@ -40,6 +40,14 @@ class Shard:
         return f"{self.stage}/{self.key}.{self.rows}.{self.digest}.parquet"
 
     @classmethod
+    def at(cls, file: str) -> "Shard":
+        """The shard whose `file` this is, as manifests have it."""
+        stage, _, name = file.partition("/")
+        shard = cls.parse(stage, name)
+        assert shard is not None, file
+        return shard
+
+    @classmethod
     def parse(cls, stage: str, name: str) -> "Shard | None":
         """The shard that a file name records, or None for any other file."""
         match = _NAME.fullmatch(name)

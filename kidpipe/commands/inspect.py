@@ -73,7 +73,7 @@ def _example_ids(store: Store, manifest: Manifest) -> list[tuple[PartRecord, str
         (part, str(example_id))
         for part in manifest.parts
         for file in part.files["ingest"]
-        for example_id in store.read(_shard(file), ["example_id"]).column("example_id").to_pylist()
+        for example_id in store.read(Shard.at(file), ["example_id"]).column("example_id").to_pylist()
     ]
 
 
@@ -102,7 +102,7 @@ def _locate(store: Store, manifest: Manifest, asked: str) -> tuple[PartRecord, s
 def _makers(store: Store, part: PartRecord, view: int) -> dict[str, dict[str, Any] | None]:
     """What made this part's shards in which a model was asked, by stage; None where the log does not tell."""
     stages = [(row.name, part.files.get(row.name, ())) for row in STAGE_TABLE.values() if row.model]
-    shards = {stage: _shard(files[view if view < len(files) else 0]) for stage, files in stages if files}
+    shards = {stage: Shard.at(files[view if view < len(files) else 0]) for stage, files in stages if files}
     known = makers_of(store, {shard.key for shard in shards.values()})
     return {stage: known[shard.key].as_json() if shard.key in known else None for stage, shard in shards.items()}
 
@@ -113,23 +113,15 @@ def _find(store: Store, part: PartRecord, stage: str, example_id: str, view: int
     number = 0 if stage == "ingest" else view
     if number >= len(files):
         return None
-    table = store.read(_shard(files[number]))
+    table = store.read(Shard.at(files[number]))
     ids = table.column("example_id").to_pylist()
     if example_id not in ids:
         return None
     one = table.slice(ids.index(example_id), 1)
-    return {name: lists(one, name)[0] if _is_list(one, name) else one.column(name)[0].as_py() for name in one.column_names}
-
-
-def _shard(file: str) -> Shard:
-    stage, _, name = file.partition("/")
-    shard = Shard.parse(stage, name)
-    assert shard is not None, file
-    return shard
-
-
-def _is_list(table: Any, name: str) -> bool:
-    return str(table.schema.field(name).type).startswith("list")
+    return {
+        name: lists(one, name)[0] if pa.types.is_list(one.schema.field(name).type) else one.column(name)[0].as_py()
+        for name in one.column_names
+    }
 
 
 def _holes(predict: dict[str, Any], picked: dict[str, Any], gold: Any, decode: Callable[[int], str]) -> list[dict[str, Any]]:
