@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kidcore.sql.database import database_of
+from kidcore.sql.schema.identifiers import always_quoted
 from kidcore.sql.schema.tables import Table, TableKind
 
 _NULL_SHARE = 0.03
@@ -48,7 +49,7 @@ def make_variant(source: Path, target: Path, literals: Mapping[str, set[Any]], s
         connection.text_factory = lambda data: data.decode("utf-8", "replace")
         connection.execute("PRAGMA foreign_keys = OFF")
         for (trigger,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-            connection.execute(f"DROP TRIGGER {_quoted(trigger)}")  # it would change more than is meant, or stop it
+            connection.execute(f"DROP TRIGGER {always_quoted(trigger)}")  # it would change more than is meant, or stop it
         for table in tables:
             _resample(connection, table, tables, literals, generator, table.name.lower() in referenced, aim)
         connection.commit()
@@ -64,7 +65,7 @@ def _resample(
     is_referenced: bool,
     aim: Aim,
 ) -> None:
-    name = _quoted(table.name)
+    name = always_quoted(table.name)
     try:
         rowids = [row[0] for row in connection.execute(f"SELECT rowid FROM {name} ORDER BY rowid")]
     except sqlite3.OperationalError:
@@ -78,7 +79,7 @@ def _resample(
         low = column.name.lower()
         if column.is_primary or column.is_generated or low in keyed:
             continue
-        quoted = _quoted(column.name)
+        quoted = always_quoted(column.name)
         if low in foreign:
             other, target = foreign[low]
             # A reference may be missing where the column admits it, and some rows may never be referred to.
@@ -138,7 +139,7 @@ def _near(generator: random.Random, value: Any, moved: bool) -> Any:
 
 def _values(connection: sqlite3.Connection, table: str, column: str) -> list[Any]:
     """A column's distinct values other than NULL, in an order that doesn't depend on the file."""
-    query = f"SELECT DISTINCT {_quoted(column)} FROM {_quoted(table)} WHERE {_quoted(column)} IS NOT NULL"
+    query = f"SELECT DISTINCT {always_quoted(column)} FROM {always_quoted(table)} WHERE {always_quoted(column)} IS NOT NULL"
     try:
         return sorted((row[0] for row in connection.execute(query)), key=repr)
     except sqlite3.OperationalError:
@@ -147,15 +148,11 @@ def _values(connection: sqlite3.Connection, table: str, column: str) -> list[Any
 
 def _unique_columns(connection: sqlite3.Connection, table: str) -> set[str]:
     names: set[str] = set()
-    for _number, index, is_unique, *_rest in connection.execute(f"PRAGMA index_list({_quoted(table)})").fetchall():
+    for _number, index, is_unique, *_rest in connection.execute(f"PRAGMA index_list({always_quoted(table)})").fetchall():
         if is_unique:
-            names |= {str(row[2]).lower() for row in connection.execute(f"PRAGMA index_info({_quoted(index)})")}
+            names |= {str(row[2]).lower() for row in connection.execute(f"PRAGMA index_info({always_quoted(index)})")}
     return names
 
 
 def _targets(table: Table, referenced: str) -> list[str]:
     return [target for _column, other, target in table.links if other.lower() == referenced.lower()]
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -38,7 +38,7 @@ class ContentNames:
 
 
 def is_content_id(example_id: str) -> bool:
-    """Whether a name was made by `content_ids`, and is not an id that the data set brought or a place in a file."""
+    """Whether a name was made by ContentNames, and is not an id that the data set brought or a place in a file."""
     return _NAMED.fullmatch(example_id) is not None
 
 

@@ -6,6 +6,8 @@ The sandbox executes under these rules, and the schema reader shows what can be 
 import contextlib
 import sqlite3
 
+from kidcore.sql.schema.identifiers import always_quoted
+
 _READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE}
 _FORBIDDEN_FUNCTIONS = {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit", "sqlite_log"}
 # These write, or look after tables; FTS5's own is for extensions.
@@ -46,7 +48,7 @@ def admit_schema(connection: sqlite3.Connection) -> None:
 def _virtual_tables(connection: sqlite3.Connection) -> list[str]:
     # SQLite writes these three words itself, whatever the statement was.
     query = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%'"
-    return ['"' + name.replace('"', '""') + '"' for (name,) in connection.execute(query)]
+    return [always_quoted(name) for (name,) in connection.execute(query)]
 
 
 # The authorizer's action codes by number, for messages.

@@ -10,6 +10,7 @@ import duckdb
 
 from kidcore.sql.sandbox.job import Job, Limits, ResultKind, Row
 from kidcore.sql.sandbox.sqlite import Fetched
+from kidcore.sql.schema.identifiers import always_quoted
 
 _CONNECTIONS_KEPT = 4
 _FETCH_ROWS = 1024
@@ -25,7 +26,7 @@ class DuckdbEngine:
         self._is_late = False
 
     def execute(self, job: Job) -> Fetched:
-        """Run one job; every way a statement can fail comes back as an Outcome."""
+        """Run one job; every way a statement can fail is a kind of result."""
         try:
             connection = self._connect(job.database)
         except duckdb.Error as error:
@@ -132,7 +133,7 @@ def _bound_depth(connection: Any, ours: int) -> None:
     views = connection.execute(
         "SELECT database_name, schema_name, view_name FROM duckdb_views() WHERE NOT internal AND NOT temporary"
     ).fetchall()
-    names = [name for row in views if _binds(connection, name := ".".join('"' + part.replace('"', '""') + '"' for part in row))]
+    names = [name for row in views if _binds(connection, name := ".".join(map(always_quoted, row)))]
     connection.execute(f"SET GLOBAL max_expression_depth = {ours}")
     while ours < int(hard) and not all(_binds(connection, name) for name in names):
         ours = min(2 * ours, int(hard))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kidcore.sql.sandbox.admission import admit_schema, admits, describe
 from kidcore.sql.sandbox.job import Job, Limits, ResultKind, Row
+from kidcore.sql.schema.identifiers import always_quoted
 
 # The authorizer lets the one pragma through that FTS5 asks; statements get none.
 _PRAGMA = re.compile(r"(?:\s|--[^\n]*\n?|/\*.*?\*/)*pragma\b", re.IGNORECASE | re.DOTALL)
@@ -34,7 +35,7 @@ class SqliteEngine:
         self._ticks_allowed = 0
 
     def execute(self, job: Job) -> Fetched:
-        """Run one job; every way a statement can fail comes back as an Outcome."""
+        """Run one job; every way a statement can fail is a kind of result."""
         try:
             connection = self._connect(job.database, job.reverse)
         except sqlite3.Error as error:
@@ -199,9 +200,8 @@ def _bound(connection: sqlite3.Connection, limits: Limits) -> None:
 
 def _compiles(connection: sqlite3.Connection, name: str) -> bool:
     """Whether all columns of a table or view can be asked for."""
-    quoted = '"' + name.replace('"', '""') + '"'
     try:
-        connection.execute(f"EXPLAIN SELECT * FROM {quoted}").close()
+        connection.execute(f"EXPLAIN SELECT * FROM {always_quoted(name)}").close()
     except (sqlite3.Error, UnicodeError):
         return False
     return True

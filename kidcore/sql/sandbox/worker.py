@@ -1,4 +1,4 @@
-"""A sandbox worker: batches of jobs on stdin, one framed Outcome a job on stdout, until stdin closes.
+"""A sandbox worker: batches of jobs on stdin, one framed result a job on stdout, until stdin closes.
 
 Standard library only, so that a killed worker is replaced within some 20 ms. Started as its own program, never forked.
 """
@@ -27,7 +27,7 @@ class SqlEngine(Protocol):
     """The inner ring of one kind of database."""
 
     def execute(self, job: Job) -> Fetched:
-        """Run one job; every way it can fail is an Outcome."""
+        """Run one job; every way it can fail is a kind of result."""
         ...
 
 
