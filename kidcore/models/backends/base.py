@@ -1,8 +1,9 @@
 """What a teacher engine is asked and what it answers; importing this loads no engine."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Protocol
 
 import numpy as np
@@ -164,6 +165,11 @@ def _check_ids(backend: Backend, ids: NDArray[np.int32] | NDArray[np.int64], whe
             where=where,
             fix="the rows were tokenised for another model: run ingest with this model's tokenizer",
         )
+
+
+def before_stop(ids: Sequence[int], stop_ids: Container[int]) -> list[int]:
+    """An answer up to the first token that ends it."""
+    return list(takewhile(lambda token: token not in stop_ids, ids))
 
 
 def in_ranked_order(

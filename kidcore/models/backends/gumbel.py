@@ -33,33 +33,14 @@ def drawn(seeds: Sequence[int], temperature: float, steps: Sequence[int], logits
     return torch.full_like(logits_BV, -torch.inf).scatter_(1, token_B1, 0.0)
 
 
-class Noise(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
-    """Noise for a batch of answers in transformers; greedy search over the result samples at `temperature`."""
+class Sampler(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
+    """For a batch of answers in transformers, whose greedy search over the result samples at `temperature`."""
 
     def __init__(self, seeds: Sequence[int], temperature: float) -> None:
         self._seeds, self._temperature, self._step = seeds, temperature, 0
 
     def __call__(self, _ids: Tensor, logits_BV: Tensor) -> Tensor:
-        """Perturbed logits; called once a step."""
-        every = range(len(self._seeds))
-        logits_BV = self.at(every, [self._step for _ in every], logits_BV)
-        self._step += 1
-        return logits_BV
-
-    def at(self, rows: Sequence[int], steps: Sequence[int], logits_BV: Tensor) -> Tensor:
-        """Perturbed logits of some of the answers, each at a step of its own."""
-        asked = zip(rows, steps, logits_BV, strict=True)
-        return torch.stack([perturbed(self._seeds[row], self._temperature, step, row_V) for row, step, row_V in asked])
-
-
-class Draw(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
-    """For a batch of answers in transformers: only the drawn token is left, found by inverting the distribution function."""
-
-    def __init__(self, seeds: Sequence[int], temperature: float) -> None:
-        self._seeds, self._temperature, self._step = seeds, temperature, 0
-
-    def __call__(self, _ids: Tensor, logits_BV: Tensor) -> Tensor:
-        """0 at the token of each row and -inf elsewhere; called once a step."""
+        """Called once a step, with all answers."""
         every = range(len(self._seeds))
         logits_BV = self.at(every, [self._step for _ in every], logits_BV)
         self._step += 1
@@ -67,6 +48,23 @@ class Draw(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
 
     def at(self, rows: Sequence[int], steps: Sequence[int], logits_BV: Tensor) -> Tensor:
         """The same for some of the answers, each at a step of its own."""
+        raise NotImplementedError
+
+
+class Noise(Sampler):
+    """Perturbs the logits."""
+
+    def at(self, rows: Sequence[int], steps: Sequence[int], logits_BV: Tensor) -> Tensor:
+        """Perturbed logits of some of the answers."""
+        asked = zip(rows, steps, logits_BV, strict=True)
+        return torch.stack([perturbed(self._seeds[row], self._temperature, step, row_V) for row, step, row_V in asked])
+
+
+class Draw(Sampler):
+    """Leaves the drawn token alone, found by inverting the distribution function."""
+
+    def at(self, rows: Sequence[int], steps: Sequence[int], logits_BV: Tensor) -> Tensor:
+        """0 at the token of each of some answers and -inf elsewhere."""
         return drawn([self._seeds[row] for row in rows], self._temperature, steps, logits_BV)
 
 

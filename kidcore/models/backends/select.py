@@ -13,8 +13,7 @@ from kidcore.config.config import EngineSettings
 from kidcore.config.settings import Dtype
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Backend, Opener, ScoreRequest
-from kidcore.models.sources import ModelSource
-from kidcore.models.sources import read_source as inspect_model
+from kidcore.models.sources import ModelSource, read_source
 
 _LOG = logging.getLogger(__name__)
 _SAFETENSORS_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -42,7 +41,7 @@ def open_backend(
     Raises:
         KidpipeError: the engine cannot run the model here; `auto` tries no other one then.
     """
-    source = inspect_model(Path(model_path))
+    source = read_source(Path(model_path))
     if not 1 <= max_top_k <= source.vocab_size:
         raise KidpipeError(
             f"K = {max_top_k} is outside 1 to {source.vocab_size}, the model's vocabulary",

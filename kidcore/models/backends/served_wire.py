@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kidcore.models.backends.base import Sampling
+from kidcore.models.backends.base import Sampling, before_stop
 
 _TOKEN = "token_id:"
 _LIMIT = re.compile(r"max(?:imum)?\s+allowed:?\s+(\d+)")
@@ -52,7 +52,9 @@ def read_position(answer: Mapping[str, Any], token: int) -> Row:
     return _row(values, token)
 
 
-def continuation(model: str, ids: Sequence[int], tokens: int, stop_ids: Sequence[int], draw: Sampling | None, number: int) -> Any:
+def continuation(
+    model: str, ids: Sequence[int], tokens: int, stop_ids: Sequence[int], draw: Sampling | None, number: int
+) -> dict[str, Any]:
     """Asks for at most `tokens` more."""
     drawn = {"temperature": draw.temperature, "seed": draw.seed_of(ids, number)} if draw else {}
     wanted = {"max_tokens": tokens, "stop_token_ids": list(stop_ids), "return_token_ids": True}
@@ -64,8 +66,7 @@ def read_continuation(answer: Mapping[str, Any], stop_ids: set[int]) -> list[int
     ids = answer["choices"][0].get("token_ids")
     if not isinstance(ids, list):
         raise ValueError("the answer holds no token ids")
-    end = next((place for place, token in enumerate(ids) if token in stop_ids), len(ids))
-    return [int(token) for token in ids[:end]]
+    return before_stop([int(token) for token in ids], stop_ids)
 
 
 def largest_top_k(message: str) -> int | None:

@@ -21,10 +21,10 @@ from transformers.utils import logging as transformers_logging
 from kidcore.advance import Advance, unheard
 from kidcore.config.config import EngineSettings
 from kidcore.errors import KidpipeError, first_line
-from kidcore.models.backends.base import Sampling, ScoreRequest, TopK, check_prompts, check_score
+from kidcore.models.backends.base import Sampling, ScoreRequest, TopK, before_stop, check_prompts, check_score
 from kidcore.models.backends.decoding import can_decode, decode
 from kidcore.models.backends.facts import EngineFacts
-from kidcore.models.backends.gumbel import Draw, Noise
+from kidcore.models.backends.gumbel import Draw, Noise, Sampler
 from kidcore.models.backends.packed import can_share, plan_packs, rank_logits, score_pack, split
 from kidcore.models.sources import ModelSource
 
@@ -55,7 +55,7 @@ class TransformersBackend:
     """A causal language model in this process, on one device."""
 
     name = "transformers"
-    _sampler: type[Noise] | type[Draw] = Noise
+    _sampler: type[Sampler] = Noise
 
     def __init__(
         self, model_path: str | Path, *, dtype: str, device: str, batch_tokens: int, max_length: int, verbose: bool
@@ -211,7 +211,7 @@ class TransformersBackend:
 
     @torch.inference_mode()
     def _generate_batch(
-        self, prompts: list[Sequence[int]], max_new_tokens: int, stop_ids: Sequence[int], noise: Noise | Draw | None
+        self, prompts: list[Sequence[int]], max_new_tokens: int, stop_ids: Sequence[int], noise: Sampler | None
     ) -> list[list[int]]:
         ids_BL, mask_BL = self._pad_left([np.asarray(prompt, dtype=np.int32) for prompt in prompts])
         width = ids_BL.shape[1]
@@ -232,9 +232,7 @@ class TransformersBackend:
         stops = set(stop_ids)
         rows: list[list[int]] = []
         for prompt, row in zip(prompts, output_BL[:, width:].tolist(), strict=True):
-            row = row[: min(max_new_tokens, self.max_length - len(prompt))]
-            end = next((position for position, token in enumerate(row) if token in stops), len(row))
-            rows.append(row[:end])
+            rows.append(before_stop(row[: min(max_new_tokens, self.max_length - len(prompt))], stops))
         return rows
 
     def _pad_left(self, rows: Sequence[NDArray[np.int32]]) -> tuple[Tensor, Tensor]:

@@ -14,16 +14,25 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kidcore.advance import Advance, unheard
 from kidcore.config.config import EngineSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.backends import vllm_engine, vllm_rows
-from kidcore.models.backends.base import EngineDied, Sampling, ScoreRequest, TopK, check_prompts, check_score, in_ranked_order
+from kidcore.models.backends.base import (
+    EngineDied,
+    Sampling,
+    ScoreRequest,
+    TopK,
+    before_stop,
+    check_prompts,
+    check_score,
+    in_ranked_order,
+)
 from kidcore.models.backends.facts import EngineFacts
 from kidcore.models.backends.quiet import quiet
 from kidcore.models.sources import ModelSource
+from kidcore.models.trees.tree import shared_length
 
 _LOG = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -134,9 +143,7 @@ class VllmBackend:
             return len(prompt) + tokens
 
         def receive(_: int, output: Any) -> list[int]:
-            ids = output.outputs[0].token_ids
-            end = next((position for position, token in enumerate(ids) if token in stops), len(ids))
-            return list(ids[:end])
+            return before_stop(output.outputs[0].token_ids, stops)
 
         longest = max(map(len, prompts), default=0) + max_new_tokens
         return self._run(_Call(len(prompts) * repeats, submit, receive, self._room(longest)), advance)
@@ -283,7 +290,7 @@ class _Scoring:
     def submit(self, index: int) -> int:
         """Hand in the sequence, and before it its prompt, unless the request before had the same one."""
         request = self._requests[index]
-        known = _shared_prefix(request.token_ids, self._requests[index - 1].token_ids) if index else 0
+        known = shared_length(request.token_ids, self._requests[index - 1].token_ids) if index else 0
         known = known // self._block * self._block
         self._add(index, known, salt=f"{index}" if known >= request.start else "")
         return len(request.token_ids)
@@ -330,12 +337,6 @@ def _sampling(**settings: Any) -> Any:
 
     fixed = {"detokenize": False, "ignore_eos": True, "output_kind": RequestOutputKind.FINAL_ONLY}
     return SamplingParams(**{"temperature": 0, **fixed, **settings})
-
-
-def _shared_prefix(ours: NDArray[np.int32], theirs: NDArray[np.int32]) -> int:
-    length = min(len(ours), len(theirs))
-    differing = np.flatnonzero(ours[:length] != theirs[:length])
-    return int(differing[0]) if len(differing) else length
 
 
 def _difference(ours: Sequence[TopK], theirs: Sequence[TopK], tolerance: float) -> str:
