@@ -5,8 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import polars as pl
-import pyarrow as pa
 import sqlglot
 from sqlglot.errors import SqlglotError
 
@@ -42,6 +40,7 @@ def rewrite(decode: Callable[[list[int]], str], dialect: Callable[[str], str], t
     gold_sql = ingest.column("gold_sql").to_pylist()
     # Where nothing changed the gold text itself is kept: decoding need not restore it to the letter.
     texts = [decode(ids.tolist()) if count else text for ids, count, text in zip(imperfect, changed, gold_sql, strict=True)]
+    parsed = [parses(text, dialect(db_id)) for text, db_id in zip(texts, masks.column("db_id").to_pylist(), strict=True)]
     columns: dict[str, Any] = {
         "example_id": masks.column("example_id").to_pylist(),
         "db_id": masks.column("db_id").to_pylist(),
@@ -53,11 +52,20 @@ def rewrite(decode: Callable[[list[int]], str], dialect: Callable[[str], str], t
         "num_masked": [len(row) for row in masked],
         "num_rewritten": changed,
         "rewritten": [count / len(row) for count, row in zip(changed, masked, strict=True)],
-        "parses": [parses(text, dialect(db_id)) for text, db_id in zip(texts, masks.column("db_id").to_pylist(), strict=True)],
+        "parses": parsed,
     }
     table = arrow_table(schema_of("rewrite"), columns)
     task.advance(table.num_rows)
-    return Output(table, _counts(table, sum(map(len, gold))))
+    counts = {
+        "in": table.num_rows,
+        "out": table.num_rows,
+        "sql_tokens": sum(map(len, gold)),
+        "masked": sum(map(len, masked)),
+        "rewritten": sum(changed),
+        "changed_rows": sum(map(bool, changed)),
+        "parse": sum(parsed),
+    }
+    return Output(table, counts)
 
 
 def parses(sql: str, dialect: str = "sqlite") -> bool:
@@ -66,14 +74,3 @@ def parses(sql: str, dialect: str = "sqlite") -> bool:
         return len([tree for tree in sqlglot.parse(sql, dialect=dialect) if tree is not None]) == 1
     except (SqlglotError, RecursionError):
         return False
-
-
-def _counts(table: pa.Table, sql_tokens: int) -> dict[str, Any]:
-    frame = pl.DataFrame(pl.from_arrow(table.select(["num_masked", "num_rewritten", "parses"])))
-    sums = frame.select(
-        masked=pl.col("num_masked").sum(),
-        rewritten=pl.col("num_rewritten").sum(),
-        changed_rows=(pl.col("num_rewritten") > 0).sum(),
-        parse=pl.col("parses").sum(),
-    ).row(0, named=True)
-    return {"in": table.num_rows, "out": table.num_rows, "sql_tokens": sql_tokens, **{k: int(v) for k, v in sums.items()}}

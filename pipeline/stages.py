@@ -88,7 +88,7 @@ def _stage(context: Context, row: StageTraits) -> Stage:
 
 def bind(stage: str, context: Context) -> Body:
     """The function that runs a stage under the settings of `context`."""
-    # Here alone: a plan needs no stage's own libraries (sqlglot, polars), and a build only those of what it runs.
+    # Here alone: a plan needs no stage's own libraries (sqlglot), and a build only those of what it runs.
     bound: Body = import_module(f"pipeline.{stage}").bind(context)
     return bound
 
