@@ -26,7 +26,8 @@ from eval.verdicts import judge
 from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.config.processes import usable_cores
 from kidcore.sql.datasets import Example
-from kidcore.sql.results import is_ordered, same_bag, same_set
+from kidcore.sql.lexer import is_ordered
+from kidcore.sql.results import same_bag, same_set
 
 Row = dict[str, Any]
 Cost = tuple[float, float]

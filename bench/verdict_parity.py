@@ -26,8 +26,8 @@ from eval.verdicts import Verdict, VerdictKind, judge
 from kidcore.config.config import EvalSettings
 from kidcore.sql.answers import read_answer
 from kidcore.sql.datasets import Example
-from kidcore.sql.lexer import TokenKind, mend_operators, tokens
-from kidcore.sql.results import Rows, is_ordered, same_bag
+from kidcore.sql.lexer import TokenKind, is_ordered, mend_operators, tokens
+from kidcore.sql.results import Rows, same_bag
 from kidcore.sql.sandbox.job import Job, Limits
 from kidcore.sql.sandbox.pool import SandboxPool
 

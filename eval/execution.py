@@ -11,8 +11,8 @@ from eval.metrics.ties import opposite_ties
 from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.config.digests import FileDigests
 from kidcore.sql.database import Database, database_of
-from kidcore.sql.lexer import mend_operators, strip_distinct
-from kidcore.sql.results import is_ordered, is_vacuous, same_bag, same_set
+from kidcore.sql.lexer import is_ordered, mend_operators, strip_distinct
+from kidcore.sql.results import is_vacuous, same_bag, same_set
 from kidcore.sql.sandbox.job import Job, Limits, QueryResult, ResultKind
 from kidcore.sql.sandbox.pool import SandboxPool
 

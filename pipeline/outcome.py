@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from kidcore.sql.database import Database
-from kidcore.sql.results import is_ordered, same_bag
+from kidcore.sql.lexer import is_ordered
+from kidcore.sql.results import same_bag
 from kidcore.sql.sandbox.job import QueryResult
 from kidcore.sql.sandbox.pool import SandboxPool
 from kidcore.store.arrow import arrow_table

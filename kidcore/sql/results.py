@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from kidcore.sql.lexer import is_ordered as is_ordered  # asked wherever results are compared
-
 Rows = Sequence[tuple[Any, ...]]
 
 _SEARCH_LIMIT = 2_000
