@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from kidcore.atomic import sync, sync_entry, write_text
+from kidcore.atomic import sync, sync_entry
 from kidcore.errors import KidpipeError, first_line
 from train.student.divided_state import needs_division, read_divided, was_divided, write_divided
 from train.student.ranks import Ranks
@@ -58,7 +58,7 @@ def commit_folder(target: Path, write: Callable[[Path], None]) -> None:
 
     A folder that stands there is moved aside first, and `recover_folder` moves it back if the run is killed in between.
     """
-    fresh, old = fresh_of(target), target.with_name(f".{target.name}.old")
+    fresh, old = fresh_of(target), _old_of(target)
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         fresh.mkdir(parents=True)
@@ -81,6 +81,11 @@ def fresh_of(target: Path) -> Path:
     return target.with_name(f".{target.name}.new")
 
 
+def _old_of(target: Path) -> Path:
+    """Where a folder goes that another takes the place of."""
+    return target.with_name(f".{target.name}.old")
+
+
 def not_written(path: Path, error: Exception) -> KidpipeError:
     """What to say when the disk takes no more."""
     return KidpipeError(
@@ -92,16 +97,11 @@ def not_written(path: Path, error: Exception) -> KidpipeError:
 
 def recover_folder(target: Path) -> None:
     """Undo what a kill left half-done in `commit_folder`."""
-    fresh, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+    fresh, old = fresh_of(target), _old_of(target)
     if old.exists() and not target.exists():
         old.rename(target)
     shutil.rmtree(old, ignore_errors=True)
     shutil.rmtree(fresh, ignore_errors=True)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Put a JSON file in place, whole."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def clean_checkpoints(folder: Path) -> None:
@@ -145,7 +145,7 @@ class Checkpoints:
         commit_folder(target, write)
         for path in self._all()[:-_KEPT]:
             # Renamed first: a kill must not leave a folder that looks whole.
-            doomed = path.with_name(f".{path.name}.old")
+            doomed = _old_of(path)
             path.rename(doomed)
             shutil.rmtree(doomed)
 

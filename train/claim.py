@@ -24,18 +24,12 @@ def claimed(
         yield
         return
     out.mkdir(parents=True, exist_ok=True)
-    with _locked(out):
+    # It keeps a second trainer out, and goes with the process, however that ends.
+    with hold(out / ".lock", busy="another process is training in this folder"):
         asked = online.identity(settings) if online else None
         claim_folder(out, run_identity(settings, source.digest, resolve(str(student_path)).identity, asked))
         for name in ("best", "last"):
             recover_folder(out / name)
         clean_checkpoints(out / "checkpoints")
         ranks.wait()
-        yield
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Keep a second trainer out of the folder; the lock goes with the process, however it ends."""
-    with hold(out / ".lock", busy="another process is training in this folder"):
         yield

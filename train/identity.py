@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kidcore.atomic import write_json
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.method.methods import settings_used
-from train.checkpoint import write_json
 from train.data.sampler import ORDER_VERSION
 
 RUN_VERSION = 3

@@ -5,9 +5,9 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from kidcore.atomic import write_json
 from kidcore.method.knowledge import GoldKnowledge
 from kidcore.method.overlap import Overlap
-from train.checkpoint import write_json
 
 _STORED = ("steps", "best_step", "best_nll", "final_nll", "start_nll", "seconds")
 """Figures of a TrainResult that result.json holds."""

@@ -18,9 +18,9 @@ from accelerate import tracking
 from accelerate.logging import MultiProcessAdapter
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
+from kidcore.atomic import write_json
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError, first_line
-from train.checkpoint import write_json
 
 _LOG = logging.getLogger(__name__)
 _FILE = "trackers.json"

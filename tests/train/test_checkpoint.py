@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from kidcore.errors import KidpipeError
-from train.checkpoint import Checkpoints, RunProgress, clean_checkpoints, commit_folder, recover_folder, write_json
+from train.checkpoint import Checkpoints, RunProgress, clean_checkpoints, commit_folder, recover_folder
 from train.student.ranks import ALONE
 
 CPU = torch.device("cpu")
@@ -163,10 +163,3 @@ def test_half_written_checkpoints_are_removed_and_nothing_else(tmp_path: Path) -
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
     clean_checkpoints(tmp_path / "fresh")
     assert (tmp_path / "fresh").is_dir()
-
-
-def test_json_is_put_in_place_in_one_order(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"b": 1, "a": "é"})
-    write_json(tmp_path / "b.json", {"a": "é", "b": 1})
-    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
-    assert json.loads((tmp_path / "a.json").read_text()) == {"a": "é", "b": 1}

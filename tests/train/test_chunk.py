@@ -55,7 +55,7 @@ def test_compiled_is_what_uncompiled_is_and_is_compiled_once(
     compiled = torch.compile(chunk.dense_part, dynamic=True, fullgraph=True, backend=backend)
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     for size, top_k in SIZES:
-        _, slots = draw_targets(size, top_k, 5, 300).to(device).chunk(0, size)
+        slots = draw_targets(size, top_k, 5, 300).to(device).chunk(0, size)
         logits = 4 * torch.randn(size, 300, device=device)
         expected = run_chunk(chunk.dense_part, logits, slots, name, monkeypatch)
         found = run_chunk(compiled, logits, slots, name, monkeypatch)

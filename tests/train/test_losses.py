@@ -84,6 +84,17 @@ class Case:
         return total.detach(), [x.grad for x in (hidden, weight, bias) if x.grad is not None]
 
 
+CASES = st.builds(
+    Case,
+    seed=st.integers(0, 2**31),
+    rows=st.just(4),
+    slots=st.integers(1, 12),
+    vocab=st.integers(10, 40),
+    top_k=st.integers(1, 9),
+    sharpness=st.sampled_from([0.0, 0.3, 2.0]),
+)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @given(
     seed=st.integers(0, 2**31),

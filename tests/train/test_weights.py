@@ -11,19 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kidcore.config.config import TrainSettings
-from tests.train.test_losses import REFERENCE, Case
+from tests.train.test_losses import CASES, REFERENCE, Case
 from train.loss.head import Objective, head_loss
 from train.loss.weights import divergence_of
-
-CASES = st.builds(
-    Case,
-    seed=st.integers(0, 2**31),
-    rows=st.just(4),
-    slots=st.integers(1, 12),
-    vocab=st.integers(10, 40),
-    top_k=st.integers(1, 9),
-    sharpness=st.sampled_from([0.0, 0.3, 2.0]),
-)
 
 
 def entropy_weight(p: Tensor, _q: Tensor) -> float:

@@ -156,11 +156,11 @@ class _Part:
         self._settings, self._epoch = settings, epoch
         traits = self._traits = METHODS[settings.method]
         self._gold = read_shard(files.one(traits.gold), traits.gold, shared) if self._reads_gold() else None
-        shown = traits.answers or traits.imperfect
-        number = 1 if traits.answers else settings.views_per_step
-        self._views = views_of(files, shown, settings, epoch, number, shared) if shown else None
+        stage = traits.answers or traits.imperfect
+        shown = 1 if traits.answers else settings.views_per_step
+        self._views = views_of(files, stage, settings, epoch, shown, shared) if stage else None
         # Answers take turns like other views, however many of each there are.
-        self._answers = views_of(files, ROLLOUTS, settings, epoch, number, shared) if mixes_rollouts(settings) else None
+        self._answers = views_of(files, ROLLOUTS, settings, epoch, shown, shared) if mixes_rollouts(settings) else None
 
     def _reads_gold(self) -> bool:
         return not self._traits.answers and self._traits.gold in stages_read(self._settings)

@@ -46,13 +46,13 @@ class Targets:
         is_gold_M = None if self.is_gold_M is None else pad(self.is_gold_M, (0, missing))
         return Targets(row_M, pad(self.gold_M, (0, missing), value=-1), count_M, ids_MK, logprobs_MK, tail_M, is_gold_M)
 
-    def chunk(self, start: int, stop: int) -> tuple[Tensor, Slots]:
-        """Trunk rows of some slots, and what they learn."""
+    def chunk(self, start: int, stop: int) -> Slots:
+        """What some slots learn."""
         fields = (self.gold_M, self.count_M, self.ids_MK, self.logprobs_MK, self.tail_M)
         slots = Slots(*(field[start:stop] for field in fields))
         if self.is_gold_M is not None:
             slots = slots._replace(is_gold_C=self.is_gold_M[start:stop])
-        return self.row_M[start:stop], slots
+        return slots
 
     def to(self, device: torch.device) -> "Targets":
         """The same on `device`."""
@@ -167,7 +167,7 @@ def _run(
         logits_CV = hidden_CD @ weight.T if bias is None else torch.addmm(bias, hidden_CD, weight.T)
         for begin in range(0, len(row_C), slice_size):
             end = min(begin + slice_size, len(row_C))
-            _, slots = targets.chunk(start + begin, start + end)
+            slots = targets.chunk(start + begin, start + end)
             mle, kd = chunk_loss(logits_CV[begin:end], slots, scales, objective.divergence, any(wants))
             mle_sum += mle
             kd_sum += kd

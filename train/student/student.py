@@ -126,6 +126,5 @@ def copy_student(origin: Path, folder: Path, companions: Path | None = None) -> 
 
 
 def _stored_dtype(origin: Path) -> torch.dtype:
-
     dtype = AutoConfig.from_pretrained(origin).dtype
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
