@@ -207,11 +207,7 @@ def _download(name: str, revision: str, *, with_weights: bool = True) -> Path:
         raise KidpipeError(f"{name} has no revision {revision!r}", fix="leave revision empty for main") from error
     except (OSError, ValueError, RuntimeError) as error:
         raise KidpipeError(
-            f"no folder is called {name!r}, and it cannot be downloaded: {_first_line(error)}",
+            f"no folder is called {name!r}, and it cannot be downloaded: {first_line(error).rstrip('.')}",
             where=os.environ.get("HF_ENDPOINT", "https://huggingface.co"),
             fix=_nearby(Path(name)) or "check the name and the connection, or name a local folder",
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return first_line(error).rstrip(".")

@@ -1,11 +1,11 @@
 """A manifest and a student in; the folder of what is saved beside the student's weights out: prompt, tokenizer, chat template."""
 
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from kidcore.atomic import replacing
 from kidcore.models.prompts import PromptBuilder
 from kidcore.models.serving import ServedPrompt, write_serving_files
 from kidcore.models.tokenizers import load_tokenizer
@@ -43,14 +43,11 @@ def write_companions(session: Session, manifest: Manifest, student: Path, out: P
     definition = definition_of_manifest(session.store, manifest, tokenizer)
     # The student's own tokenizer: it has the ids of the teacher's, and is the one that is saved.
     builder = PromptBuilder(definition, load_tokenizer(student))
-    fresh = out / f".{COMPANIONS}.new"
-    shutil.rmtree(fresh, ignore_errors=True)
     try:
-        write_serving_files(builder, student, fresh, _asked(session, manifest, builder))
-        (fresh / "README.md").write_text(_card(session, manifest, builder), encoding="utf-8")
-        fresh.rename(folder)
+        with replacing(folder) as fresh:
+            write_serving_files(builder, student, fresh, _asked(session, manifest, builder))
+            (fresh / "README.md").write_text(_card(session, manifest, builder), encoding="utf-8")
     except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
         with suppress(OSError):
             out.rmdir()  # a run that was refused leaves nothing that looks like one
         raise

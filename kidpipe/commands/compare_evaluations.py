@@ -69,7 +69,7 @@ def _how(folder: Path) -> dict[str, object]:
     return {name: settings[name] for name in _JUDGING} | {"suite": summary.get("suite")}
 
 
-def _summary(runs: "ComparedRuns", folders: list[Path], changed: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
+def _summary(runs: ComparedRuns, folders: list[Path], changed: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
     flips = [
         {
             "example_id": one.example_id,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,9 +158,8 @@ def _run_steps(run: RealDemo) -> dict[str, Any]:
     built = run.step(
         "build", "2. Ask the teacher what it knows; mask gold SQL, let it fill the holes, score both", lambda: _build(run)
     )
-    for number, method in enumerate(("sft", "kid"), start=3):
-        title = f"{number}. From the student as it comes, {'supervised fine-tuning' if method == 'sft' else 'KID'}"
-        run.step(method, title, lambda method=method: train(run.session(train__method=method), name=method, as_json=False))  # type: ignore[misc]
+    for number, (method, title) in enumerate((("sft", "supervised fine-tuning"), ("kid", "KID")), start=3):
+        run.step(method, f"{number}. From the student as it comes, {title}", partial(_train, run, method))
     models = {"teacher": str(run.teacher), "start": str(run.student), "sft": "sft", "kid": "kid"}
     scores = run.step(
         "eval",
@@ -178,6 +178,10 @@ def _run_steps(run: RealDemo) -> dict[str, Any]:
     }
     Store(run.folder).write_json(SUMMARY, summary)
     return summary
+
+
+def _train(run: RealDemo, method: str) -> dict[str, Any]:
+    return train(run.session(train__method=method), name=method, as_json=False)
 
 
 def _build(run: RealDemo) -> dict[str, Any]:

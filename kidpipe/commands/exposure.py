@@ -56,13 +56,12 @@ def find_teacher(session: Session) -> ScoringTeacher:
     return ScoringTeacher(built_by, None, root / "tokenizers" / manifest.facts.tokenizer, manifest)
 
 
-def exposure(session: Session, teacher: ScoringTeacher, student: str, made: "Predictions", dataset: DataSet) -> dict[str, Any]:
+def exposure(session: Session, teacher: ScoringTeacher, student: str, made: Predictions, dataset: DataSet) -> dict[str, Any]:
     """ExAccErr in percent on the prompts of `made`, and how many of the teacher's scores were stored.
 
     The student scores gold and its own answers. The teacher's scores are read from the store; it is loaded only for those that
     are not there, and they are kept.
     """
-
     config = session.config
     source = resolve(student, digests=FileDigests(session.store.root / "digests.json"))
     tokenizer = load_tokenizer(source.path)
@@ -85,8 +84,8 @@ def exposure(session: Session, teacher: ScoringTeacher, student: str, made: "Pre
 
 
 def _teachers(
-    session: Session, teacher: ScoringTeacher, asked: Sequence["ScoreRequest"], example_ids: set[str]
-) -> tuple[list["Scores"], int]:
+    session: Session, teacher: ScoringTeacher, asked: Sequence[ScoreRequest], example_ids: set[str]
+) -> tuple[list[Scores], int]:
     """The teacher's scores, and how many of them were stored."""
     root, dtype = session.store.root, session.config.teacher.dtype
     keys = [key_of(request) for request in asked]
@@ -110,8 +109,7 @@ def _teachers(
     return [known[key] for key in keys], stored
 
 
-def _ask(session: Session, source: ModelSource, dtype: Any, asked: Sequence["ScoreRequest"]) -> list["Scores"]:
-
+def _ask(session: Session, source: ModelSource, dtype: Any, asked: Sequence[ScoreRequest]) -> list[Scores]:
     top_k = min(_TOP_K, source.vocab_size)
     longest = max(len(request.token_ids) for request in asked)
     engine = session.config.engine

@@ -17,7 +17,7 @@ from kidpipe.commands.session import Session
 from train.online.setup import OnlineSetup
 
 
-def online_setup(session: Session, manifest: Manifest, tokenizer: object, student: ModelSource) -> "OnlineSetup":
+def online_setup(session: Session, manifest: Manifest, tokenizer: object, student: ModelSource) -> OnlineSetup:
     """What the run's method needs beside the shards.
 
     Args:
@@ -26,7 +26,6 @@ def online_setup(session: Session, manifest: Manifest, tokenizer: object, studen
     Raises:
         KidpipeError: no teacher is named, it reads other tokens, or the settings ask for what is not there.
     """
-
     config = session.config
     teacher = _teacher(session)
     require_same(load_tokenizer(teacher.path), tokenizer)

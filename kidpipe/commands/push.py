@@ -10,7 +10,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from eval.evaluate import SUMMARY_FILE
-from kidcore.errors import KidpipeError
+from kidcore.errors import KidpipeError, first_line
 from kidcore.store.column_descriptions import COLUMNS
 from kidcore.store.manifest import HEAD, LATEST, Manifest
 from kidcore.store.prompts import prompt_folder
@@ -89,9 +89,8 @@ def _upload(repository: str, kind: str, files: Files, token: str, *, public: boo
         url = api.create_repo(repository, repo_type=kind, private=not public, exist_ok=True)
         api.create_commit(repository, operations, commit_message=f"Upload {kind} made with kidpipe", repo_type=kind)
     except (HfHubHTTPError, HFValidationError, httpx2.HTTPError, OSError, RuntimeError) as error:
-        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise KidpipeError(
-            f"the Hub refuses: {said}",
+            f"the Hub refuses: {first_line(error)}",
             where=repository,
             fix="check that the token may write there (hf auth whoami), then push again: what arrived is not sent twice",
         ) from error

@@ -53,8 +53,8 @@ class PreparedRun:
     """What a run starts from, checked."""
 
     manifest: Manifest
-    student: "ModelSource"
-    online: "OnlineSetup | None"
+    student: ModelSource
+    online: OnlineSetup | None
     content: str
     """Digest of what the run reads of the manifest."""
     identity: dict[str, Any]
@@ -69,7 +69,6 @@ def prepare_run(session: Session, digest: str = "", *, quiet: bool = False) -> P
     Raises:
         KidpipeError: one of them is missing, or they do not fit together.
     """
-
     settings = session.config.train
     check_rollouts(settings)
     if not settings.student:
@@ -101,7 +100,6 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "", is_te
 
     Under torchrun every process comes here. The first one makes and writes what is not there, and speaks.
     """
-
     settings = session.config.train
     check_trackers(settings)
     if name:
@@ -204,7 +202,6 @@ def _show(session: Session, summary: dict[str, Any], *, as_json: bool) -> None:
 def _device(session: Session) -> str:
     if session.config.engine.device != "auto":
         return session.config.engine.device
-
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -280,7 +277,7 @@ def _refuse_idle_teacher(settings: TrainSettings) -> None:
         )
 
 
-def source_of(session: Session, prepared: PreparedRun) -> "Source":
+def source_of(session: Session, prepared: PreparedRun) -> Source:
     """The shards that a run trains on."""
     root, manifest = session.store.root, prepared.manifest
     parts = [

@@ -20,7 +20,7 @@ _HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 _INITIAL_SPREAD = 0.08
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Byte-level BPE learnt from `texts`; any text survives encode and decode unchanged."""
     smallest = 256 + len(SPECIAL_TOKENS)
     if vocab_size < smallest:
@@ -52,7 +52,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokeniz
 
 
 def make_model(
-    tokenizer: "PreTrainedTokenizerFast",
+    tokenizer: PreTrainedTokenizerFast,
     *,
     hidden_size: int,
     layers: int,
@@ -61,7 +61,7 @@ def make_model(
     intermediate: int,
     max_length: int,
     seed: int,
-) -> "Qwen2ForCausalLM":
+) -> Qwen2ForCausalLM:
     """A float32 Qwen2 with tied embeddings and random weights, the same for the same arguments."""
     if hidden_size % heads or heads % kv_heads:
         raise KidpipeError(
