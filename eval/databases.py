@@ -25,6 +25,7 @@ class Databases:
     suite: Path | None = None
     links: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     _found: dict[str, Database] = field(default_factory=dict)
+    _suites: dict[str, list[Database]] = field(default_factory=dict)
     _matchers: dict[tuple[str, bool], ExactMatcher | OfficialMatcher | None] = field(default_factory=dict)
 
     def of(self, db_id: str) -> Database:
@@ -37,8 +38,10 @@ class Databases:
         """The suite's databases of `db_id`, sorted by name; empty where there is no suite, or the db_id is no name in it."""
         if self.suite is None or database_in(self.suite, db_id).refusal:
             return []
-        paths = sorted(path for path in (self.suite / db_id).glob("*") if path.suffix in (".sqlite", ".duckdb"))
-        return [database_of(path, db_id) for path in paths]
+        if db_id not in self._suites:  # asked for each row, and a suite has a hundred files a database
+            paths = sorted(path for path in (self.suite / db_id).glob("*") if path.suffix in (".sqlite", ".duckdb"))
+            self._suites[db_id] = [database_of(path, db_id) for path in paths]
+        return self._suites[db_id]
 
     def matcher(self, db_id: str, official: bool = False) -> ExactMatcher | OfficialMatcher | None:
         """Exact set match on the names of `db_id`, ours or as the official evaluator reads SQL; None where its database can't be

@@ -38,6 +38,7 @@ def test_a_suite_is_the_databases_in_a_folder_by_name(world: Path, tmp_path: Pat
         shutil.copyfile(world, tmp_path / "world" / name)
     databases = Databases(lambda _db_id: world, tmp_path)
     found = databases.suite_databases("world")
+    assert databases.suite_databases("world") is found, "looked for once"
     assert [database.path.name for database in found] == ["variant_00.sqlite", "variant_01.sqlite"]
     assert {database.db_id for database in found} == {"world"}
     assert databases.suite_databases("nowhere") == []
@@ -63,7 +64,7 @@ def test_a_suite_that_is_none_is_refused_before_anything_runs(world: Path, tmp_p
         databases.require_suite(["world", "other"])
     (tmp_path / "other").mkdir()
     shutil.copyfile(world, tmp_path / "other" / "a.sqlite")
-    databases.require_suite(["world", "other"])
+    Databases(lambda _db_id: world, tmp_path).require_suite(["world", "other"])
 
 
 def test_matchers_are_made_once_of_each_kind_and_none_where_the_file_is_damaged(world: Path, tmp_path: Path) -> None:
