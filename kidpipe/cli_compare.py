@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,9 @@ from kidpipe.cli_options import (
     VerboseOption,
     open_command,
 )
+
+if TYPE_CHECKING:
+    from kidpipe.commands.session import Session
 
 
 def register(app: typer.Typer) -> None:
@@ -78,7 +81,7 @@ def compare(
     flags: dict[str, Any] = {"train.student": student, "teacher.model": teacher, "data.path": data, "data.layout": layout}
     flags["engine.backend"] = backend
 
-    def open_with(changes: Mapping[str, Any]) -> Any:
+    def open_with(changes: Mapping[str, Any]) -> "Session":
         return open_command(config, settings, verbose, **{**flags, **changes})
 
     body: dict[str, Any] = {"name": name, "jobs": jobs, "checkpoint": checkpoint, "seed_masks": seed_masks, "as_json": json}

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from kidpipe.commands.session import Session
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="Configuration file; default kidpipe.toml here or above.")
@@ -37,7 +40,8 @@ UntilOption = Annotated[
 ]
 
 
-def open_command(config: Path | None, settings: list[str] | None, verbose: bool = False, **flags: Any) -> Any:
+def open_command(config: Path | None, settings: list[str] | None, verbose: bool = False, **flags: Any) -> "Session":
+    """The session of a command; `section__field=value` are its named options, None where one is not given."""
     # The command line is quick because nothing of ours loads before a command is known.
     from kidpipe.commands.session import open_session
 
