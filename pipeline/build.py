@@ -20,7 +20,7 @@ from kidcore.store.makers import write_summary
 from kidcore.store.manifest import Facts, Manifest, TeacherRecord, make_manifest, write_manifest
 from kidcore.store.model_names import remember_model
 from kidcore.store.prompts import prompt_folder
-from kidcore.store.stages import STAGE_TABLE
+from kidcore.store.stages import STAGE_TABLE, needs_start
 from kidcore.store.store import DamagedShard, Store
 from pipeline.changed_inputs import remember_databases
 from pipeline.context import Context
@@ -74,28 +74,15 @@ def build(
         # Where ingest is all that was asked for, its shards are listed all the same: people look there for reasons.
         check = (lambda: None) if until == "ingest" else (lambda: _require_rows(context, store, grid))
         with closing(_runner(grid, store, progress, context, check)) as runner:
-            for _ in range(_MOST_REPAIRS):
-                try:
-                    runner.run()
-                    # A comparison's names what its runs read, whatever else was built before: the same for the same command.
-                    listed = _finished(context, store) if is_latest else runner.grid
-                    manifest = make_manifest(listed, store, _facts(context))
-                    knowledge = teacher_knowledge(store, manifest)
-                    break
-                except DamagedShard as damage:
-                    store.set_aside(damage.shard)
-                    runner.grid.drop(damage.shard)
-            else:
-                raise KidpipeError("shards are damaged as fast as they are made", where=str(store.root), fix="check the disk")
+            listed, manifest, knowledge = _make(runner, context, store, is_latest=is_latest)
         write_manifest(store, manifest, is_latest=is_latest)
-        if is_latest:
-            keep_knowledge(store, manifest, knowledge)
-        for model in (context.teacher, context.predictor):
+        for model in (context.teacher, context.predictor, context.start if needs_start(until) else None):
             if model is not None:
                 remember_model(store, model.identity, model.name)
         if keep is not None:
             keep(manifest)
         if is_latest:
+            keep_knowledge(store, manifest, knowledge)
             remember_databases(context, store, manifest.digest)
             for mixture in _remember_makers(listed, store, manifest.digest):
                 _LOG.warning("%s (kidpipe status)", mixture)
@@ -124,6 +111,21 @@ class _Runner(Protocol):
     def run(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+def _make(runner: _Runner, context: Context, store: Store, *, is_latest: bool) -> tuple[Grid, Manifest, GoldKnowledge | None]:
+    """Run until no shard is found damaged any more; what is listed, its manifest, and what the teacher thinks of gold."""
+    for _ in range(_MOST_REPAIRS):
+        try:
+            runner.run()
+            # A comparison's names what its runs read, whatever else was built before: the same for the same command.
+            listed = _finished(context, store) if is_latest else runner.grid
+            manifest = make_manifest(listed, store, _facts(context))
+            return listed, manifest, teacher_knowledge(store, manifest)
+        except DamagedShard as damage:
+            store.set_aside(damage.shard)
+            runner.grid.drop(damage.shard)
+    raise KidpipeError("shards are damaged as fast as they are made", where=str(store.root), fix="check the disk")
 
 
 def _runner(grid: Grid, store: Store, progress: bool, context: Context, check: Callable[[], None]) -> _Runner:

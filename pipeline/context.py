@@ -225,6 +225,7 @@ def open_context(
     Raises:
         KidpipeError: anything named in the configuration is missing or does not fit together.
     """
+    _refuse_idle_precision(config)
     digests = FileDigests(Path(config.store.path) / "digests.json")
     dataset, outline = read_outlined(config.data, config.ingest.shard_rows, Store(Path(config.store.path)), digests)
     if not outline.num_examples:
@@ -242,20 +243,11 @@ def open_context(
         )
     tokenizer = TokenizerFiles(named.path, digests)
     tokenizer.remembered("readable", bool)
-    predictor = known
-    if not config.predict.is_students and config.predict.dtype != "auto":
-        raise KidpipeError(
-            "predict.dtype is that of a student that fills, and here the teacher does",
-            where=f"predict.dtype = {config.predict.dtype}",
-            fix="set teacher.dtype instead, or predict.predictor = student",
-        )
-    if config.predict.is_students:
-        predictor = find_predictor(config, need_teacher, digests)
-        if need_teacher and predictor is not None:
-            _require_same(tokenizer, TokenizerFiles(predictor.path, digests))
+    predictor = find_predictor(config, need_teacher, digests) if config.predict.is_students else known
     start = find_start(config, need_start, digests)
-    if need_start and start is not None:
-        _require_same(tokenizer, TokenizerFiles(start.path, digests))
+    students = [(predictor, need_teacher and config.predict.is_students), (start, need_start)]
+    for student in (student for student, is_needed in students if is_needed and student is not None):
+        _require_same(tokenizer, TokenizerFiles(student.path, digests))
     context = Context(
         config=config,
         dataset=dataset,
@@ -275,6 +267,15 @@ def open_context(
             context.close()
             raise
     return context
+
+
+def _refuse_idle_precision(config: Config) -> None:
+    if not config.predict.is_students and config.predict.dtype != "auto":
+        raise KidpipeError(
+            "predict.dtype is that of a student that fills, and here the teacher does",
+            where=f"predict.dtype = {config.predict.dtype}",
+            fix="set teacher.dtype instead, or predict.predictor = student",
+        )
 
 
 def _settle_chat(context: Context, model: ModelSource, *, is_teacher: bool, may_ask: bool) -> None:

@@ -21,4 +21,4 @@ def test_opd_builds_what_it_reads_and_other_answers_are_refused(
     assert cli("train", "--method", "kid", "--set", "train.rollout_share=0.5").code == 0
     refused = cli("train", "--method", "opd", "--student", str(tiny_model))
     assert refused.code == 1
-    assert "another start" in refused.err
+    assert f"another start: {small['train.student']} (" in refused.err, "it is known by the name it was found as"
