@@ -140,35 +140,21 @@ def free_bytes(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0])
     lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     machine = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
-    return min([machine, *_group_room(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))]) // processes.local_world_size()
+    return min([machine, *_group_room()]) // processes.local_world_size()
 
 
-def _group_room(root: Path, own: Path) -> Iterator[int]:
-    """What each control group that this process is in leaves free (version 2, and the first one's memory controller)."""
-    names = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
-    try:
-        entries = [line.split(":", 2) for line in own.read_text(encoding="utf-8").splitlines()]
-    except OSError:
-        return
-    for _, controllers, path in entries:
-        if controllers not in ("", "memory"):
+def _group_room(root: Path = Path("/")) -> Iterator[int]:
+    """What each control group that this process is in leaves free."""
+    for folder, is_second in processes.control_groups("memory", root):
+        limit, usage = ("memory.max", "memory.current") if is_second else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        try:
+            most, taken = (folder / limit).read_text().strip(), int((folder / usage).read_text())
+            cache = [x.split()[1] for x in (folder / "memory.stat").read_text().splitlines() if x.startswith("inactive_file")]
+        except (OSError, ValueError):
             continue
-        base = root / controllers
-        inside = base / path.lstrip("/")
-        for folder in [inside, *inside.parents]:
-            if not folder.is_relative_to(base):
-                break
-            for limit, usage in names:
-                try:
-                    most, taken = (folder / limit).read_text().strip(), int((folder / usage).read_text())
-                    cache = [
-                        x.split()[1] for x in (folder / "memory.stat").read_text().splitlines() if x.startswith("inactive_file")
-                    ]
-                except (OSError, ValueError):
-                    continue
-                if most != "max":
-                    # Pages of files that nobody uses are given back before anybody is killed.
-                    yield max(0, int(most) - taken + sum(map(int, cache)))
+        if most != "max":
+            # Pages of files that nobody uses are given back before anybody is killed.
+            yield max(0, int(most) - taken + sum(map(int, cache)))
 
 
 def pack_size(settings: TrainSettings) -> int:

@@ -62,22 +62,33 @@ def peak_memory_mib() -> float:
     return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
 
 
-def _quotas(root: Path) -> Iterator[float]:
-    """Cores that each control group above this process grants; those without a limit are left out."""
+def control_groups(controller: str, root: Path = Path("/")) -> Iterator[tuple[Path, bool]]:
+    """The folders of the control groups that this process is in, its own first, and whether they are those of version 2.
+
+    Args:
+        controller: what they are to limit: `cpu` or `memory`.
+        root: of the file system.
+    """
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, place = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        mount = root / "sys/fs/cgroup" / (controller if controllers else "")
         # Inside a container the path may be the host's, which is not to be seen: the container's own group is the top then.
         groups = [group for group in (PurePosixPath(place), *PurePosixPath(place).parents) if ".." not in group.parts]
-        for folder in (mount / group.relative_to("/") for group in groups):
-            if controllers:
-                limit = _lines(folder / "cpu.cfs_quota_us") + _lines(folder / "cpu.cfs_period_us")
-            else:
-                limit = " ".join(_lines(folder / "cpu.max")).split()
-            if len(limit) == 2 and limit[0] not in ("max", "-1"):
-                yield int(limit[0]) / int(limit[1])
+        for group in groups:
+            yield mount / group.relative_to("/"), not controllers
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Cores that each control group above this process grants; those without a limit are left out."""
+    for folder, is_second in control_groups("cpu", root):
+        if is_second:
+            limit = " ".join(_lines(folder / "cpu.max")).split()
+        else:
+            limit = _lines(folder / "cpu.cfs_quota_us") + _lines(folder / "cpu.cfs_period_us")
+        if len(limit) == 2 and limit[0] not in ("max", "-1"):
+            yield int(limit[0]) / int(limit[1])
 
 
 def _lines(path: Path) -> list[str]:

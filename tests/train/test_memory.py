@@ -114,13 +114,14 @@ def test_a_configuration_with_other_names_is_not_judged(student: Path, tmp_path:
     ],
 )
 def test_the_tightest_control_group_counts(tmp_path: Path, entry: str, base: str, names: tuple[str, str]) -> None:
-    own, root = tmp_path / "own", tmp_path / "root"
-    own.write_text(entry + "\n")
-    for folder, limit in ((root / base / "a" / "b", "1000" if base else "max"), (root / base / "a", "500")):
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(entry + "\n")
+    groups = tmp_path / "sys/fs/cgroup" / base / "a"
+    for folder, limit in ((groups / "b", "1000" if base else "max"), (groups, "500")):
         folder.mkdir(parents=True, exist_ok=True)
         for name, value in zip((*names, "memory.stat"), (limit, "100", "inactive_file 30\n"), strict=True):
             (folder / name).write_text(value)
-    assert list(_group_room(root, own)) == ([930, 430] if base else [430])
+    assert list(_group_room(tmp_path)) == ([930, 430] if base else [430])
 
 
 def test_packs_are_as_large_as_a_gpu_allows_and_stay_so_when_a_run_goes_on(
