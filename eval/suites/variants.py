@@ -81,11 +81,7 @@ def _resample(
             continue
         quoted = always_quoted(column.name)
         if low in foreign:
-            other, target = foreign[low]
-            # A reference may be missing where the column admits it, and some rows may never be referred to.
-            pool = _part(generator, _values(connection, other, target))
-            missing = 0.0 if low in strict else _MISSING_SHARE
-            values = [None if generator.random() < missing else generator.choice(pool) for _ in rowids] if pool else []
+            values = _references(generator, _values(connection, *foreign[low]), len(rowids), low not in strict)
         else:
             pool = _part(generator, _values(connection, table.name, column.name))
             if aim.few and generator.random() < 0.5:
@@ -101,6 +97,13 @@ def _resample(
         gone = generator.sample(rowids, int(len(rowids) * generator.uniform(0, _DELETED_SHARE)))
         with contextlib.suppress(sqlite3.Error):
             connection.executemany(f"DELETE FROM {name} WHERE rowid = ?", [(rowid,) for rowid in gone])
+
+
+def _references(generator: random.Random, targets: list[Any], number: int, may_miss: bool) -> list[Any]:
+    """References to some of the targets, so that others are never referred to; a few are missing where the column admits it."""
+    pool = _part(generator, targets)
+    missing = _MISSING_SHARE if may_miss else 0.0
+    return [None if generator.random() < missing else generator.choice(pool) for _ in range(number)] if pool else []
 
 
 def _part(generator: random.Random, pool: list[Any]) -> list[Any]:

@@ -43,9 +43,13 @@ def status(session: Session, *, as_json: bool) -> None:
     }
     if as_json:
         session.print_json(report)
-        return
+    else:
+        _print_status(session, report)
+
+
+def _print_status(session: Session, report: Mapping[str, Any]) -> None:
     table = text_table("", {"stage": "left", "shards": "right", "in manifest": "right", "rows": "right", "bytes": "right"})
-    for row in rows:
+    for row in report["stages"]:
         counts = (str(row["shards"]), str(row["in_manifest"]), f"{row['rows']:,}")
         table.add_row(row["stage"], *counts, show_bytes(row["bytes"]) if row["bytes"] else "")
     session.console.print(table)
