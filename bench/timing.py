@@ -6,8 +6,7 @@ A ratio is taken within a round, where both sides met the same machine; its spre
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -179,15 +178,6 @@ class PeakMemory:
             peak = max(peak, held)
         self.mib = peak / 2**20
         del self._profile
-
-
-@contextmanager
-def peak_memory(device: str) -> Iterator[PeakMemory]:
-    """`PeakMemory` of a block."""
-    peak = PeakMemory(device)
-    peak.start()
-    yield peak
-    peak.stop()
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.timing import Cost, Spread, Turn, interleave, peak_memory, ratio, summary, table, worst
+from bench.timing import Cost, PeakMemory, Spread, Turn, interleave, ratio, summary, table, worst
 
 
 def cost(wall_s: float, examples: float = 2, cpu_s: float = 0.0, tokens: float = 0) -> Cost:
@@ -84,10 +84,12 @@ def test_a_summary_is_per_example() -> None:
 
 
 def test_peak_memory_on_the_cpu_counts_what_was_held_at_once() -> None:
-    with peak_memory("cpu") as peak:
-        for _ in range(3):
-            tensor = torch.zeros(1 << 20)
-            del tensor
+    peak = PeakMemory("cpu")
+    peak.start()
+    for _ in range(3):
+        tensor = torch.zeros(1 << 20)
+        del tensor
+    peak.stop()
     assert 4.0 <= peak.mib < 8.0
 
 

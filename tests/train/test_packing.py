@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kidcore.models.trees.layout import PackLayout
-from kidcore.models.trees.tree import tree_tokens
+from tests.kidcore.models.trees.drawing import tree_tokens
 from tests.train.small import EOS, make_examples
 from train.data.examples import Branch, TrainingExample, count_supervised
 from train.data.packing import make_packs, plan_packs

@@ -6,7 +6,6 @@ behind it, so row q sees row k exactly where k <= q < tout[k]: k is q itself or 
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,10 +90,3 @@ def _order(sequences: Sequence[Int32], groups: Sequence[Hashable]) -> list[int]:
         first.setdefault(groups[index], keys[index])
     rank = {group: number for number, group in enumerate(first)}
     return sorted(range(len(keys)), key=lambda index: (rank[groups[index]], keys[index]))
-
-
-def tree_tokens(sequences: Sequence[Int32]) -> int:
-    """Rows that `build_tree` would lay out, without groups."""
-    ordered = sorted(sequences, key=sort_key)
-    shared = sum(shared_length(left, right) for left, right in pairwise(ordered))
-    return sum(len(sequence) for sequence in ordered) - shared

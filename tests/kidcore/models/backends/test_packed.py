@@ -14,9 +14,8 @@ from kidcore.models.backends.base import ScoreRequest, TopK
 from kidcore.models.backends.packed import can_share, plan_packs, rank_logits, score_pack
 from kidcore.models.backends.transformers import TransformersBackend
 from kidcore.models.trees.attention import has_tree_attention
-from kidcore.models.trees.tree import tree_tokens
 from tests.kidcore.models.backends.conftest import random_requests
-from tests.kidcore.models.trees.drawing import CUDA
+from tests.kidcore.models.trees.drawing import CUDA, tree_tokens
 from tests.train.small import VOCAB_SIZE, make_student
 
 

@@ -1,13 +1,13 @@
 """Drawn trees, and where the tests of GPU code run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 import torch
 
 from kidcore.models.trees import flex
-from kidcore.models.trees.tree import Tree, build_tree
+from kidcore.models.trees.tree import Int32, Tree, build_tree
 
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU"))
 
@@ -39,3 +39,8 @@ def flex_on(device: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.devi
     yield torch.device(device)
     torch._dynamo.reset()
     compiled.cache_clear()
+
+
+def tree_tokens(sequences: Sequence[Int32]) -> int:
+    """Rows of the prefix tree of some sequences: their distinct beginnings."""
+    return len({tokens[: end + 1].tobytes() for tokens in sequences for end in range(len(tokens))})
