@@ -71,7 +71,7 @@ def run(
         student_path: folder of the model to start from.
         out: folder of the run; refused when it holds a run with another identity.
         device: where to train, when one process trains alone.
-        ranks: the processes that train together, from train.ranks.open_ranks.
+        ranks: the processes that train together, from train.student.ranks.open_ranks.
         verbose: say more through logging.
         progress: show a progress bar on a terminal.
         online: the teacher of a method that asks one during training.

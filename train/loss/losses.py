@@ -23,7 +23,7 @@ _MIN_LOGPROB = -100.0
 
 @dataclass(frozen=True)
 class Masses:
-    """Student and teacher over K + 1 categories, float32; see `teacher_masses` and `with_student`."""
+    """Student and teacher over K + 1 categories, float32; see `masses`."""
 
     log_p_NK: Tensor
     p_NK: Tensor
