@@ -87,21 +87,12 @@ def _changes(node: exp.Expr) -> Iterator[Change]:
     """What can be changed about `node`: functions that do it to a copy."""
     for other in _SWAPS.get(type(node), ()):
         yield partial(_replace, make=partial(_as_other, other=other))
-    if isinstance(node, exp.Literal) and isinstance(node.parent, exp.Limit):
-        yield partial(_replace, make=partial(_moved, step=1))
-    elif isinstance(node, exp.Literal) and not node.is_string:
-        for step in (1, -1):
-            yield partial(_replace, make=partial(_moved, step=step))
-    elif isinstance(node, exp.Literal):
-        yield partial(_replace, make=lambda target: exp.Literal.string(target.this + "x"))
+    if isinstance(node, exp.Literal):
+        yield from _literal_changes(node)
     if isinstance(node, exp.Ordered):
         yield _flip
-    if isinstance(node, exp.Select) and _may_repeat(node):
-        yield partial(_set, key="distinct", value=None if node.args.get("distinct") else exp.Distinct())
     if isinstance(node, exp.Select):
-        for clause in ("where", "having", "limit", "order"):
-            if node.args.get(clause):
-                yield partial(_set, key=clause, value=None)
+        yield from _select_changes(node)
     if isinstance(node, exp.Join) and not node.side and _may_miss(node):
         yield partial(_set, key="side", value="LEFT")
     if isinstance(node, (exp.And, exp.Or)):
@@ -111,6 +102,22 @@ def _changes(node: exp.Expr) -> Iterator[Change]:
         yield partial(_set, key="this", value=exp.Distinct(expressions=[node.this.copy()]))
     if isinstance(node, exp.Count) and isinstance(node.this, exp.Distinct):
         yield partial(_set, key="this", value=node.this.expressions[0].copy())
+
+
+def _literal_changes(literal: exp.Literal) -> Iterator[Change]:
+    if literal.is_string:
+        yield partial(_replace, make=lambda target: exp.Literal.string(target.this + "x"))
+        return
+    for step in (1,) if isinstance(literal.parent, exp.Limit) else (1, -1):
+        yield partial(_replace, make=partial(_moved, step=step))
+
+
+def _select_changes(select: exp.Select) -> Iterator[Change]:
+    if _may_repeat(select):
+        yield partial(_set, key="distinct", value=None if select.args.get("distinct") else exp.Distinct())
+    for clause in ("where", "having", "limit", "order"):
+        if select.args.get(clause):
+            yield partial(_set, key=clause, value=None)
 
 
 def _may_repeat(select: exp.Select) -> bool:
