@@ -14,12 +14,12 @@ from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.trees.attention import has_tree_attention
 from tests.train.small import make_examples, make_student, save_small_student, write_build
+from tests.train.stopping import stopped
 from tests.train.test_tree_gradients import assert_same, gradients
-from train.runlog import RunLog
 from train.student.adapters import add_adapters
 from train.student.layout import check_head, choose_layout
 from train.student.student import save_student, student_state
-from train.trainer import _Session, run
+from train.trainer import run
 
 
 def lora(**changes: object) -> TrainSettings:
@@ -118,18 +118,8 @@ def test_a_run_with_adapters_learns_and_resumes(tmp_path: Path, monkeypatch: pyt
     source, student = write_build(tmp_path / "build", learnable=True), save_small_student(tmp_path / "student")
     settings = lora(epochs=6, holdout=0.1, save_every=2, eval_every=6)
     whole = run(settings, source, student, tmp_path / "whole")
-
-    look = _Session._evaluate
-
-    def stop(session: _Session, step: int, log: RunLog) -> float:
-        if step:
-            raise KeyboardInterrupt
-        return look(session, step, log)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("train.trainer._Session._evaluate", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run(settings, source, student, tmp_path / "cut")
+    with stopped(monkeypatch):
+        run(settings, source, student, tmp_path / "cut")
     (checkpoint,) = (path for path in (tmp_path / "cut" / "checkpoints").iterdir() if path.name.endswith("4"))
     saved = torch.load(checkpoint / "model.pt", weights_only=True)
     assert all("lora_" in name for name in saved)

@@ -20,16 +20,16 @@ from tests.conftest import configure
 from tests.pipeline.running import run_build
 from tests.pipeline.test_change_matrix import other_model
 from tests.train.small import make_student, save_small_student, write_build
+from tests.train.stopping import stopped
 from tests.train.test_methods import STOPS, online_setup
 from train.data.dataset import Dataset, Source
 from train.data.examples import TrainingExample
 from train.data.shards import PartFiles
 from train.online.online import Online
 from train.online.setup import OnlineSetup
-from train.runlog import RunLog
 from train.step import Runner, RunObjective
 from train.student.layout import choose_layout
-from train.trainer import _Session, run
+from train.trainer import run
 
 CPU = torch.device("cpu")
 
@@ -187,18 +187,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 ) -> None:
     source, student = build
     setup = online_setup(student)
-
-    look = _Session._evaluate
-
-    def stop(session: _Session, step: int, log: RunLog) -> float:
-        if step:
-            raise KeyboardInterrupt
-        return look(session, step, log)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("train.trainer._Session._evaluate", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run(config(method), source, student, tmp_path / "cut", online=setup)
+    with stopped(monkeypatch):
+        run(config(method), source, student, tmp_path / "cut", online=setup)
     assert sorted(path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()) == ["step-00000002"]
     resumed = run(config(method), source, student, tmp_path / "cut", online=setup)
     whole = run(config(method), source, student, tmp_path / "whole", online=setup)

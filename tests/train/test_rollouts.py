@@ -15,13 +15,13 @@ from kidpipe.commands.online import check_rollouts
 from tests.kidcore.models.backends.conftest import engine_settings, save_tiny_model
 from tests.train.slow import plain_descent
 from tests.train.small import EOS, write_build
+from tests.train.stopping import stopped
 from tests.train.test_methods import online_setup, weights
 from train.data.dataset import Source
 from train.online.rollouts import hand_over, open_engine, require_same_answers
 from train.online.setup import OnlineSetup
-from train.runlog import RunLog
 from train.student.student import load_student
-from train.trainer import TrainResult, _Session, run
+from train.trainer import TrainResult, run
 
 CPU = torch.device("cpu")
 # As a share of the way that training went. Measured: 0, for the same answers teach the same; an engine whose weights stay as
@@ -87,18 +87,11 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 ) -> None:
     settings = config(rollout_backend="vllm", learning_rate=1e-2, **changes)
 
-    look = _Session._evaluate
-
-    def stop(session: _Session, step: int, log: RunLog) -> float:
+    def is_up() -> None:
         assert vllm_engine._running
-        if step:
-            raise KeyboardInterrupt
-        return look(session, step, log)
 
-    with monkeypatch.context() as patch:
-        patch.setattr("train.trainer._Session._evaluate", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(build, tmp_path / "cut", settings)
+    with stopped(monkeypatch, is_up):
+        train(build, tmp_path / "cut", settings)
     assert not vllm_engine._running, "the engine goes with the run, however it ends"
     assert sorted(path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()) == ["step-00000002", "step-00000004"]
     resumed, whole = (train(build, tmp_path / name, settings) for name in ("cut", "whole"))

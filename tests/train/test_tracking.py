@@ -12,10 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
 from tests.train.small import save_small_student, write_build
+from tests.train.stopping import stopped
 from train import tracking
 from train.runlog import RunLog
 from train.tracking import Trackers, open_trackers
-from train.trainer import _Session, run
+from train.trainer import run
 
 
 def config(**changes: object) -> TrainSettings:
@@ -52,17 +53,9 @@ def test_a_list_is_written_as_one_text_too() -> None:
 
 def test_a_resumed_run_reports_each_line_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, student = write_build(tmp_path / "build", rows=24, learnable=True), save_small_student(tmp_path / "student")
-    look, out = _Session._evaluate, tmp_path / "run"
-
-    def stop(session: _Session, step: int, log: RunLog) -> float:
-        if step:
-            raise KeyboardInterrupt
-        return look(session, step, log)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("train.trainer._Session._evaluate", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run(config(), source, student, out)
+    out = tmp_path / "run"
+    with stopped(monkeypatch):
+        run(config(), source, student, out)
     run(config(), source, student, out)
     logged = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     found = scalars(out)

@@ -24,13 +24,13 @@ from kidcore.method.knowledge import GoldKnowledge
 from kidcore.method.overlap import Overlap
 from tests.forks import start
 from tests.train.small import EOS, make_examples, make_student, save_small_student, write_build
+from tests.train.stopping import stopped
 from tests.train.together import finish, num_lines, train_and_die
 from train.data.dataset import Source
 from train.data.examples import TrainingExample
-from train.runlog import RunLog
 from train.step import Runner, RunObjective
 from train.student.layout import choose_layout
-from train.trainer import _Session, run
+from train.trainer import run
 
 TIMES = ("seconds", "loader_seconds", "examples_per_second")
 
@@ -102,19 +102,9 @@ def test_killed_at_random_moments_equals_uninterrupted(build: tuple[Source, Path
 
 def interrupted(build: tuple[Source, Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave a run in `out` that stopped after its first checkpoint."""
-
-    look = _Session._evaluate
-
-    def stop(session: _Session, step: int, log: RunLog) -> float:
-        if step:
-            raise KeyboardInterrupt
-        return look(session, step, log)
-
     source, student = build
-    with monkeypatch.context() as patch:
-        patch.setattr("train.trainer._Session._evaluate", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run(config(save_every=1, eval_every=3), source, student, out)
+    with stopped(monkeypatch):
+        run(config(save_every=1, eval_every=3), source, student, out)
 
 
 def test_another_run_is_refused_with_what_differs(

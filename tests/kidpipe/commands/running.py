@@ -35,3 +35,12 @@ class Cli:
             code = int(stop.code or 0)
         captured = self.capsys.readouterr()
         return Done(code, captured.out, captured.err)
+
+
+def assert_said(done: Done, *parts: str) -> None:
+    """An error for a person: it says what, where and what to type, and is no traceback."""
+    assert done.code == 1, done.out
+    assert done.err.startswith("error: "), done.err
+    assert "Traceback" not in done.err
+    for part in parts:
+        assert part in done.err

@@ -9,16 +9,7 @@ import pytest
 
 from kidcore.store.store import Store
 from kidpipe.demo.models import train_tokenizer
-from tests.kidpipe.commands.running import Cli, Done
-
-
-def assert_said(done: Done, *parts: str) -> None:
-    """An error for a person: it says what, where and what to type, and is no traceback."""
-    assert done.code == 1, done.out
-    assert done.err.startswith("error: "), done.err
-    assert "Traceback" not in done.err
-    for part in parts:
-        assert part in done.err
+from tests.kidpipe.commands.running import Cli, assert_said
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from kidpipe.study.table import groups_of, rows_of, table_of
 from tests.conftest import configure
 from tests.forks import command as run_command
 from tests.forks import start
-from tests.kidpipe.commands.running import Cli, Done
+from tests.kidpipe.commands.running import Cli, assert_said
 from tests.kidpipe.commands.trials import launch
 
 SMALL: dict[str, object] = {
@@ -48,14 +48,6 @@ def rows(folder: Path, name: str = "comparison") -> list[dict[str, Any]]:
 
 def without_clocks(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if "seconds" not in k and "memory" not in k} for row in found]
-
-
-def assert_said(done: Done, *parts: str) -> None:
-    assert done.code == 1, done.out
-    assert done.err.startswith("error: "), done.err
-    assert "Traceback" not in done.err
-    for part in parts:
-        assert part in done.err
 
 
 @pytest.mark.slow
