@@ -4,7 +4,7 @@ Values are the same where Python says so: 1 = 1.0, '1' is not 1, floats exactly,
 """
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 Rows = Sequence[tuple[Any, ...]]
@@ -106,7 +106,7 @@ def _column_colours(columns: list[tuple[Any, ...]], colours: dict[Hashable, int]
     return [_number(colours, ("column", _bag(zip(column, row_colours, strict=True)))) for column in columns]
 
 
-def _bag(values: Any) -> frozenset[tuple[Any, int]]:
+def _bag(values: Iterable[Hashable]) -> frozenset[tuple[Hashable, int]]:
     return frozenset(Counter(values).items())
 
 

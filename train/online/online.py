@@ -9,10 +9,10 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from kidcore.config.config import TrainSettings
@@ -154,7 +154,9 @@ class Online:
             if is_drawn(settings.imperfect_share, "imperfect", settings.seed, step, example.example_id)
         ]
         chosen = [examples[row] for row in drawn]
-        logprobs = self._gold_logprobs(chosen) if self._setup.mask.strategy in ("hard", "easy") else [None] * len(chosen)
+        logprobs: Sequence[NDArray[np.float32] | None] = [None] * len(chosen)
+        if self._setup.mask.strategy in ("hard", "easy"):
+            logprobs = self._gold_logprobs(chosen)
         for number in range(settings.views_per_step):
             view = step * settings.views_per_step + number
             masks = [self._masked(*pair, view, number == 0) for pair in zip(chosen, logprobs, strict=True)]
@@ -162,12 +164,12 @@ class Online:
                 made[row].append(sql)
         return made
 
-    def _masked(self, example: TrainingExample, logprobs: Any, view: int, is_first: bool) -> Int32:
+    def _masked(self, example: TrainingExample, logprobs: NDArray[np.float32] | None, view: int, is_first: bool) -> Int32:
         mask = self._setup.mask
         rng = row_rng(mask.seed, f"mask.{mask.strategy}", example.example_id, view)
         return choose(mask, len(_sql(example)), rng, logprobs=logprobs, is_first=is_first)
 
-    def _gold_logprobs(self, examples: Sequence[TrainingExample]) -> list[Any]:
+    def _gold_logprobs(self, examples: Sequence[TrainingExample]) -> list[NDArray[np.float32]]:
         """How sure the student is of each gold token."""
         requests = [ScoreRequest(example.branches[0].tokens, example.branches[0].start) for example in examples]
         return [answer.actual_logprob for answer in self._student.score(requests, 1)]

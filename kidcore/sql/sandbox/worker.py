@@ -9,7 +9,7 @@ import signal
 import struct
 import sys
 import time
-from typing import Any, Protocol
+from typing import BinaryIO, Protocol
 
 from kidcore.sql.sandbox.job import Job, Limits, ResultKind, dump_plain, load_plain
 from kidcore.sql.sandbox.sqlite import Fetched, SqliteEngine
@@ -55,7 +55,7 @@ def main() -> None:
                 os._exit(0)
 
 
-def _serve(job: Job, limits: Limits, engines: dict[str, SqlEngine], out: Any) -> ResultKind:
+def _serve(job: Job, limits: Limits, engines: dict[str, SqlEngine], out: BinaryIO) -> ResultKind:
     started, cpu_started = time.perf_counter(), time.process_time()
     try:
         engine = _engine(job.database, limits, engines, out)
@@ -77,13 +77,13 @@ def _serve(job: Job, limits: Limits, engines: dict[str, SqlEngine], out: Any) ->
     return kind
 
 
-def _send(out: Any, frame: bytes) -> None:
+def _send(out: BinaryIO, frame: bytes) -> None:
     out.write(HEADER.pack(len(frame)))
     out.write(frame)
     out.flush()
 
 
-def _engine(database: str, limits: Limits, engines: dict[str, SqlEngine], out: Any) -> SqlEngine:
+def _engine(database: str, limits: Limits, engines: dict[str, SqlEngine], out: BinaryIO) -> SqlEngine:
     name = engine_name(database)
     if name not in engines:
         if name == "duckdb":
@@ -119,10 +119,9 @@ def _bound_memory(more_mib: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (mapped + (more_mib << 20), hard))
 
 
-def _read_frame(stream: Any) -> bytes:
+def _read_frame(stream: BinaryIO) -> bytes:
     """The next frame, or empty bytes where the parent has gone."""
-    head: bytes = stream.read(HEADER.size)
+    head = stream.read(HEADER.size)
     if len(head) < HEADER.size:
         return b""
-    data: bytes = stream.read(HEADER.unpack(head)[0])
-    return data
+    return stream.read(HEADER.unpack(head)[0])
