@@ -157,6 +157,16 @@ def _group_room(root: Path = Path("/")) -> Iterator[int]:
             yield max(0, int(most) - taken + sum(map(int, cache)))
 
 
+def expected_bytes(settings: TrainSettings, student: Path, ranks: Ranks, longest: int = 0) -> int:
+    """What a step of `fitted` settings is expected to take; 0 where that is not known, or the student is divided."""
+    shape = StudentShape.of(student)
+    return 0 if shape is None or _may_be_divided(settings, ranks) else step_bytes(shape, settings, ranks.device, longest)
+
+
+def _may_be_divided(settings: TrainSettings, ranks: Ranks) -> bool:
+    return settings.parallel == "fsdp" or (settings.parallel == "auto" and ranks.world_size > 1)
+
+
 def pack_size(settings: TrainSettings) -> int:
     """Tokens of a pack, of settings that are `fitted`."""
     assert settings.pack_tokens != "auto", "settings are fitted before a run"
@@ -176,7 +186,7 @@ def fitted(settings: TrainSettings, student: Path, ranks: Ranks, began_with: int
     if settings.pack_tokens == "auto":
         size = began_with or _largest_pack(shape, settings, ranks, longest)
         settings = settings.model_copy(update={"pack_tokens": size})
-    if shape is None or settings.parallel == "fsdp" or (settings.parallel == "auto" and ranks.world_size > 1):
+    if shape is None or _may_be_divided(settings, ranks):
         return settings
     free = _room(shape, settings, ranks.device, longest)
     chosen = _choose(shape, settings, ranks.device, free, longest)
@@ -185,17 +195,17 @@ def fitted(settings: TrainSettings, student: Path, ranks: Ranks, began_with: int
         checkpointing = " and gradient checkpointing" if chosen.gradient_checkpointing > settings.gradient_checkpointing else ""
         _LOG.warning(
             "a step with train.pack_tokens = %d would take about %s, and %s are free: packs of %d tokens%s instead (about %s)",
-            *(settings.pack_tokens, _gigabytes(asked), _gigabytes(free)),
-            *(chosen.pack_tokens, checkpointing, _gigabytes(needed)),
+            *(settings.pack_tokens, gigabytes(asked), gigabytes(free)),
+            *(chosen.pack_tokens, checkpointing, gigabytes(needed)),
         )
     if needed > free:
         lora = "" if settings.lora_rank else " or set train.lora_rank = 16 (adapters need few moments);"
         raise KidpipeError(
-            f"a training step would take about {_gigabytes(needed)}, and {_gigabytes(free)} are free",
+            f"a training step would take about {gigabytes(needed)}, and {gigabytes(free)} are free",
             where=f"{student}, with packs of {max(pack_size(chosen), longest)} tokens and gradient checkpointing",
             fix=f"free memory, or use a smaller student or a larger GPU;{lora} or share it between GPUs (train.parallel = fsdp)",
         )
-    _LOG.debug("a step is expected to take %s of %s", _gigabytes(needed), _gigabytes(free))
+    _LOG.debug("a step is expected to take %s of %s", gigabytes(needed), gigabytes(free))
     return chosen
 
 
@@ -243,5 +253,6 @@ def _choose(shape: StudentShape, settings: TrainSettings, device: torch.device, 
     return tried
 
 
-def _gigabytes(size: int) -> str:
+def gigabytes(size: int) -> str:
+    """As people are told it."""
     return f"{size / 1e9:.1f} GB"

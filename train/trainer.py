@@ -30,7 +30,8 @@ from train.data.loader import Loader, choose_workers
 from train.data.sampler import hashed
 from train.data.shared_rows import drop_shared
 from train.display import Display
-from train.memory import fitted, pack_size
+from train.memory import expected_bytes, fitted, pack_size
+from train.memory_watch import MemoryWatch
 from train.online.online import Online, prepare_together
 from train.online.rollouts import open_engine
 from train.online.setup import OnlineSetup
@@ -174,6 +175,7 @@ class _Session:
         progress = checkpoints.load(self._model, self._optimizer, ranks.device) or fresh
         progress.require_holdout(self._data.num_held_out, settings.holdout_most, out)
         self._progress = replace(progress, pack_tokens=pack_size(settings), held_out=self._data.num_held_out)
+        self._watch = MemoryWatch(expected_bytes(settings, origin, ranks, source.longest), ranks.device)
 
     def train(self, stop: StopRequest, teacher: GoldKnowledge | None, *, show: bool) -> TrainResult:
         """Run all steps that are left, and write the result."""
@@ -268,6 +270,7 @@ class _Session:
                 fix="lower train.learning_rate, lengthen train.warmup, or set train.dtype = float32",
             )
         self._optimizer.step()
+        self._watch.look(step)
         release_free_memory()
         epoch = step * self._settings.batch_size / self._data.num_examples
         named: dict[str, float | int | str] = {"kind": "step", "step": step, "epoch": epoch, "examples": share.digest}
