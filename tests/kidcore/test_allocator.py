@@ -1,10 +1,12 @@
 """Memory that a step freed goes back to the system behind it, whatever the sizes were."""
 
+import os
 from pathlib import Path
 
+import pytest
 import torch
 
-from kidcore.allocator import flat_memory, release_free_memory
+from kidcore.allocator import flat_memory, keep_few_products, release_free_memory
 
 
 def resident_mib() -> float:
@@ -24,3 +26,13 @@ def test_what_steps_of_many_sizes_freed_is_given_back() -> None:
         release_free_memory()
         assert resident_mib() - before < 4 + 16
     assert float(held.sum()) == 1 << 20
+
+
+def test_compiled_products_are_few_unless_somebody_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(name, "7")
+    keep_few_products()
+    assert os.environ[name] == "7"
+    monkeypatch.delenv(name)
+    with flat_memory():
+        assert os.environ[name] == "128"

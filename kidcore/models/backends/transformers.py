@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor
 from transformers.utils import logging as transformers_logging
 
 from kidcore.advance import Advance, unheard
+from kidcore.allocator import keep_few_products
 from kidcore.config.config import EngineSettings
 from kidcore.errors import KidpipeError, first_line
 from kidcore.models.backends.base import Sampling, ScoreRequest, TopK, before_stop, check_prompts, check_score
@@ -61,6 +62,7 @@ class TransformersBackend:
         self, model_path: str | Path, *, dtype: str, device: str, batch_tokens: int, max_length: int, verbose: bool
     ) -> None:
         """Load the model; `max_length` tokens is the longest sequence it will be given."""
+        keep_few_products()
         self._device = torch.device(_resolve_device(device))
         self._model = _load(str(model_path), dtype, verbose).to(self._device).eval()
         self._batch_tokens = batch_tokens

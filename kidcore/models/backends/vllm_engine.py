@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from kidcore.allocator import keep_few_products
 from kidcore.config.config import EngineSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import EngineDied
@@ -159,9 +160,7 @@ def _set_environment(verbose: bool, on_cpu: bool) -> None:
     # One token of room is asked for beyond the model's length, see _arguments.
     os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
     if on_cpu:
-        # oneDNN keeps 1,024 compiled products, one for each number of tokens that a step ever had. All layers of one step share
-        # a few; those of earlier steps hardly come again.
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+        keep_few_products()
 
 
 @contextmanager
