@@ -16,6 +16,7 @@ from kidcore.sql.answers import read_answer
 from kidcore.sql.datasets import Example
 from kidcore.sql.example_ids import places
 from kidcore.sql.lexer import TokenKind, tokens
+from kidcore.sql.statements import begins_statement
 from kidcore.sql.text_files import ending, parse_document, read_text, split_lines
 
 Tables = Callable[[str], AbstractSet[str] | None]
@@ -62,9 +63,10 @@ def read_predictions(path: Path, examples: Sequence[Example], tables: Tables | N
     except KidpipeError as error:
         raise KidpipeError(f"cannot read predictions: {error.what}", where=error.where, fix=error.fix) from error
     head = text.lstrip(" \t\r\n")[:1]
-    if ending(path) == ".csv" and head not in ("[", "{"):
+    is_table = ending(path) == ".csv" or (ending(path) == ".tsv" and not begins_statement(text))
+    if is_table and head not in ("[", "{"):
         fix = 'give JSON Lines of {"id": ..., "prediction": ...}, or a line of SQL an example'
-        raise KidpipeError("predictions are not read from a table of commas", where=str(path), fix=fix)
+        raise KidpipeError("predictions are not read from a table of columns", where=str(path), fix=fix)
     if ending(path) != ".jsonl" and head not in ("[", "{"):
         return _from_lines(text, path, examples, tables)
     found = parse_document(text, path)

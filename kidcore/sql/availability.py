@@ -46,5 +46,8 @@ def lacking_of(dataset: DataSet, asked: Mapping[str, int], num_examples: int) ->
     raise KidpipeError(
         f"none of the {len(asked)} databases can be read: {', '.join(db_id for db_id, _fault in shown)}: {shown[0][1].what}",
         where=f"looked at {looked}" + (f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""),
-        fix="set data.databases to the folder that holds <db_id>/<db_id>.sqlite or .duckdb",
+        fix=next(
+            (fault.fix for _db_id, fault in shown if fault.fix.startswith("there is")),  # what was looked for lies elsewhere
+            "set data.databases to the folder that holds <db_id>/<db_id>.sqlite or .duckdb",
+        ),
     )

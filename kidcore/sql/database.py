@@ -179,8 +179,9 @@ def database_in(folder: Path, db_id: str) -> Database:
     if len(name) > 240:  # with its suffix a file's name may have 255 bytes
         return SqliteDatabase(folder, db_id, f"db_id {db_id[:80]!r} is longer than a file's name can be")
     duck = folder / db_id / f"{db_id}.duckdb"
-    # Not by exists(), which raises where the folder may not be looked into.
-    return database_of(folder / db_id / f"{db_id}.sqlite" if _kind(duck)[0] == "missing" else duck, db_id)
+    # Not by exists(), which raises where the folder may not be looked into. An empty file is what a failed try leaves.
+    is_duck = _kind(duck) not in (("missing", ""), ("file", "empty"))
+    return database_of(duck if is_duck else folder / db_id / f"{db_id}.sqlite", db_id)
 
 
 def _alike(path: Path) -> str:

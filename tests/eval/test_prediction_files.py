@@ -161,8 +161,12 @@ def test_tables_named() -> None:
 
 def test_a_table_of_predictions_is_named(tmp_path: Path) -> None:
     text = "id,prediction\n" + "".join(f'{example_id},"{sql}"\n' for example_id, sql in list(EXPECTED.items())[1:])
-    with pytest.raises(KidpipeError, match="table of commas"):
+    with pytest.raises(KidpipeError, match="table of columns"):
         read_predictions(write(tmp_path, "p.csv", text), EXAMPLES)
+    # As many rows as examples: as lines of SQL they would all be errors.
+    with pytest.raises(KidpipeError, match="table of columns"):
+        read_predictions(write(tmp_path, "p.tsv", "".join(f"{number}\t{sql}\n" for number, sql in enumerate(SQLS))), EXAMPLES)
+    assert read_predictions(write(tmp_path, "q.tsv", "".join(f"{sql}\n" for sql in SQLS)), EXAMPLES)
 
 
 def test_packed_predictions_and_lines_of_carriage_returns(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from eval.verdicts import VerdictKind, judge
 from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
+from kidcore.sql.availability import lacking_of
 from kidcore.sql.database import Database, DuckdbDatabase, SqliteDatabase, database_in, database_of
 from kidcore.sql.datasets import DataSet, Example
 from kidcore.sql.sandbox.job import Job, ResultKind
@@ -99,9 +100,17 @@ def test_of_a_missing_database_what_is_like_it_is_named(found: str, tmp_path: Pa
     assert fault is not None
     place = found.partition("/")[0] if found.startswith("Shop") else found
     assert fault.fix == f"there is {tmp_path / place}; if that is it, it has to be {tmp_path / 'shop' / 'shop.sqlite'}"
+    with pytest.raises(KidpipeError, match=r"(?s)none of the 1 databases.*fix: +there is "):
+        lacking_of(DataSet([], tmp_path), {"shop": 1}, 1)
     other = database_in(tmp_path, "market").fault
     assert other is not None
     assert other.fix == "set data.databases to the folder that holds it"
+
+
+def test_an_empty_duckdb_file_hides_no_sqlite_database(tmp_path: Path) -> None:
+    made = sqlite(tmp_path / "shop" / "shop.sqlite")
+    (tmp_path / "shop" / "shop.duckdb").touch()
+    assert database_in(tmp_path, "shop").path == made
 
 
 def odd_files(folder: Path) -> dict[str, str]:
