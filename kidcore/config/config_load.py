@@ -45,7 +45,7 @@ def load_config(
         use_file: False leaves files out.
 
     Paths that the file names are relative to it, and so are the defaults of those that a found file leaves out; paths of flags
-    and of the environment are relative to the working folder.
+    and of the environment are relative to the working folder. Any may begin with `~`.
 
     Raises:
         KidpipeError: a missing file, bad TOML, an unknown key (the nearest real one is named), or a value out of range.
@@ -63,6 +63,7 @@ def load_config(
             values[name], origins[name] = value, origin
     if path is not None:
         _anchor(values, origins, path, with_defaults=file is None)
+    _from_home(values, origins)
     nested: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         section, _, field = name.partition(".")
@@ -199,6 +200,20 @@ def _anchor(values: dict[str, Any], origins: Mapping[str, str], file: Path, *, w
             # A path from the home folder is whole already.
             if (Place.PATH in kinds or is_named_here or is_template) and not value.startswith("~"):
                 values[name] = str(place)
+
+
+def _from_home(values: dict[str, Any], origins: Mapping[str, str]) -> None:
+    """Put the home folder in the place of `~`, in every setting that names something on disk."""
+    for name, value in values.items():
+        section, _, field = name.partition(".")
+        is_place = any(isinstance(item, Place) for item in sections()[section].model_fields[field].metadata)
+        if not (is_place and isinstance(value, str) and value.startswith("~")):
+            continue
+        try:
+            values[name] = str(Path(value).expanduser())
+        except RuntimeError:
+            fix = "write the folder out; HOME may not be set, or there may be no such user"
+            raise KidpipeError(f"{name} = {value}: no such home folder", where=origins[name], fix=fix) from None
 
 
 def _require_known(name: str, origin: str) -> None:

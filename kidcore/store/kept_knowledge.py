@@ -1,6 +1,7 @@
 """What the teacher of the latest manifest thinks of gold, as `kidpipe status` reads it: without shards, without Arrow."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from kidcore.errors import KidpipeError
@@ -24,6 +25,12 @@ def read_memory(store: Store, name: str) -> Any:
         return store.read_json(name)
     except KidpipeError:
         return None
+
+
+def write_memory(store: Store, name: str, value: Any) -> None:
+    """Keep what can be had again, for who reads a store; one that can only be read is read all the same."""
+    with suppress(KidpipeError, OSError):
+        store.write_json(name, value)
 
 
 def read_knowledge(store: Store, digest: str | None) -> GoldKnowledge | None:

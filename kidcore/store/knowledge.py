@@ -12,7 +12,7 @@ import numpy as np
 
 from kidcore.method.knowledge import GoldKnowledge
 from kidcore.store.arrow import lists
-from kidcore.store.kept_knowledge import read_knowledge, read_memory
+from kidcore.store.kept_knowledge import read_knowledge, read_memory, write_memory
 from kidcore.store.manifest import Manifest
 from kidcore.store.store import Shard, Store
 
@@ -39,7 +39,7 @@ def teacher_knowledge(store: Store, manifest: Manifest) -> GoldKnowledge | None:
     total = reduce(add, (known[shard.digest] for shard in shards))
     if missing:
         there = {shard.digest for shard in store.scan(_STAGE).values()}
-        store.write_json(_SHARDS, {digest: sums.sums() for digest, sums in known.items() if digest in there})
+        write_memory(store, _SHARDS, {digest: sums.sums() for digest, sums in known.items() if digest in there})
     return total
 
 

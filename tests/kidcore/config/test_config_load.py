@@ -137,7 +137,7 @@ def test_the_file_is_found_upwards_and_its_paths_are_relative_to_it(tmp_path: Pa
     assert (given.data.path, given.store.path) == ("here", "there")
     (tmp_path / "a" / "kidpipe.toml").write_text('[data]\npath = "~/bird"\n[store]\npath = "/elsewhere"\n')
     nearer = load_config(None, {}, {}).config
-    assert (nearer.data.path, nearer.store.path, nearer.train.student) == ("~/bird", "/elsewhere", "")
+    assert (nearer.data.path, nearer.store.path, nearer.train.student) == (str(Path.home() / "bird"), "/elsewhere", "")
     assert load_config(None, {}, {}, use_file=False).config == Config()
 
 
@@ -155,3 +155,13 @@ def test_a_file_given_by_name_moves_its_own_paths_and_no_defaults(tmp_path: Path
     monkeypatch.chdir(tmp_path)
     config = load_config(Path("settings/one.toml"), {}, {}).config
     assert (config.data.path, config.store.path) == ("settings/../spider", "artifacts")
+
+
+def test_a_tilde_is_the_home_folder_in_everything_that_names_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = {"store.path": "~/kid", "data.path": "~/spider", "teacher.model": "~/models/a", "ingest.system": "~/not a path"}
+    config = load_config(None, names, {}, use_file=False).config
+    assert (config.store.path, config.data.path) == (str(tmp_path / "kid"), str(tmp_path / "spider"))
+    assert (config.teacher.model, config.ingest.system) == (str(tmp_path / "models/a"), "~/not a path")
+    with pytest.raises(KidpipeError, match="no such home folder"):
+        load_config(None, {"data.path": "~nobody-of-this-name/x"}, {}, use_file=False)

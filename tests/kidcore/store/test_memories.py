@@ -10,7 +10,7 @@ import pytest
 
 from kidcore.method.knowledge import GoldKnowledge
 from kidcore.store.frames import read_frame
-from kidcore.store.kept_knowledge import keep_knowledge, read_knowledge, read_memory
+from kidcore.store.kept_knowledge import keep_knowledge, read_knowledge, read_memory, write_memory
 from kidcore.store.makers import read_summary, write_summary
 from kidcore.store.manifest import Facts, Manifest, PartRecord, StageRecord
 from kidcore.store.model_names import model_names, remember_model
@@ -84,6 +84,14 @@ def test_what_is_remembered_of_other_models_survives_a_strange_entry(store: Stor
     remember_model(store, "local:1", "b")
     assert model_names(store, "local:1") == ["a", "b"]
     assert model_names(store, "odd") == []
+
+
+def test_a_store_that_takes_nothing_is_read_without_a_memory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    store = Store(tmp_path / "file" / "artifacts")
+    write_memory(store, "x.json", {"a": 1})
+    with pytest.raises(OSError, match="Not a directory"):
+        store.write_json("x.json", {"a": 1})
 
 
 def test_memory_that_is_not_there_is_none(store: Store) -> None:
