@@ -5,6 +5,7 @@ directory scan and no reading. Files of any other name are not ours: they are ne
 Arrow loads only when a shard is read or written: `kidpipe status` does neither.
 """
 
+import errno
 import json
 import os
 import re
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BROKEN = ".broken"
+_NOT_DAMAGE = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ELOOP}
+"""What the system says of files that may be whole."""
 _NAME = re.compile(r"([0-9a-f]{32})\.([0-9]{1,18})\.([0-9a-f]{32})\.parquet")
 
 
@@ -100,7 +103,7 @@ class Store:
         try:
             table: pa.Table = files.pq.read_table(self.path(shard), columns=columns, partitioning=None)
         except (OSError, files.pa.ArrowException) as error:
-            raise DamagedShard(shard, first_line(error)) from None
+            raise self._unread(shard, error) from None
         if table.num_rows != shard.rows:
             raise DamagedShard(shard, f"{table.num_rows} rows instead of {shard.rows}")
         return table
@@ -110,7 +113,7 @@ class Store:
         try:
             return self.path(shard).stat().st_size
         except OSError as error:
-            raise DamagedShard(shard, str(error)) from None
+            raise self._unread(shard, error) from None
 
     def counts(self, shard: Shard) -> dict[str, Any]:
         """The counts that the stage stored with the shard. Raises DamagedShard."""
@@ -127,7 +130,18 @@ class Store:
         try:
             return files.read_footer(self.path(shard))
         except (OSError, ValueError, files.pa.ArrowException) as error:
-            raise DamagedShard(shard, first_line(error)) from None
+            raise self._unread(shard, error) from None
+
+    def _unread(self, shard: Shard, error: Exception) -> KidpipeError:
+        """What to raise for a shard that could not be read: most often it is damaged, but not where the system would not open it.
+
+        A build makes damaged shards anew, at a teacher's cost; one that is whole must not go that way because too many
+        files were open.
+        """
+        if isinstance(error, OSError) and error.errno in _NOT_DAMAGE:
+            fix = "see what the system says; the shard may well be whole, and stays"
+            return KidpipeError(f"a shard can't be opened: {first_line(error)}", where=str(self.path(shard)), fix=fix)
+        return DamagedShard(shard, first_line(error))
 
     def commit(
         self,

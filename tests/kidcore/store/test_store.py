@@ -3,10 +3,12 @@
 import multiprocessing
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,6 +35,27 @@ def test_a_commit_can_be_scanned_read_and_counted(store: Store) -> None:
     assert store.counts(shard) == {"in": 3, "out": 3}
     assert store.is_as_written(shard)
     assert store.scan("predict") == {}
+
+
+def test_a_shard_that_the_system_does_not_open_is_not_taken_for_damaged(store: Store) -> None:
+    """A build makes damaged shards anew: at a teacher's cost, because too many files were open."""
+    shard = store.commit("mask", K1, TABLE, {"in": 3})
+    store.read(shard)  # what reading loads is loaded
+    looks: tuple[Callable[[Shard], object], ...] = (store.read, store.counts, store.provenance)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        for look in looks:
+            with pytest.raises(KidpipeError, match=r"a shard can't be opened: .*Too many open files") as told:
+                look(shard)
+            assert not isinstance(told.value, DamagedShard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert store.read(shard).equals(TABLE)
+    store.path(shard).unlink()
+    for look in (*looks, store.size):
+        with pytest.raises(DamagedShard):
+            look(shard)
 
 
 def test_equal_rows_give_equal_bytes(store: Store) -> None:
