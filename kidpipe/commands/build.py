@@ -94,7 +94,8 @@ def _print_result(session: Session, summary: Mapping[str, Any]) -> None:
         _print_rollouts(session, summary["counts"])
     ran, reused = sum(summary["ran"].values()), sum(summary["reused"].values())
     say(f"shards      {ran} made, {reused} reused; manifest {summary['manifest']}")
-    say(f"next        {summary['next']}", markup=False, soft_wrap=True)
+    if not session.is_step:
+        say(f"next        {summary['next']}", markup=False, soft_wrap=True)
 
 
 def _print_rollouts(session: Session, counts: Mapping[str, Any]) -> None:

@@ -67,7 +67,7 @@ class Demo:
         settings = self.settings(self.folder)
         settings |= {name.replace("__", "."): value for name, value in changes.items()}
         # The working folder's kidpipe.toml is another project's: the demo stands on its own settings.
-        return open_session(None, [], settings, self.verbose, use_file=False)
+        return replace(open_session(None, [], settings, self.verbose, use_file=False), is_step=True)
 
     def run(self, name: str) -> str:
         return str(self.folder / "runs" / name / "best")

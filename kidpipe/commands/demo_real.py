@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ class RealDemo:
     def session(self, **changes: Any) -> Session:
         """A session with these settings; `section__field=value` changes them."""
         settings = self.settings(self.folder) | {name.replace("__", "."): value for name, value in changes.items()}
-        return open_session(None, [], settings, self.verbose, use_file=False)
+        return replace(open_session(None, [], settings, self.verbose, use_file=False), is_step=True)
 
     def step(self, name: str, title: str, work: Callable[[], Any]) -> Any:
         """Announce, do and time a step."""

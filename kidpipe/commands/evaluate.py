@@ -93,7 +93,7 @@ def evaluate(
         session.print_json(result.summary | {"folder": str(out)} | ({"next": ask} if ask else {}))
     elif not quiet:
         _show(session, result)
-        if ask:
+        if ask and not session.is_step:
             session.console.print(f"next        {ask}", markup=False, soft_wrap=True)
     if strict and (unjudged := result.summary["unjudged"]["rows"]):
         raise KidpipeError(
@@ -208,7 +208,7 @@ def _generate(session: Session, folder: str, dataset: DataSet, bar: WorkProgress
     number = config.eval.samples
     sampling = Sampling(config.eval.sample_temperature, config.eval.sample_seed, number) if number > 1 else None
     limit = config.eval.max_new_tokens
-    with bar.starting(f"the engine with {source.path.name}"):
+    with bar.starting(f"the engine with {_run_or_model(session, folder)}"):
         backend = open_backend(
             source.path, config.engine, config.eval.dtype, max_top_k=1, max_length=longest, verbose=session.verbose
         )

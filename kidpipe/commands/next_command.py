@@ -30,16 +30,21 @@ _LATER: Mapping[str, tuple[str, ...]] = {"eval": ("teacher", "train"), "ask": ("
 _BUILDS_ONLY = ("engine.workers", "engine.ray")
 
 
-def next_command(session: Session, command: str, *arguments: str, **lacking: str) -> str:
+def next_command(session: Session, command: str, *arguments: str, without: Sequence[str] = (), **lacking: str) -> str:
     """`kidpipe COMMAND ...` with the settings that were given as flags, so that it finds the same data and store.
 
     Args:
+        without: sections whose settings the command is not to get.
         lacking: by `section__field`, what stands for a setting that the command needs and nobody has set (MODEL).
     """
     words = ["kidpipe", command, *arguments]
     options = _OPTIONS.get(command, {})
     given = {name: _value(session, name) for name in session.loaded.origins if session.loaded.origin(name) == "flag"}
-    given = {name: value for name, value in given.items() if name.partition(".")[0] not in _LATER.get(command, ())}
+    needless = (*_LATER.get(command, ()), *without)
+    unset = {name.replace("__", ".") for name in lacking}
+    given = {
+        name: value for name, value in given.items() if name.partition(".")[0] not in needless and (value or name not in unset)
+    }
     if command != "build-imperfect":
         given = {name: value for name, value in given.items() if name not in _BUILDS_ONLY}
     for name, value in given.items():
@@ -63,6 +68,11 @@ def after_build(session: Session, until: str) -> str:
         only_one = f" --method {method}" if until != "score" else ""
         return next_command(session, "train", train__student="MODEL") + only_one
     return next_command(session, "build-imperfect", teacher__model="MODEL")
+
+
+def after_teacher(session: Session, teacher: str) -> str:
+    """The build with a teacher that was fine-tuned; revision, tokenizer and precision are those of the one before."""
+    return next_command(session, "build-imperfect", "--teacher", teacher, without=("teacher", "train", "eval"))
 
 
 def after_training(session: Session, run: str) -> str:

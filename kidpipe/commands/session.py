@@ -39,6 +39,8 @@ class Session:
     verbose: bool
     is_silent: bool = False
     """Whether nothing is printed, for callers from Python."""
+    is_step: bool = False
+    """Whether this is a step of another command, which goes on by itself: nobody is told what to type next."""
 
     @cached_property
     def console(self) -> "Console":

@@ -8,6 +8,7 @@ from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
 from kidcore.models.sources import resolve
 from kidpipe.commands.evaluate import evaluate
+from kidpipe.commands.next_command import after_teacher
 from kidpipe.commands.session import Session
 from kidpipe.commands.train import train
 
@@ -34,7 +35,7 @@ def teacher(session: Session, *, name: str, full: bool, with_eval: bool, as_json
     rank = 0 if full else run_settings.lora_rank or LORA_RANK
     changed = run_settings.model_copy(update={"student": str(source.path), "method": "sft", "lora_rank": rank})
     config = session.config.model_copy(update={"train": changed})
-    tuning = replace(session, loaded=replace(session.loaded, config=config), is_silent=session.is_silent or as_json)
+    tuning = replace(session, loaded=replace(session.loaded, config=config), is_silent=session.is_silent or as_json, is_step=True)
     trained = train(tuning, name=name, as_json=False)
     best = Path(trained["run"]) / "best"
     said = {"teacher": str(best), "from": settings.model, "seed": changed.seed, "lora_rank": rank}
@@ -49,5 +50,6 @@ def teacher(session: Session, *, name: str, full: bool, with_eval: bool, as_json
         session.console.print(
             f'teacher     set teacher.model = "{best}" (kidpipe.toml, or --teacher)', markup=False, soft_wrap=True
         )
-        session.console.print(f"next        kidpipe build-imperfect --teacher {best}", markup=False, soft_wrap=True)
+        if not session.is_step:
+            session.console.print(f"next        {after_teacher(session, str(best))}", markup=False, soft_wrap=True)
     return report

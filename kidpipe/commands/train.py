@@ -196,7 +196,8 @@ def _show(session: Session, summary: dict[str, Any], *, as_json: bool) -> None:
         if (overlap := Overlap.from_json(summary[name])) is not None:
             session.console.print(f"{said:<11} {overlap}")
     session.console.print(f"student     {Path(summary['run']) / 'best'}")
-    session.console.print(f"next        {summary['next']}", markup=False, soft_wrap=True)
+    if not session.is_step:
+        session.console.print(f"next        {summary['next']}", markup=False, soft_wrap=True)
 
 
 def _device(session: Session) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from kidpipe.commands.next_command import after_build, after_teacher
+from kidpipe.commands.session import open_session
 from tests.kidpipe.commands.running import Cli, Done
 
 
@@ -66,6 +68,14 @@ def test_the_next_command_has_what_this_one_was_given(cli: Cli, own: Path, tiny_
     arguments = _next_of(trained)
     assert arguments[:2] == ["eval", Path(json.loads(cli("status", "--json", store__path=store).out)["runs"][0]["name"]).name]
     assert not [word for word in arguments if word.startswith("train.")]
+
+
+def test_what_is_lacking_is_named_once_and_a_new_teacher_gets_nothing_of_the_old_one(tmp_path: Path) -> None:
+    flags = {"teacher.model": "", "teacher.revision": "abc", "data.path": str(tmp_path), "train.seed": 3, "mask.views": 1}
+    session = open_session(None, [], flags, use_file=False)
+    said = after_build(session, "ingest")
+    assert (said.count("--teacher"), said.endswith(" --teacher MODEL")) == (1, True)
+    assert after_teacher(session, "a b") == f"kidpipe build-imperfect --teacher 'a b' --data {tmp_path} --set mask.views=1"
 
 
 @pytest.mark.parametrize("part", ["dev.json", "database"])

@@ -26,7 +26,10 @@ def test_a_teacher_is_fine_tuned_judged_and_built_with(cli: Cli, tmp_path: Path)
     assert (run["settings"]["method"], run["settings"]["lora_rank"]) == ("sft", 16)
     again = cli("teacher", "--name", "tuned", "--no-eval", **SMALL)
     assert "nothing to do" in again.out
-    assert report["teacher"] in again.out
+    said = [line.split() for line in again.out.splitlines() if line.startswith("next ")]
+    assert len(said) == 1, "training is a step of this command"
+    assert said[0][:5] == ["next", "kidpipe", "build-imperfect", "--teacher", report["teacher"]]
+    assert f"store.path={cli.settings['store.path']}" in said[0]
     built = cli(
         "build-imperfect", "--until", "gold_score", "--json", "--teacher", report["teacher"], teacher__model=report["teacher"]
     )
