@@ -22,6 +22,7 @@ from kidcore.sql.text_files import visible
 
 METRICS = ("ex_bag", "ex_set", "ts_bag", "exact_set_match", "soft_f1", "r_ves")
 """Attributes of verdicts that are scores; None where a row has none."""
+_FLAGGED = "flagged: chance decides; vacuous: gold gives no row, or one of zeros and NULLs; ties: ORDER BY leaves its order open"
 TIMED = {"r_ves": "a timing, above 100 where predictions are faster than gold; never quite the same twice"}
 """Scores that rest on the clock, and what to say about them."""
 CLASSES = (*HARDNESS, "simple", "moderate", "challenging")
@@ -113,6 +114,8 @@ def tables(summary: dict[str, Any], title: str = "") -> list[Table]:
     share = f" ({_percent(summary['valid_sql'])})" if summary["judged"] else ""
     flagged = ", ".join(f"{summary['flagged'][name]} {name}" for name in ("vacuous", "ties"))
     scores.caption = f"rows: {kinds}; valid SQL in {executed} of {summary['judged']} judged rows{share}; flagged rows: {flagged}"
+    if summary["flagged"]["either"]:
+        scores.caption += f"\n{_FLAGGED}"
     if unjudged := summary["unjudged"]["rows"]:
         scores.caption += f"\n{unjudged} of {summary['examples']} rows could not be judged and are in no rate"
     if summary.get("settings", {}).get("exact_match") == "official":

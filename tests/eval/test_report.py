@@ -132,6 +132,8 @@ def test_figures_say_what_they_are() -> None:
     scores, classes, _databases = tables(summarize(rows))
     assert "valid SQL in 0 of 9 judged rows (0.0%); flagged rows: 2 vacuous, 0 ties" in str(scores.caption)
     assert str(scores.caption).startswith("rows: 9 error, 1 gold_error; ")
+    assert "vacuous: gold gives no row" in str(scores.caption)
+    assert "gold gives no row" not in str(tables(summarize(rows[2:]))[0].caption)
     figures = {str(column.header): next(iter(column.cells)) for column in (*scores.columns, *classes.columns)}
     assert figures["rows"] == "9 of 10"
     assert (figures["score"], figures["score, unflagged rows"], figures["unflagged rows"]) == ("0.0%", "0.0%", "7 of 10")
