@@ -113,11 +113,17 @@ def settle(temporary: Path, path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A name to write a file or folder to, which becomes `path` when the block ends well. Raises as `unfinished`."""
+def replacing(path: Path, *, is_lasting: bool = True) -> Iterator[Path]:
+    """A name to write a file or folder to, which becomes `path` when the block ends well. Raises as `unfinished`.
+
+    What need not last is not waited for until it is on the disk: the processes of this machine see it whole, a power cut may not.
+    """
     with unfinished(path) as temporary:
         yield temporary
-        settle(temporary, path)
+        if is_lasting:
+            settle(temporary, path)
+        else:
+            temporary.replace(path)
 
 
 def write_text(path: Path, text: str) -> Path:

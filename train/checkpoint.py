@@ -43,15 +43,6 @@ class RunProgress:
     held_out: int = -1
     """Examples that the run keeps for evaluation; -1 in checkpoints of an older kidpipe."""
 
-    def require_holdout(self, held_out: int, most: int, out: Path) -> None:
-        """Refuse to go on with a run that was begun before holdouts were capped, where that changes what is trained on."""
-        if self.step and self.held_out < 0 and held_out >= most:
-            raise KidpipeError(
-                "an older kidpipe began this run, and kept more examples for evaluation than train.holdout_most",
-                where=str(out),
-                fix="finish it with that version, or begin anew in another folder (--name)",
-            )
-
 
 def commit_folder(target: Path, write: Callable[[Path], None]) -> None:
     """Fill a folder with `write` and put it in the place of `target`.
@@ -180,11 +171,18 @@ class Checkpoints:
 
     def pack_tokens(self) -> int:
         """The size of the packs of the run so far: another one would round otherwise. 0 where nothing is known."""
+        return self._began_with("pack_tokens", 0)
+
+    def held_out(self) -> int:
+        """Examples that the run keeps for evaluation; 0 before its first checkpoint, -1 where an older kidpipe began it."""
+        return self._began_with("held_out", -1) if self._all() else 0
+
+    def _began_with(self, name: str, unknown: int) -> int:
         found = self._all()
         try:
-            return int(json.loads((found[-1] / "progress.json").read_text(encoding="utf-8"))["pack_tokens"])
+            return int(json.loads((found[-1] / "progress.json").read_text(encoding="utf-8"))[name])
         except (IndexError, OSError, ValueError, KeyError):
-            return 0
+            return unknown
 
     def clear(self) -> None:
         """Drop them all: a finished run needs none."""

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kidcore.config.config import TrainSettings
+from kidcore.config.digests import FileDigests
 from kidcore.locks import hold
 from kidcore.models.sources import resolve
 from train.checkpoint import clean_checkpoints, recover_folder
@@ -16,7 +17,13 @@ from train.student.ranks import Ranks
 
 @contextmanager
 def claimed(
-    out: Path, settings: TrainSettings, source: Source, student_path: Path, ranks: Ranks, online: OnlineSetup | None
+    out: Path,
+    settings: TrainSettings,
+    source: Source,
+    student_path: Path,
+    ranks: Ranks,
+    online: OnlineSetup | None,
+    digests: FileDigests | None = None,
 ) -> Iterator[None]:
     """Make the folder this run's, and mend what a kill left half-done; the first process does it for all."""
     if not ranks.is_first:
@@ -27,7 +34,8 @@ def claimed(
     # It keeps a second trainer out, and goes with the process, however that ends.
     with hold(out / ".lock", busy="another process is training in this folder"):
         asked = online.identity(settings) if online else None
-        claim_folder(out, run_identity(settings, source.digest, resolve(str(student_path)).identity, asked))
+        student = resolve(str(student_path), digests=digests).identity
+        claim_folder(out, run_identity(settings, source.digest, student, asked))
         for name in ("best", "last"):
             recover_folder(out / name)
         clean_checkpoints(out / "checkpoints")

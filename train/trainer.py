@@ -15,6 +15,7 @@ import torch
 from kidcore.allocator import flat_memory, release_free_memory
 from kidcore.config import processes
 from kidcore.config.config import TrainSettings
+from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
 from kidcore.interrupt import StopRequest
 from kidcore.method.knowledge import GoldKnowledge, students_advantage
@@ -23,9 +24,9 @@ from kidcore.method.overlap import Overlap
 from kidcore.models.backends.vllm_student import VllmStudent
 from train.checkpoint import Checkpoints, RunProgress, commit_folder
 from train.claim import claimed
-from train.data.dataset import Dataset, Source
+from train.data.dataset import Dataset, Source, keeping_holdout
 from train.data.distribute import MicroBatches
-from train.data.examples import TrainingExample, on_its_own
+from train.data.examples import TrainingExample
 from train.data.loader import Loader, choose_workers
 from train.data.sampler import hashed
 from train.data.shared_rows import drop_shared
@@ -63,6 +64,7 @@ def run(
     online: OnlineSetup | None = None,
     companions: Path | None = None,
     teacher: GoldKnowledge | None = None,
+    digests: FileDigests | None = None,
 ) -> TrainResult:
     """Train, or continue, the run in folder `out`.
 
@@ -78,6 +80,7 @@ def run(
         online: the teacher of a method that asks one during training.
         companions: a folder whose files are saved beside the student's weights, such as its prompt.
         teacher: what the teacher thinks of gold, to hold the student against before it starts.
+        digests: remembers those of weight files, so that the student's gigabytes are not read for its identity alone.
     """
     assert METHODS[settings.method].is_online == (online is not None), "online methods, and no others, need an OnlineSetup"
     ranks = ranks or Ranks(device=torch.device(device))
@@ -86,11 +89,12 @@ def run(
     heard = logging.DEBUG if verbose else logging.INFO
     logging.getLogger("train").setLevel(heard if ranks.is_first else logging.CRITICAL)
     workers = choose_workers(settings.loader_workers, processes.local_world_size())
-    with flat_memory(), claimed(out, settings, source, student_path, ranks, online):
+    with flat_memory(), claimed(out, settings, source, student_path, ranks, online, digests):
         checkpoints = Checkpoints(out / "checkpoints")
         finished = read_result(out)
         if finished is None:
             settings = fitted(settings, student_path, ranks, checkpoints.pack_tokens(), source.longest)
+            settings = keeping_holdout(settings, checkpoints.held_out())
             with (
                 StopRequest() as stop,
                 open_trackers(settings, out, is_first=ranks.is_first) as trackers,
@@ -173,7 +177,6 @@ class _Session:
         self._save_every = settings.save_every or self._eval_every
         fresh = RunProgress(step=0, best_step=0, best_nll=math.inf, log_bytes=0, seconds=0.0)
         progress = checkpoints.load(self._model, self._optimizer, ranks.device) or fresh
-        progress.require_holdout(self._data.num_held_out, settings.holdout_most, out)
         self._progress = replace(progress, pack_tokens=pack_size(settings), held_out=self._data.num_held_out)
         self._watch = MemoryWatch(expected_bytes(settings, origin, ranks, source.longest), ranks.device)
 
@@ -218,7 +221,7 @@ class _Session:
     def _say_where(self) -> None:
         step = self._progress.step
         if step:
-            _LOG.info("continuing from step %d of %d", step, self._num_steps)
+            _LOG.info("continuing from step %d of %d%s", step, self._num_steps, self._data.said_of_holdout)
         elif self._ranks.is_first and (self._out / "log.jsonl").exists():
             _LOG.info("nothing was saved of this run yet: beginning at its start")
 
@@ -290,7 +293,7 @@ class _Session:
             return math.nan
         began = time.perf_counter()
         # Read once: of a large store that takes longer than an evaluation.
-        self._gold = self._gold or [[on_its_own(example) for example in part] for part in self._data.held_out()]
+        self._gold = self._gold or self._data.held_out(self._ranks.rank / self._ranks.world_size)
         gold = iter(self._gold)
         examples = self._online.held_out(gold) if self._online else gold
         figures = self._runner.evaluate(examples, self._recipe, self._eos_id)

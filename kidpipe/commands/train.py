@@ -125,6 +125,7 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "", is_te
             online=prepared.online,
             companions=companions,
             teacher=teacher,
+            digests=FileDigests(session.store.root / "digests.json"),
         )
     summary = {
         "run": str(out),

@@ -1,5 +1,6 @@
 """The index says what the shards say, is made once, is small, and caps what is held out without losing any of it."""
 
+import gc
 import pickle
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from tests.train.small import write_build
 from tests.train.test_dataset import config
 from train.data.dataset import Dataset, Source
-from train.data.index import ExampleIndex, index_of
+from train.data.index import _KEPT, ExampleIndex, index_of
 from train.data.sampler import are_held_out, is_drawn
 
 ROWS, PARTS = 60, 5
@@ -66,6 +67,32 @@ def test_it_is_made_once_and_small_and_its_name_is_what_travels(source: Source, 
     for other in (config(holdout=0.3), config(seed=9), config(method="seqkd"), config(holdout_most=3)):
         index_of(source.parts, other, tmp_path)
     assert len(list(tmp_path.glob("*.arrow"))) == 5
+
+
+def test_those_used_last_are_kept_and_those_in_use(source: Source, tmp_path: Path) -> None:
+    def made(seed: int) -> Path:
+        before = set(tmp_path.glob("*.arrow"))
+        index_of(source.parts, config(seed=seed), tmp_path)
+        (file,) = set(tmp_path.glob("*.arrow")) - before
+        return file
+
+    files = [made(seed) for seed in range(_KEPT)]
+    used = index_of(source.parts, config(seed=0), tmp_path)
+    said, first = all_of(used), files[0]
+    index_of(source.parts, config(seed=1), tmp_path)
+    assert made(100).exists()
+    assert [file.exists() for file in files] == [True, True, False, *[True] * (_KEPT - 3)], "the third was used longest ago"
+    for seed in range(101, 101 + _KEPT):
+        made(seed)
+    assert first.exists(), "it is mapped"
+    assert len(list(tmp_path.glob("*.arrow"))) == _KEPT + 1
+    assert all_of(pickle.loads(pickle.dumps(used))) == said
+    del used
+    gc.collect()
+    made(200)
+    assert len(list(tmp_path.glob("*.arrow"))) == _KEPT
+    assert not first.exists()
+    assert all_of(index_of(source.parts, config(seed=0), tmp_path)) == said
 
 
 def test_what_is_held_out_is_drawn_one_by_one() -> None:

@@ -26,7 +26,7 @@ from tests.forks import start
 from tests.train.small import EOS, make_examples, make_student, save_small_student, write_build
 from tests.train.stopping import stopped
 from tests.train.together import finish, num_lines, train_and_die
-from train.data.dataset import Source
+from train.data.dataset import Dataset, Source, keeping_holdout
 from train.data.examples import TrainingExample
 from train.step import Runner, RunObjective
 from train.student.layout import choose_layout
@@ -100,11 +100,11 @@ def test_killed_at_random_moments_equals_uninterrupted(build: tuple[Source, Path
     assert sorted(path.name for path in killed.iterdir()) == sorted(path.name for path in whole.iterdir())
 
 
-def interrupted(build: tuple[Source, Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupted(build: tuple[Source, Path], out: Path, monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
     """Leave a run in `out` that stopped after its first checkpoint."""
     source, student = build
     with stopped(monkeypatch):
-        run(config(save_every=1, eval_every=3), source, student, out)
+        run(config(save_every=1, eval_every=3, **changes), source, student, out)
 
 
 def test_another_run_is_refused_with_what_differs(
@@ -137,6 +137,29 @@ def test_runtime_settings_may_change_on_resume(
     for mine, theirs in zip(lines(tmp_path / "run"), lines(tmp_path / "whole"), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
         assert mine["gold_tokens"] == theirs["gold_tokens"]
+
+
+def test_a_run_that_was_begun_without_a_cap_on_its_holdout_goes_on_without(
+    build: tuple[Source, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As kidpipe 0.1 wrote it: neither run.json nor a checkpoint says how many are held out."""
+    source, student = build
+    out, steps = tmp_path / "run", {"max_steps": 5, "save_every": 1, "eval_every": 3}
+    interrupted(build, out, monkeypatch, max_steps=5)
+    for path in (out / "checkpoints").glob("*/progress.json"):
+        path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "held_out"}))
+    said = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(said | {"settings": said["settings"] | {"holdout_most": 4}}))
+    monkeypatch.setattr("train.data.dataset._USUAL", 4)
+    with caplog.at_level(logging.INFO):
+        resumed = run(config(**steps, holdout_most=4), source, student, out)
+    whole = run(config(**steps), source, student, tmp_path / "whole")
+    assert "it goes on keeping" in caplog.text
+    assert lines(out) == lines(tmp_path / "whole")
+    assert (resumed.best_nll, resumed.start_nll) == (whole.best_nll, whole.start_nll)
+    capped = config(holdout_most=4)
+    assert keeping_holdout(capped, 0) == keeping_holdout(capped, 4) == capped
+    assert Dataset(source, keeping_holdout(capped, 5)).num_held_out > 4
 
 
 def test_a_checkpoint_that_cannot_be_read_is_named(

@@ -6,6 +6,7 @@ To start at any step, only the windows that hold it are read.
 """
 
 import bisect
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +17,7 @@ from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS, ROLLOUTS, gold_share, gold_weight, mixes_rollouts, stages_read, takes_correct_answers
 from kidcore.store.stages import STAGE_TABLE
-from train.data.examples import TrainingExample
+from train.data.examples import TrainingExample, on_its_own
 from train.data.index import ExampleIndex, index_of
 from train.data.sampler import group_order, is_drawn, part_order
 from train.data.shards import PartFiles, ShardRows, gold_example, mixed_example, read_shard
@@ -25,6 +26,9 @@ from train.data.views import views_of
 
 _WINDOWS_KEPT = 16
 """Times `buffer_shards`: decoded shards that are kept for other processes, several a part, of windows that some are ahead in."""
+
+_NO_CAP = sys.maxsize
+_USUAL = int(TrainSettings.left_out("holdout_most"))
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,16 @@ class Source:
     """Tokens of the longest sequence, prompt and SQL; 0 = not known."""
     cache: Path | None = None
     """A folder of this machine's own for what is made of the shards once and read by all of its processes; None: no such."""
+
+
+def keeping_holdout(settings: TrainSettings, held_out: int) -> TrainSettings:
+    """The settings with which a run goes on that has `held_out` examples for evaluation: 0 = it begins, -1 = not known.
+
+    Before there was `train.holdout_most` a run kept all of its share, and trained on the others in their order: it still does.
+    """
+    if 0 <= held_out <= settings.holdout_most:
+        return settings
+    return settings.model_copy(update={"holdout_most": _NO_CAP})
 
 
 @dataclass(frozen=True)
@@ -92,6 +106,14 @@ class Dataset:
         return sum(self._index.num_held)
 
     @property
+    def said_of_holdout(self) -> str:
+        """What is to be said where it is larger than today's would be."""
+        if self.settings.holdout_most < _NO_CAP or self.num_held_out <= _USUAL:
+            return ""
+        kept = f"{self.num_held_out:,} examples for evaluation, and not train.holdout_most"
+        return f"; an older kidpipe began this run: it goes on keeping {kept}"
+
+    @property
     def steps_per_epoch(self) -> int:
         """Steps that see every example once, rounded up."""
         return -(-self.num_examples // self.settings.batch_size)
@@ -117,12 +139,20 @@ class Dataset:
                     number, batch = number + 1, []
             epoch, offset = epoch + 1, 0
 
-    def held_out(self) -> Iterator[list[TrainingExample]]:
-        """The held-out examples, one list a part: gold whatever the weights are, and view 0 where imperfect views are read."""
-        for number, count in enumerate(self._index.num_held):
-            if count:
-                part = _HeldOut(self.source, number, self.settings, self._shared)
-                yield [part.example(example_id) for example_id in self._index.part(number).held]
+    def held_out(self, share: float = 0.0) -> list[list[TrainingExample]]:
+        """The held-out examples, one list a part: gold whatever the weights are, and view 0 where imperfect views are read.
+
+        They have arrays of their own: of each shard they are a few rows.
+
+        Args:
+            share: of the parts, that are read last. Processes which share shards and begin at other places decode other ones.
+        """
+        numbers = [number for number, count in enumerate(self._index.num_held) if count]
+        begin, found = int(share * len(numbers)), {}
+        for number in numbers[begin:] + numbers[:begin]:
+            part = _HeldOut(self.source, number, self.settings, self._shared)
+            found[number] = [on_its_own(part.example(example_id)) for example_id in self._index.part(number).held]
+        return [found[number] for number in numbers]
 
     def _epoch(self, epoch: int, offset: int) -> Iterator[tuple["_Part", str]]:
         """The part and id of each example of an epoch, from the `offset`-th on."""

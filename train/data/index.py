@@ -2,10 +2,16 @@
 
 It is made once a machine, from two columns of the shards, and written beside the store; every process then maps the file, and of
 it reads the parts that it comes to. What is started or pickled is the file's name, never what is in it.
+
+The files that were used last are kept, and those in use: whoever maps one holds a shared lock on it for as long.
 """
 
+import fcntl
 import json
+import mmap
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +33,8 @@ from train.data.views import correct_answers
 
 _VERSION = 1
 """Raised when the same shards and settings give another index."""
+_KEPT = 8
+"""Files: a comparison of a few methods and seeds finds all of its own again."""
 _SCHEMA = pa.schema([pa.field("example_id", pa.string()), pa.field("db", pa.int32()), pa.field("held", pa.bool_())])
 
 
@@ -73,7 +81,7 @@ class ExampleIndex:
 
     @cached_property
     def _reader(self) -> pa.ipc.RecordBatchFileReader:
-        return pa.ipc.open_file(pa.memory_map(str(self._file)) if isinstance(self._file, Path) else self._file)
+        return pa.ipc.open_file(_mapped(self._file) if isinstance(self._file, Path) else self._file)
 
     @cached_property
     def _said(self) -> Mapping[str, Any]:
@@ -107,16 +115,47 @@ def index_of(parts: Sequence[PartFiles], settings: TrainSettings, cache: Path | 
             return known
         with replacing(file) as temporary, pa.OSFile(str(temporary), "wb") as sink:
             _write(parts, settings, sink)
-        return ExampleIndex(file)
+        made = _known(file)
+        assert made is not None, file
+        _drop_oldest(cache)
+        return made
 
 
 def _known(file: Path) -> ExampleIndex | None:
     """What was written there; None where there is nothing, or nothing that can be read: it is made anew then."""
     index = ExampleIndex(file)
     try:
-        return index if file.exists() and len(index.num_train) == len(index.num_held) else None
+        if len(index.num_train) != len(index.num_held):
+            return None
     except (pa.ArrowException, OSError, LookupError, TypeError, ValueError):
         return None
+    with suppress(OSError):  # who may only read the folder does without being known as the last
+        os.utime(file)
+    return index
+
+
+def _mapped(file: Path) -> pa.Buffer:
+    """The bytes of a file, which stays locked for as long as they are: loader workers that are told its name find it, too."""
+    while True:
+        with file.open("rb") as opened:
+            with suppress(OSError):  # no flock here: then nobody removes anything either
+                fcntl.flock(opened, fcntl.LOCK_SH)
+            # Another process may have removed it before the lock was ours, and made it again.
+            if os.fstat(opened.fileno()).st_ino == file.stat().st_ino:
+                # A map has a descriptor of its own for the same opening of the file, to which the lock belongs.
+                return pa.py_buffer(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _drop_oldest(cache: Path) -> None:
+    """Remove what was used longest ago, but for what is in use: those files of which nobody holds a lock."""
+    found = []
+    for file in cache.glob("examples-*.arrow"):
+        with suppress(FileNotFoundError):
+            found.append((file.stat().st_mtime_ns, file))
+    for _, file in sorted(found, reverse=True)[_KEPT:]:
+        with suppress(OSError), file.open("rb") as opened:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.unlink()
 
 
 def _write(parts: Sequence[PartFiles], settings: TrainSettings, sink: Any) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from kidcore.atomic import replacing
+from kidcore.atomic import replacing, this_process
 from kidcore.config.settings import fingerprint
 from kidcore.locks import waiting_for
 
@@ -40,7 +40,7 @@ class SharedRows:
                 return known
             table = read(path, columns).combine_chunks()
             with (
-                replacing(file) as temporary,
+                replacing(file, is_lasting=False) as temporary,
                 pa.OSFile(str(temporary), "wb") as sink,
                 pa.ipc.new_file(sink, table.schema) as out,
             ):
@@ -59,8 +59,11 @@ class SharedRows:
 
 
 def shared_in(cache: Path, most: int) -> SharedRows:
-    """Those of a machine, whose folder for what is made once is `cache`."""
-    return SharedRows(cache / _FOLDER, most)
+    """Those of a machine since it was started, whose folder for what is made once is `cache`.
+
+    Files are not synced, which takes longer than to write them; what a power cut left of them is not looked at.
+    """
+    return SharedRows(cache / _FOLDER / this_process().host, most)
 
 
 def drop_shared(cache: Path) -> None:
