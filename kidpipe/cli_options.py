@@ -1,8 +1,12 @@
 """The options that commands share, and how they become a session; imports nothing heavy."""
 
+import atexit
+import gc
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -55,5 +59,22 @@ def load_body(place: str) -> Callable[..., Any]:
     quietens those libraries and names a mistake in a setting first).
     """
     module, _, name = place.rpartition(".")
-    body: Callable[..., Any] = getattr(import_module(f"kidpipe.{module}"), name)
+    body: Callable[..., Any] = getattr(_imported(f"kidpipe.{module}"), name)
     return body
+
+
+def _imported(module: str) -> ModuleType:
+    """What is imported lives as long as the process, yet the collector would look through it again and again: for a quarter of
+    the seconds that torch and transformers take, and later whenever it looks at everything."""
+    is_on = gc.isenabled()
+    if module in sys.modules or not is_on:
+        return import_module(module)
+    gc.disable()
+    try:
+        found = import_module(module)
+        gc.freeze()
+    finally:
+        gc.enable()
+    # Libraries that count their objects at the end would say that they leak.
+    atexit.register(gc.unfreeze)
+    return found

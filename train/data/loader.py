@@ -28,7 +28,11 @@ from train.data.dataset import Dataset
 from train.data.examples import TrainingExample
 
 T = TypeVar("T")
-_START = "import sys; sys.path[:] = sys.argv[2:]; from train.data.loader import work; work(int(sys.argv[1]))"
+_START = (
+    "import gc, sys; sys.path[:] = sys.argv[2:]; gc.disable(); from train.data.loader import work; gc.freeze(); gc.enable(); "
+    "work(int(sys.argv[1]))"
+)
+"""Nothing that an import makes is garbage, and looking for some takes a quarter of the time."""
 _AHEAD = 2
 """Steps kept ready beside the one that each worker holds: more would only cost memory."""
 
