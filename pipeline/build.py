@@ -16,7 +16,7 @@ from kidcore.store.footers import FooterCounts
 from kidcore.store.graph import Grid, Stage
 from kidcore.store.kept_knowledge import keep_knowledge
 from kidcore.store.knowledge import teacher_knowledge
-from kidcore.store.makers import write_summary
+from kidcore.store.makers import mixtures, read_summary, write_summary
 from kidcore.store.manifest import Facts, Manifest, TeacherRecord, make_manifest, write_manifest
 from kidcore.store.model_names import remember_model
 from kidcore.store.prompts import prompt_folder
@@ -84,7 +84,7 @@ def build(
         if is_latest:
             keep_knowledge(store, manifest, knowledge)
             remember_databases(context, store, manifest.digest)
-            for mixture in _remember_makers(listed, store, manifest.digest):
+            for mixture in _remember_makers(listed, store, manifest.digest, is_same=not runner.ledger.ran.total()):
                 _LOG.warning("%s (kidpipe status)", mixture)
     if until == "ingest":
         _require_rows(context, store, grid)
@@ -119,7 +119,9 @@ def _make(runner: _Runner, context: Context, store: Store, *, is_latest: bool) -
         try:
             runner.run()
             # A comparison's names what its runs read, whatever else was built before: the same for the same command.
-            listed = _finished(context, store) if is_latest else runner.grid
+            # What was made meanwhile may have been made twice, and the store says which of two is taken.
+            known = None if runner.ledger.ran.total() else runner.grid
+            listed = _finished(context, store, known) if is_latest else runner.grid
             manifest = make_manifest(listed, store, _facts(context))
             return listed, manifest, teacher_knowledge(store, manifest)
         except DamagedShard as damage:
@@ -162,17 +164,19 @@ def _require_rows(context: Context, store: Store, grid: Grid) -> None:
     )
 
 
-def _finished(context: Context, store: Store) -> Grid:
+def _finished(context: Context, store: Store, known: Grid | None) -> Grid:
     """What the manifest names: every stage that is finished under this configuration, whichever build finished it.
 
     So a build that stops early, or makes the teacher's answers only, leaves the rest where its readers find it.
     """
-    whole = Grid(every_stage(context), context.parts, store)
-    return Grid([stage for stage in whole.stages if whole.is_finished(stage)], context.parts, store)
+    whole = Grid(every_stage(context), context.parts, store, known)
+    return Grid([stage for stage in whole.stages if whole.is_finished(stage)], context.parts, store, whole)
 
 
-def _remember_makers(listed: Grid, store: Store, digest: str) -> list[str]:
-    """Keep what made the manifest's shards; what is to be said of it."""
+def _remember_makers(listed: Grid, store: Store, digest: str, *, is_same: bool) -> list[str]:
+    """Keep what made the manifest's shards, unless these `is_same` as before and it is kept; what is to be said of it."""
+    if is_same and (kept := read_summary(store, digest)):
+        return mixtures(kept)
     shards = {
         stage.name: [cell.shard for cell in listed.cells(stage) if cell.shard is not None and cell.state == "done"]
         for stage in listed.stages

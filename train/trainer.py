@@ -294,8 +294,7 @@ class _Session:
         began = time.perf_counter()
         # Read once: of a large store that takes longer than an evaluation.
         self._gold = self._gold or self._data.held_out(self._ranks.rank / self._ranks.world_size)
-        gold = iter(self._gold)
-        examples = self._online.held_out(gold) if self._online else gold
+        examples = self._online.held_out(iter(self._gold)) if self._online else iter(self._gold)
         figures = self._runner.evaluate(examples, self._recipe, self._eos_id)
         assert figures.knowledge is not None
         self._known, self._overlap = figures.knowledge, figures.overlap
@@ -348,5 +347,4 @@ class _Session:
         done = self._progress
         nlls = (done.best_nll, final_nll, done.start_nll)
         (start, first), known, overlap = start_figures(self._out), self._known, self._overlap
-        seconds = done.seconds
-        return TrainResult(self._num_steps, done.best_step, *nlls, seconds, best, last, False, start, known, first, overlap)
+        return TrainResult(self._num_steps, done.best_step, *nlls, done.seconds, best, last, False, start, known, first, overlap)

@@ -103,13 +103,15 @@ class Cell:
 class Grid:
     """The finished shards of a graph, and the keys that follow from them."""
 
-    def __init__(self, stages: Sequence[Stage], parts: Sequence[Partition], store: Store) -> None:
+    def __init__(self, stages: Sequence[Stage], parts: Sequence[Partition], store: Store, known: "Grid | None" = None) -> None:
+        """`known` is a grid of some of the stages that nothing was added to since: of a large store, looking takes seconds."""
         self.stages = list(stages)
         self.parts = list(parts)
-        self._finished = {stage.name: store.scan(stage.name) for stage in stages}
+        seen = {} if known is None else known._finished
+        self._finished = {stage.name: seen[stage.name] if stage.name in seen else store.scan(stage.name) for stage in stages}
         self._by_name = {stage.name: stage for stage in stages}
         self._key_starts = {s.name: key_start(s.name, s.version, s.identity) for s in stages}
-        self._done: dict[tuple[str, int, int], Shard] = {}
+        self._done: dict[tuple[str, int, int], Shard] = {} if known is None else dict(known._done)
         self._store = store
         self._widths: dict[str, list[int]] = {}
         self._starts_at: dict[tuple[str, int], str] = {}

@@ -88,7 +88,13 @@ def read_summary(store: Store, digest: str | None) -> dict[str, list[dict[str, A
     if not isinstance(summary, Mapping) or summary.get("manifest") != digest or not isinstance(summary.get("stages"), dict):
         return {}
     stages: dict[str, list[dict[str, Any]]] = summary["stages"]
-    return stages
+    return stages if all(map(_are_counts, stages.values())) else {}
+
+
+def _are_counts(entries: Any) -> bool:
+    return isinstance(entries, list) and all(
+        isinstance(entry, dict) and isinstance(entry.get("shards"), int) and Maker.parse(entry) is not None for entry in entries
+    )
 
 
 def mixtures(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:

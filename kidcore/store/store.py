@@ -111,7 +111,8 @@ class Store:
     def size(self, shard: Shard) -> int:
         """Bytes of the shard's file. Raises DamagedShard where it is gone."""
         try:
-            return self.path(shard).stat().st_size
+            # As a text: a path of its own for each of 30,000 shards takes longer than to look at their files.
+            return os.stat(f"{self.root}/{shard.file}").st_size  # noqa: PTH116
         except OSError as error:
             raise self._unread(shard, error) from None
 

@@ -45,6 +45,17 @@ def test_what_is_finished_is_found_again_by_another_grid(store: Store) -> None:
     assert all(again.is_finished(one) for one in again.stages)
 
 
+def test_a_grid_of_what_another_knows_is_that_of_the_store(store: Store) -> None:
+    make_all(Grid(graph(), parts("a", "b"), store), store)
+    known = Grid(graph()[:2], parts("a", "b"), store)
+    whole = Grid(graph(), parts("a", "b"), store, known)
+    assert states(whole) == states(Grid(graph(), parts("a", "b"), store))
+    some = Grid(graph()[:1], parts("a", "b"), store, whole)
+    assert [list(some.cells(one)) for one in some.stages] == [list(whole.cells(one)) for one in some.stages]
+    some.drop(next(cell.shard for cell in some.cells(some.stages[0]) if cell.shard))
+    assert all(whole.is_finished(one) for one in whole.stages), "what one forgets, another knows"
+
+
 def test_parts_of_equal_content_share_their_shards_wherever_they_stand(store: Store) -> None:
     make_all(Grid(graph(), parts("a", "b"), store), store)
     moved = Grid(graph(), parts("b", "new", "a"), store)

@@ -50,6 +50,13 @@ def test_the_summary_is_that_of_its_manifest(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "made.json").read_text()) == {"manifest": "digest", "stages": kept}
 
 
+@pytest.mark.parametrize("damage", [5, [5], [{"shards": "many"}], [{"shards": 1, "engine": {"name": 1}}], {"shards": 1}])
+def test_a_damaged_summary_is_none(tmp_path: Path, damage: object) -> None:
+    store = Store(tmp_path)
+    store.write_json("made.json", {"manifest": "digest", "stages": {"mask": [], "score": damage}})
+    assert read_summary(store, "digest") == {}
+
+
 def test_gold_and_imperfect_scores_have_to_come_from_one_engine() -> None:
     found = mixtures(
         {"gold_score": [entry(VLLM, 2)], "score": [entry(REFERENCE, 4), entry(None, 1)], "predict": [entry(VLLM, 4)]}
