@@ -1,14 +1,15 @@
 """What many engines and many examples cost.
 
     python -m bench.scale --driver --workers 64 --seconds 2 --parts 100 --json scale.json
-    python -m bench.scale --stores 10000,100000,1000000 --folder /somewhere/with/10/GB --json stores.json
+    python -m bench.scale --make 10000,100000,1000000 --folder /somewhere/with/15/GB
+    python -m bench.scale --stores 10000,100000,1000000 --folder /somewhere/with/15/GB --times 3 --json stores.json
 
 --driver: a number of workers in; the share of their time that engines wait for the driver of a build out. The driver, Ray, the
 store and its files are the real ones; only the stages are stand-ins: one that asks a model sleeps as long as an engine works on
 a shard, the others give their rows at once. So any number of engines fits on any machine.
 
---stores: numbers of examples in; how `plan`, a build with nothing stale and the first training step grow out. See
-bench/big_store.py for what such a store is; one of a million examples takes some ten minutes to make, and is kept.
+--make: numbers of examples in; a finished store of each out, see bench/big_store.py. --stores: numbers of examples in; how
+`plan`, a build with nothing stale and the first training step grow out. Stores that are not there are made first, and kept.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from bench.big_store import make_store
 from bench.scale_stores import measure_store
 from kidcore.config.config import Config
 from kidcore.models.backends.facts import EngineFacts
@@ -124,6 +126,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--parts", type=int, default=150, help="parts of the data set; each has five shards for engines")
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--stores", default="", help="numbers of examples, with commas between")
+    parser.add_argument("--make", default="", help="numbers of examples whose stores are to be made, with commas between")
+    parser.add_argument("--times", type=int, default=3, help="how often each figure of a store is measured, back to back")
     parser.add_argument("--folder", type=Path, help="where their stores are made and kept")
     given = parser.parse_args(arguments)
     figures: dict[str, Any] = {}
@@ -131,9 +135,14 @@ def main(arguments: list[str] | None = None) -> None:
         figures = measure_driver(given.workers, given.seconds, given.parts, given.sql_workers)
     elif given.stores and given.folder:
         for rows in map(int, given.stores.split(",")):
-            figures[f"{rows} examples"] = measure_store(given.folder, rows)
+            figures[f"{rows} examples"] = measure_store(given.folder, rows, given.times)
+    elif given.make and given.folder:
+        for rows in map(int, given.make.split(",")):
+            began = time.perf_counter()
+            make_store(given.folder / str(rows), rows)
+            figures[f"{rows} examples"] = {"seconds": round(time.perf_counter() - began, 1), "load_average": os.getloadavg()[0]}
     else:
-        parser.error("nothing to measure: --driver, or --stores with --folder")
+        parser.error("nothing to measure: --driver, or --make or --stores with --folder")
     print(json.dumps(figures, indent=1))
     if given.json:
         given.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

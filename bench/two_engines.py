@@ -89,13 +89,13 @@ def rate(root: Path, engines: int) -> dict[str, float]:
     return {"seconds": round(end - begin, 2), "rows": rows, "rows_a_second": round(rows / (end - begin), 2)}
 
 
-def ratios(found: Sequence[Mapping[str, Any]], backend: str) -> dict[str, dict[str, float]]:
-    """Of two engines over one, turn by turn: the median, the smallest and the largest."""
+def ratios(found: Sequence[Mapping[str, Any]], backend: str) -> dict[str, dict[str, Any]]:
+    """Of two engines over one, turn by turn: all of them, their median, the smallest and the largest."""
     rates = {(one["turn"], one["way"]): one["rows_a_second"] for one in found if one["backend"] == backend}
     said = {}
     for way in [way for way in WAYS if way != "two engines"]:
         each = [rates[turn, "two engines"] / rates[turn, way] for turn in sorted({turn for turn, _ in rates})]
-        said[way] = {"median": statistics.median(each), "smallest": min(each), "largest": max(each)}
+        said[way] = {"turns": each, "median": statistics.median(each), "smallest": min(each), "largest": max(each)}
     return said
 
 
@@ -116,7 +116,7 @@ def child(settings: dict[str, object], until: str) -> None:
         context.close()
 
 
-def _show(said: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+def _show(said: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
     lines = [
         [backend, way, *(f"{of[name]:.2f}" for name in ("median", "smallest", "largest"))]
         for backend, ways in said.items()
