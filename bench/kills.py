@@ -255,8 +255,8 @@ def summary(found: Sequence[Round]) -> dict[str, Any]:
     return sums | {"builds": len(found), "equal": equal, "without_fault": well, "most_twice": max(one.twice for one in found)}
 
 
-def measure(world: World, wanted: Mapping[str, int], engines: Sequence[int], seed: int, nodes: Nodes | None) -> list[Round]:
-    """All rounds of each kind; told as they end."""
+def measure(world: World, wanted: Mapping[str, int], engines: Sequence[int], seed: int, nodes: Nodes | None) -> Iterator[Round]:
+    """All rounds of each kind, as they end."""
     rng = random.Random(seed)
 
     def kill_a_worker(number: int, left: int) -> Round:
@@ -271,15 +271,13 @@ def measure(world: World, wanted: Mapping[str, int], engines: Sequence[int], see
         "the driver": lambda number, _left: kill_driver(world, rng, number),
         "a node": kill_a_node,
     }
-    found = []
     for kind, kill in ways.items():
         for one in rounds(kill, engines, wanted[kind]):
-            found.append(one)
             said = "; ".join(one.faults) or "as undisturbed"
             stops = f", {one.stops} stops" if one.stops else ""
             counted = f"{one.kills} kills{stops}, {one.twice} shards twice, {one.seconds} s"
             print(f"{one.kind}, {one.engines} engines: {counted}: {said}", flush=True)
-    return found
+            yield one
 
 
 def main() -> None:
@@ -298,20 +296,24 @@ def main() -> None:
 
     engines = [int(number) for number in given.engines.split(",")]
     wanted = {"a worker": given.workers, "the driver": given.drivers, "a node": given.nodes}
+    found: list[Round] = []
+    sums: dict[str, Any] = {}
     try:
         with tempfile.TemporaryDirectory() as folder:
             world = World(Path(folder), ray.get_runtime_context().gcs_address)
-            found = measure(world, wanted, engines, given.seed, nodes)
+            for one in measure(world, wanted, engines, given.seed, nodes):
+                found.append(one)
+                kinds = dict.fromkeys(one.kind for one in found)
+                sums = {kind: summary([one for one in found if one.kind == kind]) for kind in kinds}
+                head = {"seed": given.seed, "engines": engines, "undisturbed_s": round(world.lasts, 1)}
+                if given.json:  # after each round: the whole takes long
+                    figures = head | {"load": os.getloadavg()[0], "sums": sums, "rounds": [asdict(each) for each in found]}
+                    given.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     finally:
         cluster.close()
         if nodes:
             nodes.close()
-    sums = {kind: summary([one for one in found if one.kind == kind]) for kind in dict.fromkeys(one.kind for one in found)}
-    head = {"seed": given.seed, "engines": engines, "undisturbed_s": round(world.lasts, 1), "load_average": os.getloadavg()[0]}
-    figures = head | {"sums": sums, "rounds": [asdict(one) for one in found]}
     print(json.dumps(sums, indent=1))
-    if given.json:
-        given.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def test_it_is_made_once_and_small_and_its_name_is_what_travels(source: Source, 
     assert len(pickle.dumps(index)) < 400
     assert all_of(pickle.loads(pickle.dumps(index))) == said == all_of(index_of(source.parts, settings, None))
     again = index_of(source.parts, settings, tmp_path)
-    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert file.stat().st_ino == before.st_ino
     assert all_of(again) == said
     file.write_bytes(file.read_bytes()[:-100])
     assert all_of(index_of(source.parts, settings, tmp_path)) == said
