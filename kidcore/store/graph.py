@@ -107,8 +107,10 @@ class Grid:
         """`known` is a grid of some of the stages that nothing was added to since: of a large store, looking takes seconds."""
         self.stages = list(stages)
         self.parts = list(parts)
-        seen = {} if known is None else known._finished
-        self._finished = {stage.name: seen[stage.name] if stage.name in seen else store.scan(stage.name) for stage in stages}
+        seen: dict[str, dict[str, Shard]] = {} if known is None else known._finished
+        self._finished: dict[str, dict[str, Shard]] = {
+            stage.name: seen[stage.name] if stage.name in seen else store.scan(stage.name) for stage in stages
+        }
         self._by_name = {stage.name: stage for stage in stages}
         self._key_starts = {s.name: key_start(s.name, s.version, s.identity) for s in stages}
         self._done: dict[tuple[str, int, int], Shard] = {} if known is None else dict(known._done)
