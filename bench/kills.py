@@ -290,6 +290,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the figures go")
     given = parser.parse_args()
     os.environ |= {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops it leaves no cluster behind
     nodes = Nodes() if given.nodes else None
     cluster = connect(nodes.address if nodes else "", verbose=False)
     import ray
