@@ -149,17 +149,17 @@ def test_a_run_that_was_begun_without_a_cap_on_its_holdout_goes_on_without(
     for path in (out / "checkpoints").glob("*/progress.json"):
         path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "held_out"}))
     said = json.loads((out / "run.json").read_text())
-    (out / "run.json").write_text(json.dumps(said | {"settings": said["settings"] | {"holdout_most": 4}}))
-    monkeypatch.setattr("train.data.dataset._USUAL", 4)
+    (out / "run.json").write_text(json.dumps(said | {"settings": said["settings"] | {"holdout_most": 2}}))
+    monkeypatch.setattr("train.data.dataset._USUAL", 2)
     with caplog.at_level(logging.INFO):
-        resumed = run(config(**steps, holdout_most=4), source, student, out)
+        resumed = run(config(**steps, holdout_most=2), source, student, out)
     whole = run(config(**steps), source, student, tmp_path / "whole")
     assert "it goes on keeping" in caplog.text
     assert lines(out) == lines(tmp_path / "whole")
     assert (resumed.best_nll, resumed.start_nll) == (whole.best_nll, whole.start_nll)
-    capped = config(holdout_most=4)
-    assert keeping_holdout(capped, 0) == keeping_holdout(capped, 4) == capped
-    assert Dataset(source, keeping_holdout(capped, 5)).num_held_out > 4
+    capped = config(holdout_most=2)
+    assert keeping_holdout(capped, 0) == keeping_holdout(capped, 2) == capped
+    assert Dataset(source, keeping_holdout(capped, 3)).num_held_out > 2
 
 
 def test_a_checkpoint_that_cannot_be_read_is_named(
