@@ -22,12 +22,13 @@ _LARGE = 4 << 20
 
 
 def keep_few_products() -> None:
-    """Let oneDNN keep 128 compiled products instead of 1,024; heard only before the first product of a process.
+    """Let oneDNN, and PyTorch around it, keep 128 compiled products instead of 1,024 each.
 
-    It compiles one for each number of rows that a pass through a model ever had, and keeps half a megabyte with each. All layers
-    of one pass share a few, and those of earlier passes hardly come again.
+    They compile one for each number of rows that a pass through a model ever had, and keep half a megabyte with each. All layers
+    of one pass share a few, and those of earlier passes hardly come again. Heard only before the first product of a process.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, "128")
 
 
 @contextmanager

@@ -29,10 +29,11 @@ def test_what_steps_of_many_sizes_freed_is_given_back() -> None:
 
 
 def test_compiled_products_are_few_unless_somebody_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
-    monkeypatch.setenv(name, "7")
+    own, pytorchs = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"
+    monkeypatch.setenv(own, "7")
+    monkeypatch.delenv(pytorchs, raising=False)
     keep_few_products()
-    assert os.environ[name] == "7"
-    monkeypatch.delenv(name)
+    assert (os.environ[own], os.environ[pytorchs]) == ("7", "128")
+    monkeypatch.delenv(own)
     with flat_memory():
-        assert os.environ[name] == "128"
+        assert os.environ[own] == "128"
