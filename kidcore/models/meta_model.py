@@ -47,6 +47,7 @@ def hold_against_model(folder: Path, tensors: dict[str, StoredTensor] | None) ->
     except Exception as error:  # whatever a configuration makes a model's constructor raise
         _LOG.debug("names of weights are not checked in %s: %s", folder, error)
         return
+    _refuse_codes(folder, model, tensors or {})
     state = _meta_state(folder, tensors)
     try:
         found = _loading_report(model, state)
@@ -54,6 +55,21 @@ def hold_against_model(folder: Path, tensors: dict[str, StoredTensor] | None) ->
         _LOG.debug("names of weights are not checked in %s: %s", folder, error)
         return
     _judge(folder, model, found)
+
+
+def _refuse_codes(folder: Path, model: Any, tensors: dict[str, StoredTensor]) -> None:
+    """Refuse what a quantisation stored where config.json names none: its codes would be taken for the weights themselves."""
+    floating = {name for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    # Eight bits may be the weights as they are, but not where scales lie beside them.
+    kinds = ("I", "U", "F8", "F4") if any("scale" in name for name in tensors) else ("I", "U")
+    codes = sorted(name for name in floating & tensors.keys() if tensors[name].dtype.startswith(kinds))
+    if codes:
+        raise KidpipeError(
+            f"{len(codes)} weights are stored as {tensors[codes[0]].dtype}, and config.json names no quantisation: "
+            f"{_some(codes)}",
+            where=str(folder),
+            fix="put the config.json of these weights beside them, or name the model in 16 or 32 bits",
+        )
 
 
 def _meta_state(folder: Path, tensors: dict[str, StoredTensor] | None) -> dict[str, Any]:

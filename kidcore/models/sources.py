@@ -130,7 +130,7 @@ def _source(name: str, path: Path, identity: str, config: dict[str, Any]) -> Mod
     """Multimodal configurations keep those of the language model in `text_config`."""
     text = {**config, **config["text_config"]} if isinstance(config.get("text_config"), dict) else config
     vocab_size = text.get("vocab_size")
-    if not isinstance(vocab_size, int):
+    if not isinstance(vocab_size, int) or vocab_size < 1:
         raise KidpipeError("config.json states no vocab_size", where=str(path), fix="name a causal language model")
     lengths = [text[key] for key in _LENGTH_KEYS if isinstance(text.get(key), int)]
     architectures = config.get("architectures") or [""]

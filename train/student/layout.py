@@ -48,6 +48,13 @@ def check_head(model: nn.Module) -> None:
     head_of(model)
     config: Any = model.config
     if not head_is_plain(model):
+        broken = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
+        if broken:
+            raise KidpipeError(
+                f"the student's weights hold NaN or infinities: {', '.join(broken[:3])}{', ...' if len(broken) > 3 else ''}",
+                where="train.student",
+                fix="its training has diverged, or the file is damaged: take an earlier one, or download it again",
+            )
         raise KidpipeError(
             "the model changes its logits behind the LM head, and the loss cannot train through that",
             where=f"a student of type {config.model_type}",

@@ -1,12 +1,13 @@
 """A model folder in, a trainable model out; a trained model in, an ordinary save_pretrained folder out."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from kidcore.config.config import TrainSettings
@@ -25,6 +26,7 @@ def load_student(path: Path, device: torch.device, settings: TrainSettings) -> n
         model: nn.Module = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
     except Exception as error:  # a model's constructor raises whatever its configuration leads it to
         raise _unloadable(path, error) from error
+    _say_untied(model)
     return _prepared(model, settings).to(device).train()
 
 
@@ -46,6 +48,18 @@ def sketch_student(path: Path, settings: TrainSettings) -> nn.Module | None:
         return None
 
 
+def _say_untied(model: nn.Module) -> None:
+    """Let the configuration say so where a head of its own lies beside embeddings that it calls tied.
+
+    transformers keeps the two apart then, but other programs go by the configuration and would drop the head.
+    """
+    causal: Any = model
+    config = causal.config
+    head, embeddings = causal.get_output_embeddings(), causal.get_input_embeddings()
+    if getattr(config, "tie_word_embeddings", False) and head is not None and head.weight is not embeddings.weight:
+        config.tie_word_embeddings = False
+
+
 def _prepared(model: nn.Module, settings: TrainSettings) -> nn.Module:
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
@@ -53,11 +67,31 @@ def _prepared(model: nn.Module, settings: TrainSettings) -> nn.Module:
 
 
 def check_student(path: Path) -> None:
-    """Refuse a kind of model that transformers does not know, before anything is made for it."""
+    """Refuse a kind of model that transformers does not train as a language model, before anything is made for it."""
     try:
-        AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path)
     except Exception as error:  # whatever values a configuration's constructor objects to
         raise _unloadable(path, error) from error
+    if (found := getattr(config, "quantization_config", None)) is not None:
+        kind = found.get("quant_method", "unnamed") if isinstance(found, Mapping) else type(found).__name__
+        raise KidpipeError(
+            f"the student's weights are quantised ({kind}): they can't be trained and saved",
+            where=str(path / "config.json"),
+            fix="name the model that it was made from, in 16 or 32 bits, and quantise the trained student",
+        )
+    if not getattr(config, "auto_map", None) and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise KidpipeError(
+            f"a model of type {config.model_type} is no causal language model",
+            where=str(path / "config.json"),
+            fix="name a student such as Qwen2.5 or Llama",
+        )
+    read = weight_files(path)
+    if not any(file.name.startswith(("model", "pytorch_model")) for file in read):
+        raise KidpipeError(
+            f"transformers does not look for weights in a file called {read[0].name}",
+            where=str(path),
+            fix="call it model.safetensors",
+        )
 
 
 def _unloadable(path: Path, error: Exception) -> KidpipeError:

@@ -116,6 +116,12 @@ def _more_layers(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 9}), encoding="utf-8")
 
 
+def _quantise(weights: dict[str, torch.Tensor]) -> None:
+    """What a quantisation stores, without its settings."""
+    name = next(name for name in weights if name.endswith("q_proj.weight"))
+    weights[name] = (weights[name] * 100).to(torch.int8)
+
+
 def _lie(folder: Path) -> None:
     """A header whose shapes do not match its bytes."""
     header = json.dumps({"w": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}).encode()
@@ -127,6 +133,7 @@ _DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "one bias missing": (_change(lambda x: _drop(x, "layers.0.self_attn.q_proj.bias")), "lack 1 of", "q_proj.bias"),
     "a layer too many": (_change(_add_layer), "layers that config.json does not have", "model.layers.2"),
     "another shape": (_change(_widen), "another shape", "97 x 64, not 96 x 64"),
+    "codes for weights": (_change(_quantise), "1 weights are stored as I8", "q_proj.weight"),
     "cut in half": (_cut, "damaged", "model.safetensors"),
     "cut in its header": (lambda folder: _cut(folder, 0.001), "damaged", "within its header"),
     "empty": (lambda folder: _cut(folder, 0), "damaged", "no header"),

@@ -34,6 +34,14 @@ def test_soft_capped_logits_are_refused_by_their_setting(name: str) -> None:
     assert f"{name} = 30.0" in caught.value.where
 
 
+def test_weights_that_are_no_numbers_are_said_to_be_that() -> None:
+    model = make_student()
+    with torch.no_grad():
+        model.model.norm.weight.mul_(float("inf"))
+    with pytest.raises(KidpipeError, match=r"NaN or infinities: model\.norm\.weight"):
+        check_head(model)
+
+
 def test_a_head_that_is_no_matrix_is_refused() -> None:
     model: Any = SimpleNamespace(config=SimpleNamespace(model_type="odd"), get_output_embeddings=lambda: nn.Sequential())
     with pytest.raises(KidpipeError, match="the LM head is a Sequential") as caught:

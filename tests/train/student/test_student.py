@@ -1,15 +1,16 @@
 """A student's folder in and out: what was trained, in the precision it was stored in, with everything that lay beside it."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
 from tests.train.small import make_student, save_small_student
-from train.student.student import copy_student, load_student, save_student, student_state
+from train.student.student import check_student, copy_student, load_student, save_student, student_state
 
 CPU = torch.device("cpu")
 
@@ -51,6 +52,45 @@ def test_a_copy_of_the_start_is_byte_for_byte(stored: Path, tmp_path: Path) -> N
     assert {"config.json", "model.safetensors"} <= names
     assert "notes.txt" not in names
     assert all((tmp_path / "copy" / name).read_bytes() == (stored / name).read_bytes() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantised"),
+        ({"quantization_config": {"quant_method": "of another library"}}, "quantised"),
+        ({"quantization_config": {}}, "quantised"),
+        ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}, "type t5 is no causal language model"),
+        ({"model_type": "nonesuch"}, "cannot be loaded"),
+    ],
+)
+def test_what_can_t_be_trained_is_refused_before_anything_is_made(changes: dict[str, object], what: str, tmp_path: Path) -> None:
+    save_small_student(tmp_path)
+    check_student(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(KidpipeError, match=what) as caught:
+        check_student(tmp_path)
+    assert caught.value.fix
+
+
+def test_weights_that_transformers_does_not_look_for_are_refused(tmp_path: Path) -> None:
+    save_small_student(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "weights.safetensors")
+    with pytest.raises(KidpipeError, match=r"weights\.safetensors"):
+        check_student(tmp_path)
+
+
+def test_a_head_of_its_own_is_told_from_a_tied_one_by_the_saved_configuration(tmp_path: Path) -> None:
+    """Embeddings that the configuration calls tied, and a head beside them that is another."""
+    start, out = save_small_student(tmp_path / "start"), tmp_path / "out"
+    weights = load_file(start / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"] + 1
+    save_file(weights, start / "model.safetensors", metadata={"format": "pt"})
+    model = load_student(start, CPU, TrainSettings())
+    save_student(model, student_state(model, start), start, out)
+    assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is False
+    assert load_file(out / "model.safetensors").keys() == weights.keys()
 
 
 def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
