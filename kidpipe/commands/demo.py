@@ -3,8 +3,7 @@
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -19,11 +18,12 @@ from kidcore.config.config_load import FILE, template
 from kidcore.store.store import Store
 from kidpipe.commands.build import build_imperfect
 from kidpipe.commands.evaluate import evaluate
-from kidpipe.commands.session import Session, open_session
+from kidpipe.commands.session import Session
 from kidpipe.commands.train import train
 from kidpipe.demo.recipe import QUICK, DemoRecipe
 from kidpipe.demo.scores import kept_figures, print_end, print_scores
 from kidpipe.demo.setup import prepare_world
+from kidpipe.demo.steps import DemoSteps
 
 SUMMARY = "summary.json"
 _STDERR = 2
@@ -33,7 +33,7 @@ STUDENTS_ALONE = ("start", "sft")
 
 
 @dataclass
-class Demo:
+class Demo(DemoSteps):
     """One run of the demo in its folder."""
 
     folder: Path
@@ -62,24 +62,8 @@ class Demo:
             "mask.views": self.recipe.views,
         }
 
-    def session(self, **changes: Any) -> Session:
-        """A session with the demo's settings; `section__field=value` changes them."""
-        settings = self.settings(self.folder)
-        settings |= {name.replace("__", "."): value for name, value in changes.items()}
-        # The working folder's kidpipe.toml is another project's: the demo stands on its own settings.
-        return replace(open_session(None, [], settings, self.verbose, use_file=False), is_step=True)
-
     def run(self, name: str) -> str:
         return str(self.folder / "runs" / name / "best")
-
-    def step(self, name: str, title: str, work: Callable[[], Any]) -> Any:
-        """Announce, do and time a step."""
-        session = self.session()
-        session.console.print(f"\n[bold]{title}[/]")
-        started = time.perf_counter()
-        result = work()
-        self.seconds[name] = round(time.perf_counter() - started, 1)
-        return result
 
     def train(
         self,

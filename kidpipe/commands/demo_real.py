@@ -6,9 +6,8 @@ what each of them answers to held-out questions.
 
 import sys
 import time
-from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,11 @@ from kidcore.models.weights import weight_files
 from kidcore.store.store import Store
 from kidpipe.commands.build import build_imperfect
 from kidpipe.commands.evaluate import evaluate
-from kidpipe.commands.session import Session, open_session
 from kidpipe.commands.train import train
 from kidpipe.demo.look import look_lines
 from kidpipe.demo.recipe import QUICK_REAL, RealRecipe
 from kidpipe.demo.scores import kept_figures, print_end, print_scores
+from kidpipe.demo.steps import DemoSteps
 from kidpipe.demo.world import make_world
 from train.memory import fitted, free_bytes
 from train.schedule import settled
@@ -45,7 +44,7 @@ _PAIRS = (("start", "sft"), ("start", "kid"), ("sft", "kid"))
 
 
 @dataclass
-class RealDemo:
+class RealDemo(DemoSteps):
     """One run of it in its folder."""
 
     folder: Path
@@ -73,19 +72,6 @@ class RealDemo:
             "train.dtype": training_dtype(),
             "eval.max_new_tokens": recipe.max_new_tokens,
         }
-
-    def session(self, **changes: Any) -> Session:
-        """A session with these settings; `section__field=value` changes them."""
-        settings = self.settings(self.folder) | {name.replace("__", "."): value for name, value in changes.items()}
-        return replace(open_session(None, [], settings, self.verbose, use_file=False), is_step=True)
-
-    def step(self, name: str, title: str, work: Callable[[], Any]) -> Any:
-        """Announce, do and time a step."""
-        self.session().console.print(f"\n[bold]{title}[/]")
-        started = time.perf_counter()
-        result = work()
-        self.seconds[name] = round(time.perf_counter() - started, 1)
-        return result
 
 
 def demo_real(
