@@ -75,12 +75,16 @@ def prepare_run(session: Session, digest: str = "", *, quiet: bool = False) -> P
         raise KidpipeError("no student is named", where="train.student", fix="kidpipe train --student MODEL")
     student = resolve(settings.student, digests=FileDigests(session.store.root / "digests.json"))
     check_student(student.path)
-    student_tokenizer = load_tokenizer(student.path)
+    # Processes of one machine see the same files, and to load two tokenizers takes a second or two: one of them compares.
+    is_comparing = processes.local_rank() == 0
+    student_tokenizer = load_tokenizer(student.path) if is_comparing else None
     settings = settled(settings, student.path)
     traits = METHODS[settings.method]
     manifest = restricted(_manifest(session, last_stage(settings), digest, quiet), settings)
-    tokenizer = load_tokenizer(session.store.root / "tokenizers" / manifest.facts.tokenizer)
-    require_same(tokenizer, student_tokenizer)
+    stored = session.store.root / "tokenizers" / manifest.facts.tokenizer
+    tokenizer = load_tokenizer(stored) if is_comparing or traits.is_online else None
+    if is_comparing:
+        require_same(tokenizer, student_tokenizer)
     if student.max_length < manifest.facts.max_tokens:
         raise KidpipeError(
             f"the student takes {student.max_length} tokens, the data has up to {manifest.facts.max_tokens}",
