@@ -14,6 +14,8 @@ from kidcore.errors import KidpipeError
 # Letters of both cases: a template may alter them.
 _SCHEMA_MARK, _QUESTION_MARK, _SYSTEM_MARK = "\ue000Schema\ue001", "\ue000Question\ue001", "\ue000System\ue001"
 _ANSWER_MARK = "\ue000Answer\ue001"
+_VERBATIM = "\ue000a \"b\" 'c' <d> & e\\n\n\nf  g\té\ue001"
+"""What schemas and questions hold that a template may write otherwise: quotes, tags, line breaks, spaces in a row."""
 _RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "tokenize", "strftime_now")
 
 
@@ -79,10 +81,22 @@ def chat_frame(tokenizer: Any, system: str, arguments: Mapping[str, Any], date: 
         text = text.replace(_SYSTEM_MARK, system)
     before, _, rest = text.partition(_SCHEMA_MARK)
     between, mark, after = rest.partition(_QUESTION_MARK)
-    if not mark:
+    if text.count(_SCHEMA_MARK) > 1 or text.count(_QUESTION_MARK) > 1:
+        what = "the chat template writes the user's text more than once"
+        raise KidpipeError(what, where="ingest.chat", fix="set ingest.chat = false")
+    if not mark or not _is_verbatim(tokenizer, messages, {**arguments, "strftime_now": moment.strftime}):
         what = "the chat template drops or alters the user's text"
         raise KidpipeError(what, where="ingest.chat", fix="set ingest.chat = false")
     return Frame(before, between, after)
+
+
+def _is_verbatim(tokenizer: Any, messages: list[dict[str, str]], arguments: Mapping[str, Any]) -> bool:
+    """Whether the user's text stands in the prompt as it is, not as JSON or HTML would write it."""
+    asked = [*messages[:-1], {"role": "user", "content": _VERBATIM}]
+    try:
+        return _VERBATIM in tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True, **arguments)
+    except Exception:  # as above
+        return False
 
 
 def answer_end_text(tokenizer: Any, arguments: Mapping[str, Any], date: str) -> str:
