@@ -63,7 +63,7 @@ class Stage:
     """All identity settings with their values: for showing what changed."""
     inputs: tuple[str, ...]
     reads: tuple[str, ...]
-    """Names in Part.content whose digests go into the key."""
+    """Names in Partition.content whose digests go into the key."""
     views: int
     """Number of views, 0 for a stage without."""
     run: Callable[[Task], Output] = field(compare=False)

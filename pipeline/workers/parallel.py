@@ -104,7 +104,7 @@ class ParallelRunner:
             self._hand_out(schedule, bar)
             for event in self._pool.wait(_WAIT_S):
                 if isinstance(event, Died):
-                    self._mourn(event, schedule)
+                    self._mourn(event, schedule, bar)
                 else:
                     self._receive(event, schedule, bar)
             bar.tick(self._pool.seats)
@@ -178,8 +178,7 @@ class ParallelRunner:
             _LOG.log(level, "%s", text)
         self._suspects.discard(name_of(cell))
         if schedule.finish(cell, done.shard):
-            self.ledger.made(cell)
-            bar.advance(cell.stage, self.ledger.rows(cell), is_last=not schedule.unfinished[cell.stage])
+            self._count(cell, schedule, bar)
         seat.rows, seat.shards = seat.rows + self.ledger.rows(cell), seat.shards + 1
         seat.computed_s, seat.idle_s = seat.computed_s + done.computed_s, seat.idle_s + done.idle_s
         if cell.stage == self.grid.stages[0].name:
@@ -187,14 +186,18 @@ class ParallelRunner:
                 self._check_ingested()
             schedule.is_held = schedule.is_held and not done.num_out
 
-    def _mourn(self, death: Died, schedule: Schedule) -> None:
+    def _count(self, cell: Cell, schedule: Schedule, bar: ManyStagesProgress) -> None:
+        self.ledger.made(cell)
+        bar.advance(cell.stage, self.ledger.rows(cell), is_last=not schedule.unfinished[cell.stage])
+
+    def _mourn(self, death: Died, schedule: Schedule, bar: ManyStagesProgress) -> None:
         """A worker died: what it finished is found in the store, the rest is made again, by another."""
         self._store.remove_temporaries()
         for place, job in enumerate(death.jobs):
             shard = self._store.scan(job.cell.stage).get(job.cell.key)
             if shard is not None:
                 if schedule.finish(job.cell, shard):
-                    self.ledger.made(job.cell)
+                    self._count(job.cell, schedule, bar)
                 continue
             self._suspects.add(name_of(job.cell))
             if place:
