@@ -162,22 +162,32 @@ def _make(held: Path, record: _Record, path: Path, busy: str) -> None:
 
 def _cleared(held: Path) -> bool:
     """Whether the holder is dead; what it left is taken away then, so that nobody has to find that out again."""
-    before = _read(held)
+    before = _mark(held)
     if not _is_left_behind(held):
         return False
     _take_away(held, before)
     return True
 
 
-def _take_away(held: Path, dead: _Record | None) -> None:
-    """Remove a dead holder's file, and no other: somebody may have done so and made a new one in between."""
+def _mark(file: Path) -> tuple[int, int] | None:
+    """What tells a file from another of its name, also where one has the number of a file that is gone, or is torn."""
+    try:
+        seen = file.stat()
+    except OSError:
+        return None
+    return seen.st_ino, seen.st_mtime_ns
+
+
+def _take_away(held: Path, dead: tuple[int, int] | None) -> None:
+    """Remove a dead holder's file, and no other: it may have gone by itself, and somebody have made a new one in between."""
+    if dead is None or _mark(held) != dead:
+        return
     aside = held.with_name(f"{held.name}.{secrets.token_hex(4)}")
     try:
         held.rename(aside)
     except FileNotFoundError:
         return
-    found = _read(aside)
-    if found is not None and (dead is None or found.token != dead.token):
+    if _mark(aside) != dead:
         try:
             os.link(aside, held)
         except OSError:

@@ -74,11 +74,18 @@ def build(
         # Where ingest is all that was asked for, its shards are listed all the same: people look there for reasons.
         check = (lambda: None) if until == "ingest" else (lambda: _require_rows(context, store, grid))
         with closing(_runner(grid, store, progress, context, check)) as runner:
-            listed, manifest, knowledge = _make(runner, context, store, is_latest=is_latest)
+            for _ in range(_MOST_REPAIRS):
+                try:
+                    runner.run()
+                    listed, manifest, knowledge = _take_stock(runner, context, store, is_latest=is_latest)
+                    break
+                except DamagedShard as damage:
+                    store.set_aside(damage.shard)
+                    runner.grid.drop(damage.shard)
+            else:
+                raise KidpipeError("shards are damaged as fast as they are made", where=str(store.root), fix="check the disk")
         write_manifest(store, manifest, is_latest=is_latest)
-        for model in (context.teacher, context.predictor, context.start if needs_start(until) else None):
-            if model is not None:
-                remember_model(store, model.identity, model.name)
+        _remember_models(context, store, until)
         if keep is not None:
             keep(manifest)
         if is_latest:
@@ -113,21 +120,22 @@ class _Runner(Protocol):
     def close(self) -> None: ...
 
 
-def _make(runner: _Runner, context: Context, store: Store, *, is_latest: bool) -> tuple[Grid, Manifest, GoldKnowledge | None]:
-    """Run until no shard is found damaged any more; what is listed, its manifest, and what the teacher thinks of gold."""
-    for _ in range(_MOST_REPAIRS):
-        try:
-            runner.run()
-            # A comparison's names what its runs read, whatever else was built before: the same for the same command.
-            # What was made meanwhile may have been made twice, and the store says which of two is taken.
-            known = None if runner.ledger.ran.total() else runner.grid
-            listed = _finished(context, store, known) if is_latest else runner.grid
-            manifest = make_manifest(listed, store, _facts(context))
-            return listed, manifest, teacher_knowledge(store, manifest)
-        except DamagedShard as damage:
-            store.set_aside(damage.shard)
-            runner.grid.drop(damage.shard)
-    raise KidpipeError("shards are damaged as fast as they are made", where=str(store.root), fix="check the disk")
+def _take_stock(
+    runner: _Runner, context: Context, store: Store, *, is_latest: bool
+) -> tuple[Grid, Manifest, GoldKnowledge | None]:
+    """Of what is finished: what is listed, its manifest, and what the teacher thinks of gold. Raises DamagedShard."""
+    # A comparison's names what its runs read, whatever else was built before: the same for the same command.
+    # What was made meanwhile may have been made twice, and the store says which of two is taken.
+    known = None if runner.ledger.ran.total() else runner.grid
+    listed = _finished(context, store, known) if is_latest else runner.grid
+    manifest = make_manifest(listed, store, _facts(context))
+    return listed, manifest, teacher_knowledge(store, manifest)
+
+
+def _remember_models(context: Context, store: Store, until: str) -> None:
+    for model in (context.teacher, context.predictor, context.start if needs_start(until) else None):
+        if model is not None:
+            remember_model(store, model.identity, model.name)
 
 
 def _runner(grid: Grid, store: Store, progress: bool, context: Context, check: Callable[[], None]) -> _Runner:

@@ -166,3 +166,17 @@ def test_of_many_at_once_one_holds_it(lock: Path, tmp_path: Path, kind: locks.Lo
         process.join(60)
     assert [process.exitcode for process in processes] == [0] * 8
     assert list(tmp_path.glob("held-*"))
+
+
+def test_a_file_that_is_not_the_dead_ones_stays_also_where_nothing_stands_in_it_yet(lock: Path) -> None:
+    held = lock.with_name("build.lock.held")
+    held.touch()
+    dead = locks._mark(held)
+    held.unlink()
+    locks._take_away(held, dead)
+    held.touch()
+    os.utime(held, ns=(1, 1))
+    locks._take_away(held, dead)
+    assert held.exists()
+    locks._take_away(held, locks._mark(held))
+    assert list(lock.parent.glob("build.lock*")) == []
