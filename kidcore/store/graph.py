@@ -126,12 +126,9 @@ class Grid:
         """The state of one shard, from what is finished by now."""
         if known := self._done.get((stage.name, part.index, view)):
             return Cell(stage.name, part.index, view, "done", known.key, known)
-        inputs = self.inputs(stage, part, view)
-        if None in inputs:
+        key = _key(self._key_starts[stage.name], stage, part, view, self.inputs(stage, part, view))
+        if key is None:
             return Cell(stage.name, part.index, view, "follows")
-        digests = [shard.digest for shard in inputs if shard is not None]
-        digests += [part.content[name] for name in stage.reads]
-        key = shard_key(self._key_starts[stage.name], view if stage.views else None, digests)
         shard = self._finished[stage.name].get(key)
         if shard is None:
             return Cell(stage.name, part.index, view, "stale", key)
@@ -150,15 +147,10 @@ class Grid:
 
     def _finished_at(self, stage: Stage, part: Partition, view: int, top_k: int) -> Shard | None:
         """As `look` finds a finished shard, but with `top_k` ids a position, in what it is made from as well."""
-        digests = []
-        for name, shard in zip(stage.inputs, self.inputs(stage, part, view), strict=True):
-            is_scored = self._by_name[name].identity_at is not None
-            at = self._finished_at(self._by_name[name], part, view, top_k) if is_scored else shard
-            if at is None:
-                return None
-            digests.append(at.digest)
-        digests += [part.content[name] for name in stage.reads]
-        return self._finished[stage.name].get(shard_key(self._start_at(stage, top_k), view if stage.views else None, digests))
+        sources = zip((self._by_name[name] for name in stage.inputs), self.inputs(stage, part, view), strict=True)
+        inputs = [self._finished_at(other, part, view, top_k) if other.identity_at else shard for other, shard in sources]
+        key = _key(self._start_at(stage, top_k), stage, part, view, inputs)
+        return None if key is None else self._finished[stage.name].get(key)
 
     def _start_at(self, stage: Stage, top_k: int) -> str:
         if (stage.name, top_k) not in self._starts_at:
@@ -220,3 +212,12 @@ class Grid:
         for part in self.parts:
             for view in stage.each_view():
                 yield self.look(stage, part, view)
+
+
+def _key(start: str, stage: Stage, part: Partition, view: int, inputs: Sequence[Shard | None]) -> str | None:
+    """The key of a shard made from `inputs`; None where one of them is not finished."""
+    digests = [shard.digest for shard in inputs if shard is not None]
+    if len(digests) < len(inputs):
+        return None
+    digests += [part.content[name] for name in stage.reads]
+    return shard_key(start, view if stage.views else None, digests)

@@ -1,6 +1,7 @@
 """A demo's settings in; its sessions, and its steps announced and timed, out: what both demos do alike."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from kidpipe.commands.session import Session, open_session
 Result = TypeVar("Result")
 
 
-class DemoSteps:
+class DemoSteps(ABC):
     """One run of a demo in its folder."""
 
     folder: Path
@@ -19,9 +20,9 @@ class DemoSteps:
     seconds: dict[str, float]
     """Of each step that is done."""
 
+    @abstractmethod
     def settings(self, folder: Path) -> dict[str, Any]:
         """The demo's settings; `folder` is where it lies, as they name it."""
-        raise NotImplementedError
 
     def session(self, **changes: Any) -> Session:
         """A session with the demo's settings; `section__field=value` changes them."""

@@ -6,6 +6,7 @@ answers. `Draw` draws one number an answer's token, which costs next to nothing:
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -33,7 +34,7 @@ def drawn(seeds: Sequence[int], temperature: float, steps: Sequence[int], logits
     return torch.full_like(logits_BV, -torch.inf).scatter_(1, token_B1, 0.0)
 
 
-class Sampler(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
+class Sampler(LogitsProcessor, ABC):  # type: ignore[misc]  # transformers is not typed
     """For a batch of answers in transformers, whose greedy search over the result samples at `temperature`."""
 
     def __init__(self, seeds: Sequence[int], temperature: float) -> None:
@@ -46,9 +47,9 @@ class Sampler(LogitsProcessor):  # type: ignore[misc]  # transformers is not typ
         self._step += 1
         return logits_BV
 
+    @abstractmethod
     def at(self, rows: Sequence[int], steps: Sequence[int], logits_BV: Tensor) -> Tensor:
         """The same for some of the answers, each at a step of its own."""
-        raise NotImplementedError
 
 
 class Noise(Sampler):
