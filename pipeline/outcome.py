@@ -43,11 +43,12 @@ class OutcomeStage:
         gold = usable(task.tables["ingest"]).column("gold_sql").to_pylist()
         imperfect = rewrites.column(self.sql).to_pylist()
         dialects = {db_id: self.database(db_id).dialect for db_id in set(db_ids)}
-        results = self._execute(db_ids, gold, imperfect, self._parsed(rewrites, imperfect, dialects))
+        parsed = self._parsed(rewrites, imperfect, dialects)
+        results = self._execute(db_ids, gold, imperfect, parsed)
         executes, same = [], []
-        for db_id, old, new in zip(db_ids, gold, imperfect, strict=True):
-            # SQL that sqlglot can't read is executed where it is another row's gold, and then without its own.
-            result, expected = results.get((db_id, new)), results.get((db_id, old))
+        for db_id, old, new, is_sql in zip(db_ids, gold, imperfect, parsed, strict=True):
+            # Unread SQL may have run as another row's gold: what a row says must not depend on the rows beside it.
+            result, expected = (results[db_id, new], results[db_id, old]) if is_sql else (None, None)
             executes.append(result is not None and result.is_ok)
             same.append(bool(result and expected and gives_gold(expected, result, old, dialects[db_id])))
         task.advance(len(db_ids))

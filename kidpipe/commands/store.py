@@ -49,7 +49,8 @@ def status(session: Session, *, as_json: bool) -> None:
 
 def _print_status(session: Session, report: Mapping[str, Any]) -> None:
     table = text_table("", {"stage": "left", "shards": "right", "in manifest": "right", "rows": "right", "bytes": "right"})
-    for row in report["stages"]:
+    kept = [row for row in report["stages"] if row["shards"] or row["in_manifest"]]
+    for row in kept or report["stages"]:
         counts = (str(row["shards"]), str(row["in_manifest"]), f"{row['rows']:,}")
         table.add_row(row["stage"], *counts, show_bytes(row["bytes"]) if row["bytes"] else "")
     session.console.print(table)

@@ -111,6 +111,8 @@ def test_sql_that_only_sqlite_reads_may_be_the_gold_of_another_row(databases: Pa
     output, pool = executed(databases, [deep, "SELECT b FROM t"], ["SELECT a FROM t", deep])
     assert output.table.column("same_result").to_pylist() == [True, False]
     assert [job.sql for job in pool.jobs] == [deep, "SELECT a FROM t"]
+    alone, _pool = executed(databases, ["SELECT b FROM t"], [deep])
+    assert output.table.column("executes").to_pylist()[1:] == alone.table.column("executes").to_pylist() == [False]
 
 
 def test_a_database_that_cannot_be_read_stops_nothing(databases: Path) -> None:
