@@ -37,11 +37,11 @@ class Ledger:
         """Source examples that a shard is about."""
         return self._rows[cell.part]
 
-    def line(self, stage: Stage, cell: Cell, wider: Shard | None = None) -> dict[str, object]:
+    def line(self, stage: Stage, cell: Cell, source: Shard | None = None) -> dict[str, object]:
         """What the log of shards is to say of one before it is made; the settings of its stage are kept beside it.
 
         Args:
-            wider: the shard that it is cut from, if it is.
+            source: the shard that it is derived from, if it is.
         """
         return {
             "stage": stage.name,
@@ -50,7 +50,7 @@ class Ledger:
             "key": cell.key,
             "rows": self.rows(cell),
             "settings": self._remember_settings(stage),
-            **({"cut_from": wider.key} if wider else {}),
+            **({"cut_from": source.key} if source else {}),
         }
 
     def _settle(self, cell: Cell) -> bool:

@@ -8,10 +8,10 @@ import pyarrow as pa
 
 from kidcore.allocator import release_free_memory
 from kidcore.interrupt import StopRequest
-from kidcore.store.graph import WIDTH, Cell, Grid, Stage, Task
+from kidcore.store.graph import Cell, Grid, Stage, Task
 from kidcore.store.store import Store
 from pipeline.context import Context
-from pipeline.cut import cut_from
+from pipeline.derive import derive
 from pipeline.ledger import Ledger, made_by
 from pipeline.progress import StageProgress
 
@@ -84,16 +84,16 @@ class SerialRunner:
     def _run_cell(self, stage: Stage, cell: Cell, bar: StageProgress) -> None:
         part = self.grid.parts[cell.part]
         started = time.perf_counter()
-        wider = self.grid.wider(stage, part, cell.view)
-        if wider is not None:
-            output = cut_from(self._store, wider, stage.resolved[WIDTH])
+        source = self.grid.source(stage, part, cell.view)
+        if source is not None:
+            output = derive(self._store, source, stage.resolved, cell.view, lambda name: self._read_inputs(stage, cell)[name])
             bar.advance(self.ledger.rows(cell))
         else:
             output = stage.run(Task(part, cell.view, self._read_inputs(stage, cell), bar.advance))
         engine, start_s = self._context.take_engine() if self._context else (None, 0.0)
         made = made_by(engine, seconds=time.perf_counter() - started, engine_start_s=start_s)
-        line = self.ledger.line(stage, cell, wider) | made
-        provenance = self.grid.provenance(stage, part, cell.view, wider).as_json()
+        line = self.ledger.line(stage, cell, source) | made
+        provenance = self.grid.provenance(stage, part, cell.view, source).as_json()
         shard = self._store.commit(stage.name, cell.key, output.table, output.counts, line, provenance)
         self.grid.add(shard)
         self.grid.look(stage, part, cell.view)

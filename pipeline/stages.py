@@ -15,6 +15,7 @@ from kidcore.models.teachers import require_top_k
 from kidcore.store.graph import Output, Stage, Task, settings_of
 from kidcore.store.stages import STAGE_TABLE, StageTraits, built_by
 from pipeline.context import Context
+from pipeline.derivations import derivation_of
 
 
 class Body(Protocol):
@@ -70,9 +71,6 @@ def _stage(context: Context, row: StageTraits) -> Stage:
     def body() -> Body:
         return bind(row.name, context)
 
-    def identity_at(top_k: int) -> dict[str, Any]:
-        return settings_of(**sections | {"score": config.score.model_copy(update={"top_k": top_k})})[0]
-
     return Stage(
         row.name,
         row.version,
@@ -82,7 +80,7 @@ def _stage(context: Context, row: StageTraits) -> Stage:
         reads=row.reads,
         views=row.num_views(config),
         run=lambda task: body()(task),
-        identity_at=identity_at if "score" in row.sections else None,
+        derivation=derivation_of(config, row, sections),
     )
 
 

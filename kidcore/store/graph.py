@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 State = Literal["done", "stale", "follows"]
-WIDTH = "score.top_k"
-"""The setting that says how many ids of a teacher's distributions are stored a position."""
+Values = Mapping[str, Any]
+"""Identity settings by name, `section.field`."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,20 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Derivation:
+    """How shards of a stage are made without its model from those that it made under other values of some settings."""
+
+    settings: tuple[str, ...]
+    """Names of the settings whose values may be others."""
+    usable: Callable[[Sequence[Values]], Sequence[Values]]
+    """Of the values that shards were made with, those that this stage's can be made from, best first."""
+    identity_at: Callable[[Values], Mapping[str, Any]]
+    """Stage.identity as it would be with these values."""
+    how: str
+    """For a person: what is done."""
+
+
+@dataclass(frozen=True)
 class Stage:
     """A node of the graph. Source code is not in the key: `version` is raised by hand when results change."""
 
@@ -67,8 +81,8 @@ class Stage:
     views: int
     """Number of views, 0 for a stage without."""
     run: Callable[[Task], Output] = field(compare=False)
-    identity_at: Callable[[int], Mapping[str, Any]] | None = field(default=None, compare=False)
-    """Of a stage that stores a teacher's distributions: `identity` as it would be with another number of ids a position."""
+    derivation: Derivation | None = field(default=None, compare=False)
+    """None: every shard asks the model, if the stage has one."""
 
     def each_view(self) -> Sequence[int]:
         return range(max(self.views, 1))
@@ -115,8 +129,8 @@ class Grid:
         self._key_starts = {s.name: key_start(s.name, s.version, s.identity) for s in stages}
         self._done: dict[tuple[str, int, int], Shard] = {} if known is None else dict(known._done)
         self._store = store
-        self._widths: dict[str, list[int]] = {}
-        self._starts_at: dict[tuple[str, int], str] = {}
+        self._usable: dict[str, Sequence[Values]] = {}
+        self._starts_at: dict[tuple[str, str], str] = {}
         for part in self.parts:
             for stage in self.stages:
                 for view in stage.each_view():
@@ -140,34 +154,36 @@ class Grid:
         names = ((name, view if self._by_name[name].views else 0) for name in stage.inputs)
         return [self._done.get((name, part.index, number)) for name, number in names]
 
-    def wider(self, stage: Stage, part: Partition, view: int) -> Shard | None:
-        """A finished shard of the same rows with more ids a position, which this one can be cut from, if there is one."""
-        found = (self._finished_at(stage, part, view, top_k) for top_k in self._larger_widths(stage))
+    def source(self, stage: Stage, part: Partition, view: int) -> Shard | None:
+        """A finished shard of the same rows that this one can be made from without a model, if there is one."""
+        found = (self._finished_at(stage, part, view, values) for values in self._usable_values(stage))
         return next((shard for shard in found if shard is not None), None)
 
-    def _finished_at(self, stage: Stage, part: Partition, view: int, top_k: int) -> Shard | None:
-        """As `look` finds a finished shard, but with `top_k` ids a position, in what it is made from as well."""
+    def _finished_at(self, stage: Stage, part: Partition, view: int, values: Values) -> Shard | None:
+        """As `look` finds a finished shard, but under other values, in what it is made from as well."""
         sources = zip((self._by_name[name] for name in stage.inputs), self.inputs(stage, part, view), strict=True)
-        inputs = [self._finished_at(other, part, view, top_k) if other.identity_at else shard for other, shard in sources]
-        key = _key(self._start_at(stage, top_k), stage, part, view, inputs)
+        inputs = [self._finished_at(other, part, view, values) if _shares(stage, other) else shard for other, shard in sources]
+        key = _key(self._start_at(stage, values), stage, part, view, inputs)
         return None if key is None else self._finished[stage.name].get(key)
 
-    def _start_at(self, stage: Stage, top_k: int) -> str:
-        if (stage.name, top_k) not in self._starts_at:
-            assert stage.identity_at is not None
-            self._starts_at[stage.name, top_k] = key_start(stage.name, stage.version, stage.identity_at(top_k))
-        return self._starts_at[stage.name, top_k]
+    def _start_at(self, stage: Stage, values: Values) -> str:
+        name = (stage.name, repr(values))
+        if name not in self._starts_at:
+            assert stage.derivation is not None
+            self._starts_at[name] = key_start(stage.name, stage.version, stage.derivation.identity_at(values))
+        return self._starts_at[name]
 
-    def _larger_widths(self, stage: Stage) -> list[int]:
-        """Numbers of ids a position that shards of the stage were made with and that are more than it wants, in order."""
-        if stage.identity_at is None:
+    def _usable_values(self, stage: Stage) -> Sequence[Values]:
+        """Values that shards of the stage were made with and that its own can be made from."""
+        if stage.derivation is None:
             return []
-        if stage.name not in self._widths:
-            self._widths[stage.name] = self._store.values_used(stage.name, WIDTH)
-        return [top_k for top_k in self._widths[stage.name] if top_k > stage.resolved[WIDTH]]
+        if stage.name not in self._usable:
+            used = self._store.values_used(stage.name, stage.derivation.settings)
+            self._usable[stage.name] = stage.derivation.usable(used)
+        return self._usable[stage.name]
 
-    def provenance(self, stage: Stage, part: Partition, view: int, wider: Shard | None = None) -> Provenance:
-        """What a shard whose inputs are finished is made from; `wider` is the one that it is cut from, if it is."""
+    def provenance(self, stage: Stage, part: Partition, view: int, source: Shard | None = None) -> Provenance:
+        """What a shard whose inputs are finished is made from; `source` is the one that it is derived from, if it is."""
         inputs = zip(stage.inputs, self.inputs(stage, part, view), strict=True)
         return Provenance(
             stage=stage.name,
@@ -177,7 +193,7 @@ class Grid:
             in_key=tuple(stage.identity),
             inputs={name: shard.digest for name, shard in inputs if shard is not None},
             reads={name: part.content[name] for name in stage.reads},
-            cut_from=wider.file if wider else "",
+            cut_from=source.file if source else "",
         )
 
     def num_finished(self, stage: Stage) -> int:
@@ -203,15 +219,21 @@ class Grid:
         return all(cell.state == "done" for cell in self.cells(stage))
 
     def asks(self, stage: Stage) -> bool:
-        """Whether a shard of a stage is to be made, and not cut from a wider one."""
+        """Whether a shard of a stage is to be made, and not derived from another."""
         pending = (cell for cell in self.cells(stage) if cell.state != "done")
-        return any(self.wider(stage, self.parts[cell.part], cell.view) is None for cell in pending)
+        return any(self.source(stage, self.parts[cell.part], cell.view) is None for cell in pending)
 
     def cells(self, stage: Stage) -> Iterator[Cell]:
         """Every shard of a stage."""
         for part in self.parts:
             for view in stage.each_view():
                 yield self.look(stage, part, view)
+
+
+def _shares(stage: Stage, other: Stage) -> bool:
+    """Whether the settings that a stage may be derived under are those of another stage too."""
+    assert stage.derivation is not None
+    return other.derivation is not None and other.derivation.settings == stage.derivation.settings
 
 
 def _key(start: str, stage: Stage, part: Partition, view: int, inputs: Sequence[Shard | None]) -> str | None:

@@ -67,11 +67,11 @@ def make_plan(
         states = Counter(cell.state for cell in cells)
         pending = [cell for cell in cells if cell.state != "done"]
         pending_rows = sum(rows[cell.part] for cell in pending)
-        cut = [cell for cell in pending if grid.wider(stage, grid.parts[cell.part], cell.view) is not None]
+        cut = [cell for cell in pending if grid.source(stage, grid.parts[cell.part], cell.view) is not None]
         asked_rows = pending_rows - sum(rows[cell.part] for cell in cut)
         reasons = _reasons(stage, pending, len(cells), grid, manifest, stale_stages, changed) if pending else ()
-        if cut:
-            reasons += (f"{len(cut)} cut from shards with more ids, without the teacher",)
+        if cut and stage.derivation:
+            reasons += (f"{len(cut)} {stage.derivation.how}",)
         if pending:
             stale_stages.add(stage.name)
         rate = rates.get(stage.name)

@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,15 +202,15 @@ class Store:
         if not (self.root / "settings" / f"{name}.json").exists():
             self.write_json(f"settings/{name}.json", {"stage": stage, "settings": dict(settings)})
 
-    def values_used(self, stage: str, setting: str) -> list[int]:
-        """The numbers that a setting had when shards of a stage were made, in order; files that can't be read are left out."""
-        found = set()
+    def values_used(self, stage: str, settings: Sequence[str]) -> list[dict[str, Any]]:
+        """The values that some settings had when shards of a stage were made, each once; unreadable files left out."""
+        found: list[dict[str, Any]] = []
         for path in (self.root / "settings").glob("*.json"):
             with suppress(KidpipeError, KeyError, TypeError, OSError):
                 kept = self.read_json(f"settings/{path.name}")
-                if kept["stage"] == stage and isinstance(value := kept["settings"][setting], int):
-                    found.add(value)
-        return sorted(found)
+                if kept["stage"] == stage and (values := {name: kept["settings"][name] for name in settings}) not in found:
+                    found.append(values)
+        return sorted(found, key=repr)
 
     def remove_temporaries(self) -> None:
         """Delete what writers that are gone left; what living ones are at stays."""

@@ -100,8 +100,9 @@ def _print(session: Session, report: dict[str, Any]) -> None:
             say(f"reads       {name} {digest}", markup=False)
     else:
         say("made as     kidpipe 0.1 made it, or another program: the file does not say from what", markup=False)
-    if wider := said.get("cut_from"):
-        say(f"cut from    {wider}, without the teacher", markup=False)
+    if source := said.get("cut_from"):
+        role = "filled from " if said["stage"] == "predict" else "cut from    "
+        say(f"{role}{source}, without a model", markup=False)
     if place:
         say(f"manifest    the latest, part {place['part']}{view}", markup=False)
     for role, names in report["models"].items():

@@ -22,10 +22,8 @@ class Job:
     """What its footer is to say of its making."""
     examples: Sequence[Example] = ()
     """Those of the part, for the stage that reads them."""
-    wider: Shard | None = None
-    """What it is cut from, where no model need be asked."""
-    top_k: int = 0
-    """Ids a position that it is cut to."""
+    source: Shard | None = None
+    """What it is derived from, where no model need be asked."""
 
 
 @dataclass(frozen=True)

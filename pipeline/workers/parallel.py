@@ -9,7 +9,7 @@ from kidcore.errors import KidpipeError
 from kidcore.interrupt import StopRequest
 from kidcore.sql.datasets import Example
 from kidcore.store.footers import FooterCounts
-from kidcore.store.graph import WIDTH, Cell, Grid, Partition
+from kidcore.store.graph import Cell, Grid, Partition
 from kidcore.store.store import DamagedShard, Store
 from pipeline.ledger import Ledger
 from pipeline.progress import ManyStagesProgress
@@ -152,10 +152,10 @@ class ParallelRunner:
         }
         assert len(inputs) == len(stage.inputs), "a shard ran before its inputs"
         examples = self._examples(part) if "source" in stage.reads else ()
-        wider = self.grid.wider(stage, part, cell.view)
-        provenance = self.grid.provenance(stage, part, cell.view, wider).as_json()
-        line = self.ledger.line(stage, cell, wider)
-        return Job(cell, part, inputs, line, provenance, examples, wider, stage.resolved[WIDTH] if wider else 0)
+        source = self.grid.source(stage, part, cell.view)
+        provenance = self.grid.provenance(stage, part, cell.view, source).as_json()
+        line = self.ledger.line(stage, cell, source)
+        return Job(cell, part, inputs, line, provenance, examples, source)
 
     def _receive(self, event: Answered, schedule: Schedule, bar: ManyStagesProgress) -> None:
         answer, cell, seat = event.answer, event.job.cell, event.seat

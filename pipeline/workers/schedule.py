@@ -99,8 +99,8 @@ class Schedule:
 
     def _model_for(self, cell: Cell) -> str:
         """The model that a shard takes: none where it is cut from one that is there."""
-        is_cut = self._grid.wider(self._stage(cell.stage), self._grid.parts[cell.part], cell.view) is not None
-        return "" if is_cut else self._model_of(cell.stage)
+        is_derived = self._grid.source(self._stage(cell.stage), self._grid.parts[cell.part], cell.view) is not None
+        return "" if is_derived else self._model_of(cell.stage)
 
     def _reading(self, cell: Cell) -> Iterator[tuple[Stage, int]]:
         """The shards that are made from this one."""

@@ -8,12 +8,12 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -27,7 +27,7 @@ from kidcore.store.graph import Output, Task
 from kidcore.store.log import SHARDS, shards_of
 from kidcore.store.store import DamagedShard, Shard, Store
 from kidcore.version import kidpipe_version
-from pipeline.cut import cut_from
+from pipeline.derive import derive
 from pipeline.ledger import made_by
 from pipeline.workers.jobs import Answer, Damaged, Done, Failed, Greeting, Job
 
@@ -117,13 +117,15 @@ class Worker:
 
     def _make(self, job: Job) -> Done:
         began = time.perf_counter()
-        if job.wider is None:
+        if job.source is None:
             tables = {name: self._read(shard) for name, shard in job.inputs.items()}
             read_s = time.perf_counter() - began
             task = Task(job.part, job.cell.view, tables, unheard)
             output, computed_s, idle_s, (engine, start_s) = self._computing.submit(self._compute, job, task).result()
         else:
-            output, engine, start_s = cut_from(self._store, job.wider, job.top_k), None, 0.0
+            settings: Mapping[str, Any] = job.provenance["settings"]  # type: ignore[assignment]
+            output = derive(self._store, job.source, settings, job.cell.view, lambda name: self._read(job.inputs[name]))
+            engine, start_s = None, 0.0
             read_s, computed_s, idle_s = 0.0, time.perf_counter() - began, 0.0
         made = made_by(engine, seconds=read_s + computed_s, engine_start_s=start_s)
         line = dict(job.line) | made | {"worker": f"process {os.getpid()} on {os.uname().nodename}"}

@@ -158,9 +158,10 @@ def test_with_several_engines_it_is_cut_by_the_workers_that_have_none(world: Pat
         assert schedule.models() == []
         cell = schedule.take("")
         assert cell is not None
-        part, wider = grid.parts[cell.part], grid.wider(by_name[cell.stage], grid.parts[cell.part], cell.view)
+        part, stage = grid.parts[cell.part], by_name[cell.stage]
         line = {"stage": cell.stage, "key": cell.key, "rows": part.rows, "settings": "none"}
-        done = hands.make(Job(cell, part, {}, line, {}, (), wider, 6))
+        said = {"settings": stage.resolved}
+        done = hands.make(Job(cell, part, {}, line, said, (), grid.source(stage, part, cell.view)))
         assert isinstance(done, Done), done
         assert schedule.finish(cell, done.shard)
         cut += 1
