@@ -15,21 +15,20 @@ RULE = ("predict.fill", "predict.temperature", "predict.seed")
 
 def derivation_of(config: Config, row: StageTraits, sections: Mapping[str, Any]) -> Derivation | None:
     """How shards of a stage may be derived; `sections` are what its identity is made of."""
+
+    def identity_at(values: Values) -> Mapping[str, Any]:
+        others = dict(sections)
+        for name, value in values.items():
+            section, setting = name.split(".")
+            others[section] = others[section].model_copy(update={setting: value})
+        return settings_of(**others)[0]
+
+    def wide_enough(used: Sequence[Values]) -> Sequence[Values]:
+        numbers = [values for values in used if isinstance(values[WIDTH], int) and values[WIDTH] > config.score.top_k]
+        return sorted(numbers, key=lambda values: values[WIDTH])
+
     if "score" in row.sections:
-
-        def narrower(values: Values) -> Mapping[str, Any]:
-            return settings_of(**{**sections, "score": config.score.model_copy(update={"top_k": values[WIDTH]})})[0]
-
-        def wide_enough(used: Sequence[Values]) -> Sequence[Values]:
-            numbers = [values for values in used if isinstance(values[WIDTH], int) and values[WIDTH] > config.score.top_k]
-            return sorted(numbers, key=lambda values: values[WIDTH])
-
-        return Derivation((WIDTH,), wide_enough, narrower, "cut from shards with more ids, without the teacher")
+        return Derivation((WIDTH,), wide_enough, identity_at, "cut from shards with more ids, without the teacher")
     if row.name == "predict":
-
-        def ruled(values: Values) -> Mapping[str, Any]:
-            changed = {name.removeprefix("predict."): value for name, value in values.items()}
-            return settings_of(**{**sections, "predict": config.predict.model_copy(update=changed)})[0]
-
-        return Derivation(RULE, lambda used: used, ruled, "filled anew from stored predictions, without the predictor")
+        return Derivation(RULE, lambda used: used, identity_at, "filled anew from stored predictions, without the predictor")
     return None

@@ -11,7 +11,7 @@ from kidcore.config.stage_settings import PredictSettings
 from kidcore.store.graph import Output, Values
 from kidcore.store.store import Shard, Store
 from pipeline.cut import cut_from
-from pipeline.derivations import RULE, WIDTH
+from pipeline.derivations import WIDTH
 from pipeline.refill import refill
 
 
@@ -22,6 +22,5 @@ def derive(store: Store, source: Shard, settings: Values, view: int, read: Calla
     """
     if source.stage != "predict":
         return cut_from(store, source, settings[WIDTH])
-    names = {name: value for name, value in settings.items() if name in (*RULE, "predict.predictor", "predict.propose")}
-    rule = PredictSettings(**{name.removeprefix("predict."): value for name, value in names.items()})
-    return refill(rule, store.read(source), read("ingest"), view)
+    settings = {name.removeprefix("predict."): value for name, value in settings.items() if name.startswith("predict.")}
+    return refill(PredictSettings(**settings), store.read(source), read("ingest"), view)

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
+
 from kidcore.config.seeds import row_rng
 from kidcore.config.stage_settings import PredictSettings
 from kidcore.method.filling import fill, predictions, request, wanted
-from kidcore.models.backends.base import Backend
+from kidcore.models.backends.base import Backend, TopK
 from kidcore.models.tokenizers import Tokens
 from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.graph import Output, Task
@@ -31,9 +33,21 @@ def predict(settings: PredictSettings, tokens: Tokens, backend: Backend, task: T
     scored = backend.score(requests, wanted(settings.top_k, tokens, backend.vocab_size), task.advance)
     found = [predictions(answer, masked[row], settings.top_k, tokens) for row, answer in zip(order, scored, strict=True)]
     answers = in_row_order(order, found)
+    return predicted(settings, masks, gold, answers, task.view)
+
+
+def predicted(settings: PredictSettings, masks: pa.Table, gold: list[Any], holes: list[TopK], view: int) -> Output:
+    """The shard of these predictions, the holes filled by the rule of `settings`.
+
+    Args:
+        masks: example_id, db_id, view and masked positions of each row.
+        gold: ids of the gold SQL of each row.
+        holes: predictions at the masked positions of each row.
+    """
+    example_ids, masked = masks.column("example_id").to_pylist(), lists(masks, "masked")
     filled = [
-        fill(settings, answer, gold[row][masked[row]], row_rng(settings.seed, "predict", example_ids[row], task.view))
-        for row, answer in enumerate(answers)
+        fill(settings, answer, gold[row][masked[row]], row_rng(settings.seed, "predict", example_ids[row], view))
+        for row, answer in enumerate(holes)
     ]
     columns: dict[str, Any] = {
         "example_id": example_ids,
@@ -41,7 +55,7 @@ def predict(settings: PredictSettings, tokens: Tokens, backend: Backend, task: T
         "view": masks.column("view").to_pylist(),
         "masked": masked,
         "filled_ids": filled,
-        "hole_ids": [answer.ids.reshape(-1) for answer in answers],
-        "hole_logprobs": [answer.logprobs.reshape(-1) for answer in answers],
+        "hole_ids": [answer.ids.reshape(-1) for answer in holes],
+        "hole_logprobs": [answer.logprobs.reshape(-1) for answer in holes],
     }
     return Output(arrow_table(schema_of("predict"), columns), {"in": len(filled), "out": len(filled)})

@@ -4,8 +4,6 @@ import logging
 import time
 from collections.abc import Callable
 
-import pyarrow as pa
-
 from kidcore.allocator import release_free_memory
 from kidcore.interrupt import StopRequest
 from kidcore.store.graph import Cell, Grid, Stage, Task
@@ -77,19 +75,16 @@ class SerialRunner:
             self.ledger.made(cell)
         bar.finish()
 
-    def _read_inputs(self, stage: Stage, cell: Cell) -> dict[str, pa.Table]:
-        inputs = self.grid.inputs(stage, self.grid.parts[cell.part], cell.view)
-        return {name: self._store.read(shard) for name, shard in zip(stage.inputs, inputs, strict=True) if shard is not None}
-
     def _run_cell(self, stage: Stage, cell: Cell, bar: StageProgress) -> None:
         part = self.grid.parts[cell.part]
         started = time.perf_counter()
-        source = self.grid.source(stage, part, cell.view)
+        inputs, source = self.grid.finished_inputs(stage, part, cell.view), self.grid.source(stage, part, cell.view)
         if source is not None:
-            output = derive(self._store, source, stage.resolved, cell.view, lambda name: self._read_inputs(stage, cell)[name])
+            output = derive(self._store, source, stage.resolved, cell.view, lambda name: self._store.read(inputs[name]))
             bar.advance(self.ledger.rows(cell))
         else:
-            output = stage.run(Task(part, cell.view, self._read_inputs(stage, cell), bar.advance))
+            tables = {name: self._store.read(shard) for name, shard in inputs.items()}
+            output = stage.run(Task(part, cell.view, tables, bar.advance))
         engine, start_s = self._context.take_engine() if self._context else (None, 0.0)
         made = made_by(engine, seconds=time.perf_counter() - started, engine_start_s=start_s)
         line = self.ledger.line(stage, cell, source) | made

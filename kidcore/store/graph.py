@@ -154,6 +154,11 @@ class Grid:
         names = ((name, view if self._by_name[name].views else 0) for name in stage.inputs)
         return [self._done.get((name, part.index, number)) for name, number in names]
 
+    def finished_inputs(self, stage: Stage, part: Partition, view: int) -> dict[str, Shard]:
+        """Those of `inputs` that are finished, by stage."""
+        inputs = zip(stage.inputs, self.inputs(stage, part, view), strict=True)
+        return {name: shard for name, shard in inputs if shard is not None}
+
     def source(self, stage: Stage, part: Partition, view: int) -> Shard | None:
         """A finished shard of the same rows that this one can be made from without a model, if there is one."""
         found = (self._finished_at(stage, part, view, values) for values in self._usable_values(stage))
@@ -184,14 +189,13 @@ class Grid:
 
     def provenance(self, stage: Stage, part: Partition, view: int, source: Shard | None = None) -> Provenance:
         """What a shard whose inputs are finished is made from; `source` is the one that it is derived from, if it is."""
-        inputs = zip(stage.inputs, self.inputs(stage, part, view), strict=True)
         return Provenance(
             stage=stage.name,
             version=stage.version,
             view=view if stage.views else None,
             settings=stage.resolved,
             in_key=tuple(stage.identity),
-            inputs={name: shard.digest for name, shard in inputs if shard is not None},
+            inputs={name: shard.digest for name, shard in self.finished_inputs(stage, part, view).items()},
             reads={name: part.content[name] for name in stage.reads},
             cut_from=source.file if source else "",
         )

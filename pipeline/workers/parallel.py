@@ -147,9 +147,7 @@ class ParallelRunner:
 
     def _job(self, cell: Cell) -> Job:
         stage, part = self._stages[cell.stage], self.grid.parts[cell.part]
-        inputs = {
-            name: shard for name, shard in zip(stage.inputs, self.grid.inputs(stage, part, cell.view), strict=True) if shard
-        }
+        inputs = self.grid.finished_inputs(stage, part, cell.view)
         assert len(inputs) == len(stage.inputs), "a shard ran before its inputs"
         examples = self._examples(part) if "source" in stage.reads else ()
         source = self.grid.source(stage, part, cell.view)

@@ -111,7 +111,7 @@ def test_with_several_engines_the_workers_fill_anew_without_one(world: Path, tin
     hands = worker(store_of(config), LightBodies())
     for cell in grid.cells(predict):
         part = grid.parts[cell.part]
-        inputs = {name: shard for name, shard in zip(predict.inputs, grid.inputs(predict, part, cell.view), strict=True) if shard}
+        inputs = grid.finished_inputs(predict, part, cell.view)
         line = {"stage": cell.stage, "key": cell.key, "rows": part.rows, "settings": "none"}
         source = grid.source(predict, part, cell.view)
         done = hands.make(Job(cell, part, inputs, line, {"settings": predict.resolved}, (), source))
