@@ -77,7 +77,7 @@ class EvalReport:
     @property
     def verdicts(self) -> pl.DataFrame:
         """One row per question."""
-        return pl.read_parquet(self.folder / VERDICTS_FILE)
+        return pl.read_parquet(self.folder / VERDICTS_FILE, glob=False)
 
     def score(self, metric: str = "ex_bag") -> float:
         """A metric over all judged questions, 0 to 1."""

@@ -16,4 +16,5 @@ def read_frame(
     paths = [store.root / file for file in islice(manifest.files(stage), most_files)]
     if not paths:
         return pl.DataFrame()
-    return pl.concat([pl.read_parquet(path, columns=list(columns) if columns else None) for path in paths])
+    wanted = list(columns) if columns else None
+    return pl.concat([pl.read_parquet(path, columns=wanted, glob=False) for path in paths])

@@ -19,7 +19,7 @@ from kidcore.store.makers import Maker, makers_of
 from kidcore.store.manifest import Manifest, PartRecord
 from kidcore.store.stages import STAGE_TABLE, STAGES
 from kidcore.store.store import Shard, Store
-from kidpipe.commands.query_views import make_views, require_writable, write_rows
+from kidpipe.commands.query_views import file_list, make_views, require_writable, write_rows
 from kidpipe.commands.session import Session, text_table
 from kidpipe.commands.shown_tables import print_table
 
@@ -222,12 +222,11 @@ def query(session: Session, sql: str, *, as_json: bool, out: Path | None = None)
         others = make_views(connection, store.root)
         _name_examples(connection, [example_id for _part, example_id in _example_ids(store, manifest)])
         for stage in manifest.stages:
-            files = [str(store.root / file) for file in manifest.files(stage)]
+            files = [store.root / file for file in manifest.files(stage)]
             if files:
-                listing = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
                 connection.execute(
                     f"CREATE VIEW {stage} AS SELECT place AS example_id, content_id, shard.* EXCLUDE (example_id) "
-                    f"FROM read_parquet([{listing}]) AS shard JOIN names ON content_id = shard.example_id"
+                    f"FROM read_parquet({file_list(files)}) AS shard JOIN names ON content_id = shard.example_id"
                 )
         try:
             _require_reading(connection, sql)

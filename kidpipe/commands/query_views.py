@@ -1,7 +1,9 @@
 """A store in; the views that `kidpipe query` has beside the stages, out: verdicts, runs, steps and comparisons."""
 
 import json
+from collections.abc import Iterable
 from contextlib import suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +45,23 @@ def make_views(connection: duckdb.DuckDBPyConnection, root: Path) -> list[str]:
     connection.register("runs", pa.Table.from_pylist(_runs(root), schema=_RUNS))
     made = ["runs"]
     for name, (pattern, folder, reader) in _FILES.items():
-        files = [str(path) for path in sorted(root.glob(pattern)) if path.stat().st_size]
+        files = [path for path in sorted(root.glob(pattern)) if path.stat().st_size]
         if not files:
             continue
-        listing = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
         # A file that another program broke hides its view, and stops no question about the others.
         with suppress(duckdb.Error):
             connection.execute(
                 f"CREATE VIEW {name} AS SELECT parse_path(filename)[-2] AS {folder}, * EXCLUDE (filename) "
                 # A torn line of a log comes out as a row of nothing.
-                f"FROM {reader.replace('?', f'[{listing}]')}" + (" WHERE kind IS NOT NULL" if name == "steps" else "")
+                f"FROM {reader.replace('?', file_list(files))}" + (" WHERE kind IS NOT NULL" if name == "steps" else "")
             )
             made.append(name)
     return made
+
+
+def file_list(files: Iterable[Path]) -> str:
+    """The files as a list in DuckDB's SQL, which would take `[1]` or `*` in a folder's name for a pattern."""
+    return "[" + ", ".join("'" + escape(str(file)).replace("'", "''") + "'" for file in files) + "]"
 
 
 def require_writable(out: Path | None) -> None:

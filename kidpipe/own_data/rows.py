@@ -42,7 +42,7 @@ def _read_file(path: Path) -> list[Row]:
     suffix = ending(path)
     try:
         if suffix == ".parquet":
-            return pl.read_parquet(path).to_dicts()
+            return pl.read_parquet(path, glob=False).to_dicts()
         if suffix in (".csv", ".tsv"):
             return _read_table(path, suffix)
     except (pl.exceptions.PolarsError, ValueError, OSError) as error:

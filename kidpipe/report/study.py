@@ -16,7 +16,7 @@ _COST = "train_seconds"
 
 def study_section(name: str, rows: Path) -> Section:
     """Figures 1 and 2 (quality against cost) and 4 and 5 (by strategy, by ratio) of the paper, for the comparison's own runs."""
-    frame = pl.read_parquet(rows)
+    frame = pl.read_parquet(rows, glob=False)
     section = Section(f"Comparison {name}")
     finished = frame.filter(pl.col("error").is_null()) if "error" in frame.columns else frame
     if finished.is_empty() or "ex_bag" not in finished.columns:

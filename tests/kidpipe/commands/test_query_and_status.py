@@ -46,3 +46,15 @@ def test_runs_verdicts_steps_and_files(cli: Cli, tmp_path: Path) -> None:
     assert "unfinished, nothing saved yet" in cli("status").out
     (folder / "checkpoints" / "step-1").mkdir(parents=True)
     assert "unfinished, step 1 is saved" in cli("status").out
+
+
+def test_a_store_whose_folder_reads_like_a_pattern(cli: Cli, tmp_path: Path) -> None:
+    here = tmp_path / "artifacts"
+    assert cli("build-imperfect", "--until", "mask").code == 0
+    matched, odd = (Path(shutil.copytree(here, tmp_path / name)) for name in ("kept 1", "kept [1]"))
+    for shard in matched.rglob("*.parquet"):
+        shard.write_bytes(b"of another store")
+    count = ("query", "select count(*) as n from mask", "--json")
+    assert cli(*count, store__path=str(odd)).out == cli(*count).out
+    reported = cli("report", "--out", "report.html", store__path=str(odd))
+    assert (reported.code, (tmp_path / "report.html").exists()) == (0, True), reported.err
