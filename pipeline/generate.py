@@ -18,12 +18,18 @@ from pipeline.sampling import sampling_of
 def bind(context: Context) -> Callable[[Task], Output]:
     """The stage under the settings of `context`, with its teacher."""
     settings, stops = context.config.generate, sorted({context.tokens.eos_id, *special_ids(context.tokenizer)})
-    return lambda task: generate(settings, stops, context.longest, context.decode, context.open_teacher(), task)
+
+    def run(task: Task) -> Output:
+        num_tokens, teacher = context.tokens.vocab_size, context.open_teacher()
+        return generate(settings, stops, num_tokens, context.longest, context.decode, teacher, task)
+
+    return run
 
 
 def generate(
     settings: GenerateSettings,
     stop_ids: list[int],
+    num_tokens: int,
     max_length: int,
     decode: Callable[[list[int]], str],
     backend: Backend,
@@ -33,6 +39,7 @@ def generate(
 
     Args:
         stop_ids: tokens that end an answer.
+        num_tokens: of the tokenizer; ids from there on are padding of the teacher's vocabulary.
         max_length: tokens of the longest sequence, EOS included, that a student is promised to see.
     """
     ingest = usable(task.tables["ingest"])
@@ -41,7 +48,9 @@ def generate(
     asked = [prompts[row].tolist() for row in order]
     sampling = sampling_of(settings, "generate", task.view)
     answers = in_row_order(order, list(backend.generate(asked, settings.max_new_tokens, stop_ids, sampling, task.advance)))
-    reasons = [_reason(settings, max_length, len(prompt), answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    reasons = [
+        _reason(settings, num_tokens, max_length, len(prompt), answer) for prompt, answer in zip(prompts, answers, strict=True)
+    ]
     columns: dict[str, Any] = {
         "example_id": ingest.column("example_id").to_pylist(),
         "db_id": ingest.column("db_id").to_pylist(),
@@ -57,10 +66,12 @@ def generate(
     return Output(arrow_table(schema_of("generate"), columns), counts | {"tokens": sum(map(len, answers)), "gold": same})
 
 
-def _reason(settings: GenerateSettings, max_length: int, prompt: int, answer: list[int]) -> str | None:
+def _reason(settings: GenerateSettings, num_tokens: int, max_length: int, prompt: int, answer: list[int]) -> str | None:
     """Why an answer is not trained on."""
     if not answer:
         return "generation is empty"
+    if (strange := max(answer)) >= num_tokens:
+        return f"generation has an id that is no token: {strange}, the tokenizer has {num_tokens}"
     if len(answer) >= min(settings.max_new_tokens, max_length - prompt):
         return f"generation cut off: {len(answer)} tokens, generate.max_new_tokens is {settings.max_new_tokens}"
     return None

@@ -29,9 +29,14 @@ def chain(*sentences: str, vocab_size: int = SIZE) -> Bigram:
     return model
 
 
+def known(ids: list[int]) -> str:
+    """The text of those ids that are tokens."""
+    return " ".join(WORDS[index] for index in ids if index < SIZE)
+
+
 def generated(model: Bigram, view: int = 0, max_length: int = 64, **settings: Any) -> Output:
     one = task(view, ingest=ingest_table(*SQL, prompts=PROMPTS))
-    output = generate(GenerateSettings(**settings), [EOS, MASK], max_length, decode, model, one)
+    output = generate(GenerateSettings(**settings), [EOS, MASK], SIZE, max_length, decode, model, one)
     assert finished(one) == 3
     assert output.table.schema == schema_of("generate")
     return output
@@ -40,8 +45,7 @@ def generated(model: Bigram, view: int = 0, max_length: int = 64, **settings: An
 def rolled(model: Bigram, view: int = 0, max_length: int = 64, **settings: Any) -> Output:
     one = task(view, ingest=ingest_table(*SQL, prompts=PROMPTS))
     chosen = RolloutSettings(**{"temperature": 0.0} | settings)
-    text = lambda ids: " ".join(WORDS[index] for index in ids if index < SIZE)  # noqa: E731
-    output = rollout(chosen, TOKENS, [EOS, MASK], max_length, text, lambda _db_id: "sqlite", model, one)
+    output = rollout(chosen, TOKENS, [EOS, MASK], max_length, known, lambda _db_id: "sqlite", model, one)
     assert finished(one) == 3
     assert output.table.schema == schema_of("rollout")
     return output
@@ -67,7 +71,7 @@ def test_an_answer_goes_to_its_end_and_what_has_none_or_is_empty_is_set_aside() 
 
 def test_gold_answers_are_counted() -> None:
     one = task(ingest=ingest_table("t", "a", prompts=PROMPTS[:2]))
-    counts = generate(GenerateSettings(), [EOS], 64, decode, chain("a t </s>", "b </s>"), one).counts
+    counts = generate(GenerateSettings(), [EOS], SIZE, 64, decode, chain("a t </s>", "b </s>"), one).counts
     assert (counts["gold"], counts["out"]) == (1, 1)
 
 
@@ -75,6 +79,13 @@ def test_gold_answers_are_counted() -> None:
 def test_a_sequence_has_room_for_its_end(max_length: int, is_cut: bool) -> None:
     output = generated(chain("a = 1 </s>", "b = 1 </s>", "FROM = 1 </s>"), max_length=max_length)
     assert [bool(reason) for reason in output.table.column("reason").to_pylist()] == [is_cut] * 3
+
+
+def test_an_answer_with_an_id_that_is_no_token_is_set_aside() -> None:
+    one = task(ingest=ingest_table(*SQL, prompts=PROMPTS))
+    model = chain("a = 13 1 </s>", "b </s>", "FROM </s>", vocab_size=16)
+    reasons = generate(GenerateSettings(), [EOS], SIZE, 64, known, model, one).table.column("reason").to_pylist()
+    assert reasons[0] == f"generation has an id that is no token: 13, the tokenizer has {SIZE}"
 
 
 def test_an_answer_exactly_as_long_as_allowed_may_have_gone_on_and_is_set_aside() -> None:
@@ -98,6 +109,7 @@ def test_samples_differ_by_number_and_are_the_same_again_whatever_else_is_asked(
     alone = generate(
         GenerateSettings(**hot),
         [EOS, MASK],
+        SIZE,
         64,
         decode,
         Bigram(),
@@ -141,5 +153,5 @@ def test_the_student_sees_prompts_that_begin_alike_side_by_side() -> None:
     model = Bigram()
     prompts = ([5, 6], [2, 3], [5, 7])
     one = task(ingest=ingest_table(*SQL, prompts=prompts))
-    generate(GenerateSettings(max_new_tokens=4), [EOS], 64, decode, model, one)
+    generate(GenerateSettings(max_new_tokens=4), [EOS], SIZE, 64, decode, model, one)
     assert np.diff([prompt[0] for prompt in model.asked]).tolist().count(0) == 1
