@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging
 
 from kidcore.config.config import TrainSettings
@@ -135,14 +135,17 @@ def save_student(
         companions: a folder of what is to lie beside them too, such as the prompt; its files come last.
     """
     causal: Any = causal_of(model)
-    config = causal.config
-    stored, trained = _stored_dtype(origin), config.dtype
-    config.dtype = stored
+    config, generation = causal.config, origin / "generation_config.json"
+    trained, settings = config.dtype, causal.generation_config
+    config.dtype = _stored_dtype(origin)
+    if generation.exists():
+        # The file is copied below. transformers loads settings that contradict each other, and refuses to save them.
+        causal.generation_config = GenerationConfig()
     try:
         causal.save_pretrained(folder, state_dict=state)
     finally:
-        config.dtype = trained
-    for path in tokenizer_files(origin):
+        config.dtype, causal.generation_config = trained, settings
+    for path in [*tokenizer_files(origin), *([generation] if generation.exists() else [])]:
         shutil.copyfile(path, folder / path.name)
     if adapter:
         save_adapter(model, adapter, folder / "adapter")

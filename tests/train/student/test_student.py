@@ -93,6 +93,17 @@ def test_a_head_of_its_own_is_told_from_a_tied_one_by_the_saved_configuration(tm
     assert load_file(out / "model.safetensors").keys() == weights.keys()
 
 
+def test_settings_for_generating_are_kept_even_where_they_contradict_each_other(tmp_path: Path) -> None:
+    start, out = save_small_student(tmp_path / "start"), tmp_path / "out"
+    written = b'{"do_sample": false, "temperature": 0.7, "eos_token_id": [0, 2]}'
+    (start / "generation_config.json").write_bytes(written)
+    model = load_student(start, CPU, TrainSettings())
+    before = model.generation_config
+    save_student(model, student_state(model, start), start, out)
+    assert (out / "generation_config.json").read_bytes() == written
+    assert model.generation_config is before
+
+
 def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(KidpipeError, match="the student cannot be loaded") as caught:
         load_student(tmp_path, CPU, TrainSettings())
