@@ -164,4 +164,5 @@ def copy_student(origin: Path, folder: Path, companions: Path | None = None) -> 
 
 def _stored_dtype(origin: Path) -> torch.dtype:
     dtype = AutoConfig.from_pretrained(origin).dtype
-    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+    # Some configurations name a type of 8 bits that their weights are not in; what was learnt would be lost in it.
+    return dtype if dtype in (torch.float16, torch.bfloat16, torch.float64) else torch.float32

@@ -93,6 +93,17 @@ def test_a_head_of_its_own_is_told_from_a_tied_one_by_the_saved_configuration(tm
     assert load_file(out / "model.safetensors").keys() == weights.keys()
 
 
+@pytest.mark.parametrize("named", ["int8", "float8_e4m3fn", None])
+def test_what_was_learnt_is_never_saved_in_eight_bits(tmp_path: Path, named: str | None) -> None:
+    start, out = save_small_student(tmp_path / "start"), tmp_path / "out"
+    config = json.loads((start / "config.json").read_text())
+    (start / "config.json").write_text(json.dumps(config | {"dtype": named}))
+    model = load_student(start, CPU, TrainSettings())
+    save_student(model, student_state(model, start), start, out)
+    assert {weight.dtype for weight in load_file(out / "model.safetensors").values()} == {torch.float32}
+    assert json.loads((out / "config.json").read_text())["dtype"] == "float32"
+
+
 def test_settings_for_generating_are_kept_even_where_they_contradict_each_other(tmp_path: Path) -> None:
     start, out = save_small_student(tmp_path / "start"), tmp_path / "out"
     written = b'{"do_sample": false, "temperature": 0.7, "eos_token_id": [0, 2]}'
