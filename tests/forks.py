@@ -11,11 +11,12 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 import uuid
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +38,8 @@ class Fork:
 
     process: ForkServerProcess
     folder: Path
+    _joins: threading.Lock = field(default_factory=threading.Lock)
+    """The exit code can be read once: of two threads that wait, the second would be told 255."""
 
     @property
     def pid(self) -> int:
@@ -49,7 +52,7 @@ class Fork:
 
     def wait(self, seconds: float = PATIENCE_S) -> int:
         """The exit code, once it has ended."""
-        self.process.join(seconds)
+        self._join(seconds)
         code = self.process.exitcode
         assert code is not None, f"still running after {seconds} s: {self.err}"
         return code
@@ -57,7 +60,11 @@ class Fork:
     def kill(self) -> None:
         """`kill -9`, and wait until it is gone."""
         self.process.kill()
-        self.process.join()
+        self._join()
+
+    def _join(self, seconds: float | None = None) -> None:
+        with self._joins:
+            self.process.join(seconds)
 
     def terminate(self) -> None:
         self.process.terminate()
