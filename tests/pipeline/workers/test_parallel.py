@@ -149,8 +149,13 @@ def test_a_build_whose_engine_and_whose_driver_are_killed_is_finished_without_ra
     settings |= {"ingest.shard_rows": 6, "engine.device": "cpu"}
     store = Store(Path(str(settings["store.path"])))
     with start(build_with, settings | {"engine.workers": 1, "engine.ray": address}) as driver:
-        engine = when_logged(store, "gold_score", over, kill_worker)
-        when_logged(store, "predict", over, lambda _record: driver.kill())
+
+        def kill_both(record: Record) -> None:
+            # One after the other: the engine may come to predict first.
+            kill_worker(record)
+            when_logged(store, "predict", over, lambda _record: driver.kill())
+
+        engine = when_logged(store, "gold_score", over, kill_both)
         assert driver.wait() in (-signal.SIGKILL, 0), driver.err
         engine.join()
         assert driver.out == "", "standard output is for results"
