@@ -135,17 +135,17 @@ def save_student(
         companions: a folder of what is to lie beside them too, such as the prompt; its files come last.
     """
     causal: Any = causal_of(model)
-    config, generation = causal.config, origin / "generation_config.json"
+    config, generation = causal.config, list(origin.glob("generation_config.json"))
     trained, settings = config.dtype, causal.generation_config
     config.dtype = _stored_dtype(origin)
-    if generation.exists():
+    if generation:
         # The file is copied below. transformers loads settings that contradict each other, and refuses to save them.
         causal.generation_config = GenerationConfig()
     try:
         causal.save_pretrained(folder, state_dict=state)
     finally:
         config.dtype, causal.generation_config = trained, settings
-    for path in [*tokenizer_files(origin), *([generation] if generation.exists() else [])]:
+    for path in [*tokenizer_files(origin), *generation]:
         shutil.copyfile(path, folder / path.name)
     if adapter:
         save_adapter(model, adapter, folder / "adapter")
