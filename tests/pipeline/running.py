@@ -8,6 +8,19 @@ from kidcore.store.manifest import Manifest
 from kidcore.store.store import Store
 from pipeline.build import BuildResult, build
 from pipeline.context import open_context
+from tests.conftest import configure
+
+
+def in_shards_of_20(world: Path, model: Path, folder: Path, **changes: object) -> Config:
+    """A build by transformers in `folder`, whose shards have 20 rows."""
+    settings = {
+        "data.path": str(world),
+        "teacher.model": str(model),
+        "engine.backend": "transformers",
+        "ingest.shard_rows": 20,
+        "store.path": str(folder),
+    }
+    return configure(settings, **changes)
 
 
 def run_build(config: Config, until: str = "score") -> BuildResult:

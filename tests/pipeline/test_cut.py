@@ -17,8 +17,7 @@ from pipeline.context import Context, open_context
 from pipeline.stages import stages
 from pipeline.workers.jobs import Done, Job
 from pipeline.workers.schedule import Schedule
-from tests.conftest import configure
-from tests.pipeline.running import files, made, run_build, store_of
+from tests.pipeline.running import files, in_shards_of_20, made, run_build, store_of
 from tests.pipeline.workers.light import LightBodies
 from tests.pipeline.workers.test_worker import surroundings, worker
 
@@ -41,15 +40,7 @@ def store(wide: Path, tmp_path: Path) -> Path:
 
 
 def _config(world: Path, tiny_model: Path, folder: Path, top_k: int, **changes: object) -> Config:
-    settings = {
-        "data.path": str(world),
-        "teacher.model": str(tiny_model),
-        "engine.backend": "transformers",
-        "ingest.shard_rows": 20,
-        "score.top_k": top_k,
-        "store.path": str(folder),
-    }
-    return configure(settings, **changes)
+    return in_shards_of_20(world, tiny_model, folder, score__top_k=top_k, **changes)
 
 
 @pytest.fixture

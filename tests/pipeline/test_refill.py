@@ -5,15 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from kidcore.config.config import Config
 from kidcore.store.graph import Grid
 from kidcore.store.manifest import read_manifest
 from kidcore.store.plan import make_plan
 from pipeline.context import Context, open_context
 from pipeline.stages import stages
 from pipeline.workers.jobs import Done, Job
-from tests.conftest import configure
-from tests.pipeline.running import files, made, run_build, store_of
+from tests.pipeline.running import files, in_shards_of_20, made, run_build, store_of
 from tests.pipeline.workers.light import LightBodies
 from tests.pipeline.workers.test_worker import surroundings, worker
 
@@ -24,24 +22,13 @@ _ = surroundings
 def filled(world: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store whose holes were filled by the default rule."""
     folder = tmp_path_factory.mktemp("filled") / "artifacts"
-    run_build(_config(world, tiny_model, folder), until="rewrite")
+    run_build(in_shards_of_20(world, tiny_model, folder), until="rewrite")
     return folder
 
 
 @pytest.fixture
 def store(filled: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(filled, tmp_path / "artifacts"))
-
-
-def _config(world: Path, tiny_model: Path, folder: Path, **changes: object) -> Config:
-    settings = {
-        "data.path": str(world),
-        "teacher.model": str(tiny_model),
-        "engine.backend": "transformers",
-        "ingest.shard_rows": 20,
-        "store.path": str(folder),
-    }
-    return configure(settings, **changes)
 
 
 @pytest.fixture
@@ -64,10 +51,10 @@ def ask_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_rows_are_those_of_asking(
     world: Path, tiny_model: Path, store: Path, tmp_path: Path, request: pytest.FixtureRequest, rule: dict[str, object]
 ) -> None:
-    asked = _config(world, tiny_model, tmp_path / "anew", **rule)
+    asked = in_shards_of_20(world, tiny_model, tmp_path / "anew", **rule)
     wanted = run_build(asked, until="rewrite").manifest
     request.getfixturevalue("ask_nobody")
-    config = _config(world, tiny_model, store, **rule)
+    config = in_shards_of_20(world, tiny_model, store, **rule)
     result = run_build(config, until="rewrite")
     assert made(result)["predict"] == 6
     assert result.manifest.counts == wanted.counts
@@ -79,7 +66,7 @@ def test_the_rows_are_those_of_asking(
 
 @pytest.mark.usefixtures("ask_nobody")
 def test_the_plan_says_so(world: Path, tiny_model: Path, store: Path) -> None:
-    config = _config(world, tiny_model, store, predict__fill="argmax")
+    config = in_shards_of_20(world, tiny_model, store, predict__fill="argmax")
     context, opened = open_context(config, need_teacher=True), store_of(config)
     plans = {p.stage: p for p in make_plan(Grid(stages(context), context.parts, opened), opened, read_manifest(opened))}
     assert (plans["predict"].cut, plans["predict"].asks) == (6, False)
@@ -88,7 +75,7 @@ def test_the_plan_says_so(world: Path, tiny_model: Path, store: Path) -> None:
 
 def test_other_predictions_are_asked_for(world: Path, tiny_model: Path, store: Path) -> None:
     for changes in ({"predict__top_k": 5}, {"mask__ratio": 0.4}, {"teacher__dtype": "bfloat16"}):
-        config = _config(world, tiny_model, store, predict__fill="argmax", **changes)
+        config = in_shards_of_20(world, tiny_model, store, predict__fill="argmax", **changes)
         context = open_context(config, need_teacher=True)
         grid = Grid(stages(context), context.parts, store_of(config))
         assert grid.asks(next(stage for stage in grid.stages if stage.name == "predict"))
@@ -97,14 +84,14 @@ def test_other_predictions_are_asked_for(world: Path, tiny_model: Path, store: P
 def test_a_damaged_source_is_set_aside_and_the_model_asked(world: Path, tiny_model: Path, store: Path) -> None:
     victim = sorted((store / "predict").glob("*.parquet"))[0]
     victim.write_bytes(victim.read_bytes()[:500])
-    config = _config(world, tiny_model, store, predict__fill="argmax")
+    config = in_shards_of_20(world, tiny_model, store, predict__fill="argmax")
     assert made(run_build(config, until="rewrite"))["predict"] == 6
     assert victim.with_name(victim.name + ".broken").exists()
 
 
 @pytest.mark.usefixtures("surroundings")
 def test_with_several_engines_the_workers_fill_anew_without_one(world: Path, tiny_model: Path, store: Path) -> None:
-    config = _config(world, tiny_model, store, predict__fill="argmax")
+    config = in_shards_of_20(world, tiny_model, store, predict__fill="argmax")
     context = open_context(config, need_teacher=True)
     grid = Grid(stages(context), context.parts, store_of(config))
     predict = next(stage for stage in grid.stages if stage.name == "predict")
