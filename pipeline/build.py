@@ -99,6 +99,14 @@ def build(
     return BuildResult(manifest, dict(ledger.ran), dict(ledger.reused), dict(ledger.seconds), knowledge)
 
 
+def finished_manifest(context: Context, store: Store, until: str) -> Manifest | None:
+    """What a build up to this stage would refer to, if nothing of it is missing. Reads alone: another may hold the store."""
+    grid = Grid(stages(context, until), context.parts, store)
+    if not all(map(grid.is_finished, grid.stages)):
+        return None
+    return make_manifest(grid, store, _facts(context))
+
+
 def _require_known_models(context: Context, grid: Grid) -> None:
     """Refuse a kind of model that the engine does not know before ingest, not behind it."""
     models = {"teacher": context.teacher, "predictor": context.predictor, "start": context.start}

@@ -1,6 +1,7 @@
 """`kidpipe compare`: a grid of methods, seeds and settings in; builds, runs, one Parquet and a table with intervals out."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
 from kidcore.models.sources import resolve
 from kidcore.sql.datasets import read
-from kidcore.store.graph import Grid
 from kidcore.store.manifest import Manifest
 from kidcore.store.stages import needs_start
 from kidcore.store.store import Store
@@ -28,10 +28,9 @@ from kidpipe.study.grid import SEED, Trial, make_arm_cells, make_cells
 from kidpipe.study.runs import Run, run_all
 from kidpipe.study.table import groups_of, rows_of, table_of
 from kidpipe.study.trial import RESULT
-from pipeline.build import build
-from pipeline.context import open_context
+from pipeline.build import build, finished_manifest
+from pipeline.context import Context, open_context
 from pipeline.outline import Outline, split_parts
-from pipeline.stages import stages
 
 ROWS, SUMMARY = "runs.parquet", "summary.json"
 _RUNS = "runs"
@@ -77,8 +76,8 @@ def compare_grid(
         cells = make_cells(resolve_settings, axes, seed_masks=seed_masks)
     else:
         cells = make_arm_cells(resolve_settings, arms, axes[SEED])
-    _check(session.store, cells)
-    manifests = _build_all(session, files, cells, only_finished)
+    _check(session.store, cells, only_finished)
+    manifests = _find_all(session, cells) if only_finished else _build_all(session, files, cells)
     runs = _runs(session.store, cells, manifests, checkpoint, jobs)
     if only_finished:
         runs = _finished(runs)
@@ -89,21 +88,43 @@ def compare_grid(
     return _report(session, runs, files.root, as_json)
 
 
-def _check(store: Store, cells: Sequence[Trial]) -> None:
+def _check(store: Store, cells: Sequence[Trial], only_finished: bool) -> None:
     """Open what each distinct build and run starts from, before the first expensive second."""
     for cell in cells:
         if not cell.config.train.student:
             raise KidpipeError("no student is named", where="train.student", fix="kidpipe compare --student MODEL")
     for student in {cell.config.train.student for cell in cells}:
         resolve(student)
-    for cell in {cell.build: cell for cell in cells}.values():
-        open_context(cell.config, need_teacher=cell.until != "ingest", need_start=needs_start(cell.until)).close()
+    for cell in _builds(cells).values():
+        _open(cell).close()
     read(cells[0].config.data, "dev")
-    with store.lock():  # another build would fail every run of this comparison
-        pass
+    if not only_finished:
+        with store.lock():  # another build would fail every run of this comparison
+            pass
 
 
-def _build_all(session: Session, files: Store, cells: Sequence[Trial], only_finished: bool) -> dict[str, tuple[str, str]]:
+def _builds(cells: Sequence[Trial]) -> dict[str, Trial]:
+    return {cell.build: cell for cell in cells}
+
+
+def _open(cell: Trial, **how: bool) -> Context:
+    return open_context(cell.config, need_teacher=cell.until != "ingest", need_start=needs_start(cell.until), **how)
+
+
+def _find_all(session: Session, cells: Sequence[Trial]) -> dict[str, tuple[str, str]]:
+    """As `_build_all`, of builds that are finished. Holds no store, so that a comparison under way can be looked at."""
+    found = {}
+    for key, cell in _builds(cells).items():
+        try:
+            with closing(_open(cell, verbose=session.verbose)) as context:
+                manifest = finished_manifest(context, session.store, cell.until)
+            found[key] = (manifest.digest, "") if manifest else ("", "build: not finished")
+        except KidpipeError as error:
+            found[key] = ("", f"build: {error.what}")
+    return found
+
+
+def _build_all(session: Session, files: Store, cells: Sequence[Trial]) -> dict[str, tuple[str, str]]:
     """By build: the digest of its manifest, or what went wrong. Builds share their stages through the store.
 
     Args:
@@ -114,18 +135,12 @@ def _build_all(session: Session, files: Store, cells: Sequence[Trial], only_fini
         known: list[str] = files.read_json(STUDY_MANIFESTS) or []
         files.write_json(STUDY_MANIFESTS, sorted({*known, manifest.digest}))
 
-    builds = {cell.build: cell for cell in cells}
+    builds = _builds(cells)
     found: dict[str, tuple[str, str]] = {}
     for number, (key, cell) in enumerate(builds.items(), start=1):
-        needs = {"need_teacher": cell.until != "ingest", "need_start": needs_start(cell.until)}
-        context = open_context(cell.config, **needs, may_ask=not only_finished, verbose=session.verbose)
+        context = _open(cell, may_ask=True, verbose=session.verbose)
         try:
-            grid = Grid(stages(context, cell.until), context.parts, session.store)
-            if only_finished and not all(map(grid.is_finished, grid.stages)):
-                raise KidpipeError("not finished")
-            result = build(
-                context, session.store, until=cell.until, progress=False, is_latest=False, keep=None if only_finished else keep
-            )
+            result = build(context, session.store, until=cell.until, progress=False, is_latest=False, keep=keep)
             found[key] = (result.manifest.digest, "")
             made, reused = sum(result.ran.values()), sum(result.reused.values())
             session.errors.print(f"build {number}/{len(builds)}  {made} shards made, {reused} reused", soft_wrap=True)

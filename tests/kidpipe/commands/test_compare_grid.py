@@ -86,7 +86,9 @@ def test_stages_run_once_and_every_run_is_told(compare: Cli, tmp_path: Path) -> 
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")} == times
 
     assert compare("build-imperfect", "--until", "generate", generate__max_new_tokens=4).code == 0
-    assert compare(*command, "--finished").code == 0
+    with Store(tmp_path / "artifacts").lock():
+        assert_said(compare(*command), "another")
+        assert compare(*command, "--finished").code == 0, "it builds nothing, and can be asked for while another command does"
     assert rows(tmp_path) == found, "answers that nothing here reads are no cost of these runs"
 
     digest = found[2]["manifest"]
