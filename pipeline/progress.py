@@ -1,7 +1,7 @@
 """Rows finished in, a line a stage with rate and time left out, on stderr: a bar on a terminal, else a line at half minutes."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
@@ -84,6 +84,8 @@ class _Line:
     total_rows: int
     shards: int
     total: int
+    done: int
+    """Rows of finished shards."""
     task: TaskID | None = None
     began: float = 0.0
 
@@ -107,7 +109,7 @@ class ManyStagesProgress:
 
     def add(self, name: str, rows: int, total_rows: int, shards: int, total: int) -> None:
         """A stage of which `rows` of its `total_rows` in `shards` of its `total` shards are to be made."""
-        self._lines[name] = _Line(rows, total_rows, shards, total)
+        self._lines[name] = _Line(rows, total_rows, shards, total, total_rows - rows)
         self.seconds[name] = 0.0
         if not shards:
             self._work.say(f"{name:<11} reused, {total} shards")
@@ -116,20 +118,28 @@ class ManyStagesProgress:
         """The stage's next shard is begun."""
         line = self._lines[name]
         if line.task is None:
-            line.task, line.began = self._work.add(name, line.total_rows, first=line.total_rows - line.rows), time.monotonic()
+            line.task, line.began = self._work.add(name, line.total_rows, first=line.done), time.monotonic()
 
     def advance(self, name: str, rows: int, *, is_last: bool) -> None:
         """A shard of a stage is finished; with the last one its line is left."""
         line = self._lines[name]
+        line.done += rows
         if line.task is None:
             return
-        self._work.advance(line.task, rows)
         self.seconds[name] = time.monotonic() - line.began
         if is_last:
+            self._work.set(line.task, line.done, line.total_rows)
             done, elapsed = self._work.end(line.task)
             line.task = None
             rate = f" in {elapsed:.1f} s ({done / elapsed:,.0f} rows/s)" if done and elapsed > 0 else ""
             self._work.say(f"{name:<11} {line.shards} of {line.total} shards, {line.rows:,} rows{rate}")
+
+    def show(self, under_way: Mapping[str, tuple[int, int]]) -> None:
+        """Bring the bars up to date. `under_way`: rows finished of shards that are not, and rows begun, by stage."""
+        for name, line in self._lines.items():
+            if line.task is not None:
+                finished, begun = under_way.get(name, (0, 0))
+                self._work.set(line.task, line.done + finished, line.total_rows, begun)
 
     def tick(self, workers: Sequence[WorkerFigures]) -> None:
         """Say how fast the engines are, at half minutes."""

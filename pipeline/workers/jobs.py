@@ -67,6 +67,17 @@ Answer = Done | Damaged | Failed
 
 
 @dataclass(frozen=True)
+class News:
+    """How far a worker is with the shard that it computes."""
+
+    cell: Cell | None = None
+    """None between two shards."""
+    finished: int = 0
+    """Rows."""
+    under_way: int = 0
+
+
+@dataclass(frozen=True)
 class Greeting:
     """What a worker says once it is there."""
 

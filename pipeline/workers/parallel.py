@@ -1,6 +1,7 @@
 """A grid in; its missing shards, made by several engines side by side, out. The driver of a build on Ray."""
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ _LOG = logging.getLogger(__name__)
 MOST_STRIKES = 3
 """Times that a shard may fail, or take its worker with it."""
 _WAIT_S = 1.0
+_ASK_S = 2.0
+"""How often workers are asked how far they are with a shard."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ class ParallelRunner:
         schedule.is_held = not any(footers.of(shard)["out"] for shard in ready)
 
     def _drive(self, schedule: Schedule, bar: ManyStagesProgress) -> None:
+        asked = time.monotonic()
         while not schedule.is_finished:
             self._hand_out(schedule, bar)
             for event in self._pool.wait(_WAIT_S):
@@ -107,7 +111,21 @@ class ParallelRunner:
                     self._mourn(event, schedule, bar)
                 else:
                     self._receive(event, schedule, bar)
+            if self._is_shown and time.monotonic() - asked >= _ASK_S:
+                self._pool.ask()
+                asked = time.monotonic()
+            bar.show(self._under_way())
             bar.tick(self._pool.seats)
+
+    def _under_way(self) -> dict[str, tuple[int, int]]:
+        """By stage: rows finished of shards that are not, and rows begun, as far as it was told."""
+        found: dict[str, tuple[int, int]] = {}
+        for seat in self._pool.seats:
+            cell = seat.news.cell
+            if cell is not None and any(job.cell == cell for job in seat.jobs.values()):
+                finished, begun = found.get(cell.stage, (0, 0))
+                found[cell.stage] = finished + seat.news.finished, begun + seat.news.under_way
+        return found
 
     def _hand_out(self, schedule: Schedule, bar: ManyStagesProgress) -> None:
         if schedule.ready(""):

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from ray.exceptions import OutOfMemoryError, RayError
 
 from kidcore.errors import KidpipeError
 from kidcore.version import kidpipe_version
-from pipeline.workers.jobs import Answer, Greeting, Job
+from pipeline.workers.jobs import Answer, Greeting, Job, News
 from pipeline.workers.worker import Place, StageBodies, Worker
 
 _LOG = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ class Seat:
     """By what Ray calls the answer to come, oldest first."""
     model: str = ""
     """What its engine holds."""
+    news: News = field(default_factory=News)
+    """What it last said of the shard that it computes."""
     failed_starts: int = 0
     rows: int = 0
     shards: int = 0
@@ -82,6 +85,8 @@ class WorkerPool:
         self._places, self._bodies, self._gpus = places, bodies, gpus
         self._waiting: dict[Any, Seat] = {}
         """What Ray owes us, and the seat that owes it: greetings and answers."""
+        self._asked: dict[Any, Seat] = {}
+        """As `_waiting`, of news that nobody waits for."""
         self.seats: list[Seat] = []
 
     def want(self, kind: Kind, number: int) -> None:
@@ -109,6 +114,17 @@ class WorkerPool:
         ready, _ = ray.wait(list(self._waiting), num_returns=1, timeout=seconds)
         return [event for reference in ready if (event := self._receive(reference)) is not None]
 
+    def ask(self) -> None:
+        """Take the news that came since the last call, and ask for more; who can't say is heard of by `wait`."""
+        told = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)[0] if self._asked else []
+        for reference in told:
+            with suppress(RayError):
+                self._asked.pop(reference).news = ray.get(reference)
+        silent = set(self._asked.values())
+        for seat in self.seats:
+            if seat.jobs and seat not in silent:
+                self._asked[seat.actor.tell.remote()] = seat
+
     def replace(self, seat: Seat) -> list[Job]:
         """Put another worker into a seat; the jobs that it held."""
         jobs = list(seat.jobs.values())
@@ -125,14 +141,17 @@ class WorkerPool:
     def _start(self, seat: Seat) -> None:
         gpus = self._gpus if seat.kind == "engine" else 0
         # A death is ours to see and to count, so Ray restarts nothing. Cores are not reserved: there may be fewer than workers.
+        # Beside its jobs a worker can say how far it is.
         options = {"max_restarts": 0, "max_task_retries": 0, "num_cpus": 0, "num_gpus": gpus}
-        actor = ray.remote(Worker).options(**options, max_concurrency=IN_FLIGHT, scheduling_strategy="SPREAD")
-        seat.actor, seat.greeting, seat.model = actor.remote(self._places[seat.kind], self._bodies), None, ""
+        actor = ray.remote(Worker).options(**options, max_concurrency=IN_FLIGHT + 1, scheduling_strategy="SPREAD")
+        seat.actor, seat.greeting = actor.remote(self._places[seat.kind], self._bodies), None
+        seat.model, seat.news = "", News()
         self._waiting[seat.actor.greet.remote()] = seat
 
     def _drop(self, seat: Seat) -> None:
-        for reference in [reference for reference, owner in self._waiting.items() if owner is seat]:
-            del self._waiting[reference]
+        for owed in (self._waiting, self._asked):
+            for reference in [reference for reference, owner in owed.items() if owner is seat]:
+                del owed[reference]
         seat.jobs.clear()
         ray.kill(seat.actor)
 

@@ -17,7 +17,6 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from kidcore.advance import unheard
 from kidcore.allocator import release_free_memory
 from kidcore.config.processes import usable_cores
 from kidcore.errors import KidpipeError
@@ -29,7 +28,7 @@ from kidcore.store.store import DamagedShard, Shard, Store
 from kidcore.version import kidpipe_version
 from pipeline.derive import derive
 from pipeline.ledger import made_by
-from pipeline.workers.jobs import Answer, Damaged, Done, Failed, Greeting, Job
+from pipeline.workers.jobs import Answer, Damaged, Done, Failed, Greeting, Job, News
 
 _OUR_LOGS = ("pipeline", "kidcore")
 _UNSEEN_S = (0.0, 0.2, 1.0, 3.0)
@@ -85,6 +84,7 @@ class Worker:
         self._store = Store(place.store, shard_log=shards_of(os.uname().nodename) if is_elsewhere else SHARDS)
         self._computing = ThreadPoolExecutor(1, "stage")
         self._free_since: float | None = None
+        self._news = News()
         self._said: list[tuple[int, str]] = []
         for name in _OUR_LOGS:
             log = logging.getLogger(name)
@@ -103,6 +103,10 @@ class Worker:
                 sees = lock.read_bytes() == self._place.lock
         return Greeting(os.uname().nodename, os.getpid(), kidpipe_version(), sees)
 
+    def tell(self) -> News:
+        """Say how far it is with what it computes."""
+        return self._news
+
     def make(self, job: Job) -> Answer:
         """Make one shard. Whatever goes wrong is an answer too."""
         try:
@@ -120,7 +124,7 @@ class Worker:
         if job.source is None:
             tables = {name: self._read(shard) for name, shard in job.inputs.items()}
             read_s = time.perf_counter() - began
-            task = Task(job.part, job.cell.view, tables, unheard)
+            task = Task(job.part, job.cell.view, tables, self._advance)
             output, computed_s, idle_s, (engine, start_s) = self._computing.submit(self._compute, job, task).result()
         else:
             settings: Mapping[str, Any] = job.provenance["settings"]  # type: ignore[assignment]
@@ -141,10 +145,15 @@ class Worker:
         try:
             if self._bodies is None:
                 self._bodies = self._open()
+            self._news = News(job.cell)
             output = self._bodies.run(job, task)
             return output, time.perf_counter() - began, idle_s, self._bodies.take_engine()
         finally:
+            self._news = News()
             self._free_since = time.perf_counter()
+
+    def _advance(self, finished: int, under_way: int = 0, /) -> None:
+        self._news = News(self._news.cell, self._news.finished + finished, under_way)
 
     def _read(self, shard: Shard) -> pa.Table:
         """The rows of a shard that may have been written by another machine a moment ago."""

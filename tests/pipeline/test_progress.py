@@ -28,6 +28,7 @@ def test_stages_and_engines_have_rates(monkeypatch: pytest.MonkeyPatch, capsys: 
         bar.start("gold_score")
         now[0] += 10
         bar.advance("gold_score", 20, is_last=False)
+        bar.show({"gold_score": (5, 15)})
         engines[0] = Figures(rows=20, shards=1, computed_s=8.0, idle_s=2.0)
         now[0] += 21
         bar.tick(engines)

@@ -62,6 +62,7 @@ class LightBodies:
         return self
 
     def run(self, job: Job, task: Task) -> Output:
+        task.advance(1, ROWS - 1)
         time.sleep(self.sleep_s)
         while self.pause is not None and self.pause.exists():
             time.sleep(0.01)
@@ -78,12 +79,12 @@ class LightBodies:
         return None, 0.0
 
 
-def parallel(grid: Grid, store: Store, bodies: LightBodies, engines: int = 2) -> ParallelRunner:
+def parallel(grid: Grid, store: Store, bodies: LightBodies, engines: int = 2, progress: bool = False) -> ParallelRunner:
     """The driver, with one SQL worker."""
     place = Place(Path.cwd(), store.root.absolute(), b"", threads=1, neighbours=1, uses_gpu=False)
     places: dict[Kind, Place] = {"engine": place, "sql": place}
     crew = Crew(WorkerPool(places, bodies.open, 0), engines, 1, lambda stage: MODELS.get(stage, ""))
-    return ParallelRunner(grid, store, False, crew, lambda _part: ())
+    return ParallelRunner(grid, store, progress, crew, lambda _part: ())
 
 
 def serial(store: Store, parts: int = 4) -> Ledger:

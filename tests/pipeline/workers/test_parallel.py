@@ -13,6 +13,7 @@ import pytest
 from kidcore.errors import KidpipeError
 from kidcore.store.log import shard_records
 from kidcore.store.store import DamagedShard, Store
+from pipeline.progress import ManyStagesProgress
 from pipeline.workers.parallel import ParallelRunner
 from pipeline.workers.pool import IN_FLIGHT
 from tests.conftest import configure
@@ -102,6 +103,26 @@ def test_three_engines_of_which_one_is_killed_with_the_sql_worker(tmp_path: Path
     assert runner.ledger.ran == {"first": 4, "second": 4, "third": 8, "fourth": 8}
     assert len(shard_records(store.root)) <= 24 + 2 * IN_FLIGHT, "what was finished is not made again"
     assert not list(store.root.glob("*/.tmp-*"))
+
+
+def test_rows_of_a_shard_that_is_not_finished_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, pause = Store(tmp_path / "store"), tmp_path / "pause"
+    pause.touch()
+    shown: list[dict[str, tuple[int, int]]] = []
+
+    def show(_bar: ManyStagesProgress, under_way: dict[str, tuple[int, int]]) -> None:
+        shown.append(under_way)
+        if under_way:
+            pause.unlink(missing_ok=True)
+
+    monkeypatch.setattr("pipeline.workers.parallel._ASK_S", 0.01)
+    monkeypatch.setattr(ManyStagesProgress, "show", show)
+    late = threading.Timer(30, pause.unlink, kwargs={"missing_ok": True})
+    late.start()
+    run(parallel(grid_in(store), store, LightBodies(pause=pause), progress=True))
+    late.cancel()
+    assert next(filter(None, shown)) == {"first": (1, 2)}
+    assert not shown[-1]
 
 
 def test_a_shard_that_kills_its_worker_three_times_stops_the_build(tmp_path: Path) -> None:

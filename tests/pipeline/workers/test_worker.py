@@ -13,7 +13,7 @@ from kidcore.models.backends.base import EngineDied
 from kidcore.store.graph import Cell, Output, Task
 from kidcore.store.log import SHARDS, append, shard_records
 from kidcore.store.store import Shard, Store
-from pipeline.workers.jobs import Answer, Damaged, Done, Failed, Job
+from pipeline.workers.jobs import Answer, Damaged, Done, Failed, Job, News
 from pipeline.workers.worker import Place, Worker
 from tests.pipeline.workers.light import LightBodies, grid_in
 
@@ -58,6 +58,23 @@ def test_the_shard_is_written_and_told_of(store: Store) -> None:
     (record,) = shard_records(store.root)
     assert f"process {os.getpid()} on " in record["worker"]
     assert answer.idle_s == 0
+
+
+def test_how_far_it_is_can_be_asked_while_it_computes(store: Store) -> None:
+    told: list[News] = []
+
+    class Counting(LightBodies):
+        def run(self, job: Job, task: Task) -> Output:
+            for _ in range(2):
+                task.advance(1, 2)
+                told.append(one.tell())
+            return super().run(job, task)
+
+    one, job = worker(store, Counting()), first_job(store)
+    assert one.tell() == News()
+    one.make(job)
+    assert told == [News(job.cell, 1, 2), News(job.cell, 2, 2)]
+    assert one.tell() == News()
 
 
 def test_a_worker_on_another_machine_has_a_log_of_its_own(store: Store) -> None:
