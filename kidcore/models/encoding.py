@@ -117,13 +117,18 @@ def _hide(content: dict[str, Any], hidden: frozenset[int] | set[int]) -> dict[st
     model = content["model"]
     vocab = model.get("vocab")
     if isinstance(vocab, dict):
-        merged = {part for merge in model.get("merges") or [] for part in (merge.split(" ") if isinstance(merge, str) else merge)}
-        for token, index in list(vocab.items()):
-            if index in hidden and token not in merged:
-                del vocab[token]
-                vocab[name(index)] = index
-                if model.get("unk_token") == token:
-                    model["unk_token"] = name(index)
+        merges = {tuple(merge.split(" ") if isinstance(merge, str) else merge): merge for merge in model.get("merges") or []}
+        prefix = model.get("continuing_subword_prefix") or ""
+        results = {pair: pair[0] + pair[1].removeprefix(prefix) for pair in merges}
+        # A character of its own that words are merged from stays: without it they could not be written.
+        kept = {part for pair in merges for part in pair} - set(results.values())
+        names = {token: name(index) for token, index in vocab.items() if index in hidden and token not in kept}
+        for token, unseen in names.items():
+            vocab[unseen] = vocab.pop(token)
+            if model.get("unk_token") == token:
+                model["unk_token"] = unseen
+        if merges:
+            model["merges"] = [merge for pair, merge in merges.items() if names.keys().isdisjoint({*pair, results[pair]})]
     elif isinstance(vocab, list):
         for index in hidden:
             if index < len(vocab):

@@ -57,6 +57,20 @@ def test_text_like_a_control_token_never_becomes_one(family: tuple[str, Any]) ->
             assert len(encoded.starts) == len(encoded.ids)
 
 
+@pytest.mark.parametrize("word", ["people", "Ġcity"])
+@pytest.mark.parametrize("name", ["qwen", "gpt2", "llama3"])
+def test_a_word_that_is_declared_special_is_spelled_otherwise_in_text(name: str, word: str) -> None:
+    tokenizer = FAMILIES[name]()
+    assert word in tokenizer.get_vocab(), "a word that merges give"
+    tokenizer.add_special_tokens({"additional_special_tokens": [word]})
+    encoder = TextEncoder(tokenizer)
+    assert tokenizer.convert_tokens_to_ids(word) in encoder.control
+    text = f"{word} cities of peoplepeople in a city"
+    encoded = encoder.encode(text)
+    assert encoder.control.isdisjoint(encoded.ids)
+    assert encoder.decode(encoded.ids) == text
+
+
 @pytest.mark.parametrize("name", ["qwen", "gpt2", "llama3", "llama2", "bytes", "python"])
 def test_sql_with_such_text_decodes_to_itself(name: str) -> None:
     tokenizer = FAMILIES[name]()
