@@ -63,8 +63,9 @@ _INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
 _OPENER = r"(?=[\s(]*(?:select|with|values|from)\b)"
 _LEAD = re.compile(
-    rf"""(?: :[\s*_]* | [.!?]\s*\n\s* | \A\s*(?:sql|sqlite)\s+ | \A\s*(?:sql|sqlite3?|duckdb|mysql|postgres|D)[>#]\s*
+    rf"""(?: :[\s*_]* | [.!?]\s*\n\s* | \A\s*(?:sql|sqlite|assistant)\s+ | \A\s*(?:sql|sqlite3?|duckdb|mysql|postgres|D)[>#]\s*
     | (?:\A|\n)[ ]*(?:\#{{1,6}}[ ][^\n]*|\*\*[^*\n]+\*\*|__[^_\n]+__|-{{3,}})\s*\n\s* | \A\s*(?:[-*+•]|\(?\d{{1,2}}[.)])\s+
+    | \A\s*(?:sure|certainly|of\ course|okay)\b[,.!]*\s+ | \A[\w ,]{{0,80}}\b(?:query|sql|answer|statement)\ (?:is|would\ be)\s+
     ){_OPENER}""",
     re.IGNORECASE | re.VERBOSE,
 )

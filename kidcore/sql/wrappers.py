@@ -47,6 +47,7 @@ _LITERAL = re.compile(
 )
 _ENCLOSED = re.compile(r"(?P<mark>\*\*|\*|__|_|\$\$|\$|\"\"\"|'''|``|\"|'|`)(?:sql\s+)?(?P<text>.+)(?P=mark)[;.]?", re.DOTALL)
 _LATEX = re.compile(r"\\(?:text|texttt|mathrm)\s*\{(?P<text>.*)\}", re.DOTALL)
+_CURLY = ("“”", "„“", "«»")
 _BOX = "\\boxed{"
 
 
@@ -127,6 +128,8 @@ def enclosed_texts(text: str) -> Iterator[str]:
     """What stands in quotes or marks around the whole of a text, in LaTeX's box, or else in its last literals."""
     if whole := _ENCLOSED.fullmatch(text):
         yield whole["text"]
+    if text[:1] + text[-1:] in _CURLY:
+        yield text[1:-1]
     if _BOX in text:
         yield text.rpartition(_BOX)[2].rpartition("}")[0]
     if latex := _LATEX.fullmatch(text.strip()):
