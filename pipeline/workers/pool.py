@@ -118,8 +118,9 @@ class WorkerPool:
         """Take the news that came since the last call, and ask for more; who can't say is heard of by `wait`."""
         told = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)[0] if self._asked else []
         for reference in told:
+            seat = self._asked.pop(reference)
             with suppress(RayError):
-                self._asked.pop(reference).news = ray.get(reference)
+                seat.news = ray.get(reference)
         silent = set(self._asked.values())
         for seat in self.seats:
             if seat.jobs and seat not in silent:
