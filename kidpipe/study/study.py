@@ -138,16 +138,15 @@ def _build_all(session: Session, files: Store, cells: Sequence[Trial]) -> dict[s
     builds = _builds(cells)
     found: dict[str, tuple[str, str]] = {}
     for number, (key, cell) in enumerate(builds.items(), start=1):
-        context = _open(cell, may_ask=True, verbose=session.verbose)
-        try:
-            result = build(context, session.store, until=cell.until, progress=False, is_latest=False, keep=keep)
-            found[key] = (result.manifest.digest, "")
-            made, reused = sum(result.ran.values()), sum(result.reused.values())
-            session.errors.print(f"build {number}/{len(builds)}  {made} shards made, {reused} reused", soft_wrap=True)
-        except KidpipeError as error:
-            found[key] = ("", f"build: {error.what}")
-        finally:
-            context.close()
+        with closing(_open(cell, may_ask=True, verbose=session.verbose)) as context:
+            try:
+                result = build(context, session.store, until=cell.until, progress=False, is_latest=False, keep=keep)
+            except KidpipeError as error:
+                found[key] = ("", f"build: {error.what}")
+                continue
+        found[key] = (result.manifest.digest, "")
+        made, reused = sum(result.ran.values()), sum(result.reused.values())
+        session.errors.print(f"build {number}/{len(builds)}  {made} shards made, {reused} reused", soft_wrap=True)
     return found
 
 
