@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kidcore.atomic import write_json
+from kidcore.errors import KidpipeError
 from kidcore.method.knowledge import GoldKnowledge
 from kidcore.method.overlap import Overlap
 
@@ -41,25 +42,32 @@ class TrainResult:
 
 
 def read_result(out: Path) -> TrainResult | None:
-    """What the run in folder `out` came to; None before its end."""
+    """What the run in folder `out` came to; None before its end.
+
+    Raises:
+        KidpipeError: the file is there and cannot be read.
+    """
     path = out / "result.json"
     if not path.exists():
         return None
-    # Runs of an older kidpipe did not look at their start.
-    figures = {"start_nll": None} | json.loads(path.read_text(encoding="utf-8"))
-    start, final = (GoldKnowledge.from_json(figures.pop(name, None)) for name in _KNOWLEDGE)
-    overlaps = [Overlap.from_json(figures.pop(name, None)) for name in _OVERLAP]
-    figures = {name: math.nan if value is None else value for name, value in figures.items()}
-    return TrainResult(
-        **figures,
-        best=out / "best",
-        last=out / "last",
-        was_finished=True,
-        start_knowledge=start,
-        final_knowledge=final,
-        start_overlap=overlaps[0],
-        final_overlap=overlaps[1],
-    )
+    try:
+        # Runs of an older kidpipe did not look at their start.
+        figures = {"start_nll": None} | json.loads(path.read_text(encoding="utf-8"))
+        start, final = (GoldKnowledge.from_json(figures.pop(name, None)) for name in _KNOWLEDGE)
+        overlaps = [Overlap.from_json(figures.pop(name, None)) for name in _OVERLAP]
+        figures = {name: math.nan if value is None else value for name, value in figures.items()}
+        return TrainResult(
+            **figures,
+            best=out / "best",
+            last=out / "last",
+            was_finished=True,
+            start_knowledge=start,
+            final_knowledge=final,
+            start_overlap=overlaps[0],
+            final_overlap=overlaps[1],
+        )
+    except (ValueError, TypeError) as error:
+        raise KidpipeError(f"not a run's result: {error}", where=str(path), fix=f"rm -r {out} and train again") from error
 
 
 def write_result(out: Path, result: TrainResult) -> None:

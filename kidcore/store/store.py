@@ -197,6 +197,14 @@ class Store:
                 f"not readable: {error}", where=str(self.root / name), fix="remove the file and build again"
             ) from None
 
+    def known_object(self, name: str) -> dict[str, Any]:
+        """The JSON object there; empty where there is none or the file is damaged: for what is shown, and decides nothing."""
+        try:
+            found = self.read_json(name)
+        except (KidpipeError, OSError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
     def remember_settings(self, name: str, stage: str, settings: Mapping[str, Any]) -> None:
         """Keep the settings of a stage under their fingerprint, so that it can be said what shards were made with."""
         if not (self.root / "settings" / f"{name}.json").exists():

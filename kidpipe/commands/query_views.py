@@ -1,6 +1,5 @@
 """A store in; the views that `kidpipe query` has beside the stages, out: verdicts, runs, steps and comparisons."""
 
-import json
 from collections.abc import Iterable
 from contextlib import suppress
 from glob import escape
@@ -13,6 +12,7 @@ import pyarrow as pa
 from kidcore.atomic import replacing
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
+from kidcore.store.store import Store
 
 _FILES = {
     "verdicts": ("eval/*/verdicts.parquet", "evaluation", "read_parquet(?, union_by_name = true, filename = true)"),
@@ -42,7 +42,7 @@ _WRITERS = {".csv": "write_csv", ".parquet": "write_parquet"}
 
 def make_views(connection: duckdb.DuckDBPyConnection, root: Path) -> list[str]:
     """Make the views of what is there; their names."""
-    connection.register("runs", pa.Table.from_pylist(_runs(root), schema=_RUNS))
+    connection.register("runs", pa.Table.from_pylist(_runs(Store(root)), schema=_RUNS))
     made = ["runs"]
     for name, (pattern, folder, reader) in _FILES.items():
         files = [path for path in sorted(root.glob(pattern)) if path.stat().st_size]
@@ -81,21 +81,13 @@ def write_rows(connection: duckdb.DuckDBPyConnection, sql: str, out: Path) -> in
     return int(relation.count("*").fetchall()[0][0])
 
 
-def _runs(root: Path) -> list[dict[str, Any]]:
+def _runs(store: Store) -> list[dict[str, Any]]:
     rows = []
-    for folder in sorted(path for path in (root / "runs").glob("*") if path.is_dir()):
-        result, identity = (_read(folder / name) for name in ("result.json", "run.json"))
+    for folder in sorted(path for path in (store.root / "runs").glob("*") if path.is_dir()):
+        result, identity = (store.known_object(f"runs/{folder.name}/{name}") for name in ("result.json", "run.json"))
         # Settings at their default are left out of a run's identity.
         default = TrainSettings.model_fields["method"].default
         method = (identity.get("settings") or {}).get("method", default) if identity else None
         figures = {name: result.get(name) for name in _RUNS.names[3:]}
         rows.append({"run": folder.name, "is_finished": bool(result), "method": method, **figures})
     return rows
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}

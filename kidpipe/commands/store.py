@@ -96,8 +96,10 @@ def _runs(store: Store) -> list[dict[str, Any]]:
     """Each run, with what its student knew of the holdout's gold at the start and in the end."""
     runs = []
     for folder in sorted(p for p in (store.root / "runs").glob("*") if p.is_dir()):
-        result = store.read_json(f"runs/{folder.name}/result.json") or {}
+        result = store.known_object(f"runs/{folder.name}/result.json")
         state = "finished" if (folder / "last").is_dir() else "unfinished"
+        if not result and (folder / "result.json").exists():
+            state = "damaged"
         known = {f"{when}_on_gold": result.get(f"{when}_knowledge") for when in ("start", "final")}
         known |= {f"{when}_overlap": result.get(f"{when}_overlap") for when in ("start", "final")}
         steps = (path.name.removeprefix("step-") for path in folder.glob("checkpoints/step-*"))
@@ -111,7 +113,7 @@ def _scores(store: Store, run: Path) -> dict[str, float | None]:
     """By evaluation of this run's student, its ex_bag."""
     found: dict[str, float | None] = {}
     for path in sorted((store.root / "eval").glob("*/summary.json")):
-        summary = store.read_json(str(path.relative_to(store.root))) or {}
+        summary = store.known_object(str(path.relative_to(store.root)))
         model = Path(summary.get("model") or "")
         if model.name in ("best", "last") and model.parent.name == run.name:
             found[path.parent.name] = summary.get("metrics", {}).get("ex_bag", {}).get("all", {}).get("value")
@@ -121,7 +123,8 @@ def _scores(store: Store, run: Path) -> dict[str, float | None]:
 def _run_line(run: Mapping[str, Any]) -> str:
     """finished, or where it stands, with what is known of how good it is."""
     stands = f", step {run['saved_step']} is saved" if run["saved_step"] else ", nothing saved yet"
-    parts = [run["state"] + (stands if run["state"] == "unfinished" else "")]
+    more = {"unfinished": stands, "damaged": ", its result.json cannot be read"}
+    parts = [run["state"] + more.get(run["state"], "")]
     parts += [f"holdout NLL {run['best_nll']:.4f}"] if run["best_nll"] is not None else []
     parts += [f"ex_bag {score:.1%} ({name})" for name, score in run["scores"].items() if score is not None]
     return ", ".join([*parts, *([run["changed"]] if run["changed"] else [])])

@@ -63,11 +63,11 @@ def _of(figures: Any, *names: str) -> dict[str, Any]:
 def _table(store: Store, logs: dict[str, pl.DataFrame]) -> HtmlTable:
     rows = []
     for name, log in logs.items():
-        result = store.read_json(f"runs/{name}/result.json")
-        settings = (store.read_json(f"runs/{name}/run.json") or {}).get("settings", {})
+        result = store.known_object(f"runs/{name}/result.json")
+        settings = store.known_object(f"runs/{name}/run.json").get("settings", {})
         steps = log.filter(pl.col("kind") == "step")
         state = "finished" if result else "unfinished"
-        best = f"{result['best_nll']:.4f}" if result and result.get("best_nll") is not None else ""
+        best = f"{result['best_nll']:.4f}" if result.get("best_nll") is not None else ""
         seconds = f"{steps['seconds'].sum():.0f}" if "seconds" in steps.columns else ""
         said = ", ".join(f"{key} {value}" for key, value in settings.items())
         rows.append((name, state, str(steps["step"].max() or 0), best, seconds, said))

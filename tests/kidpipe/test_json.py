@@ -17,6 +17,7 @@ from kidpipe.commands.session import Session, open_session, show_bytes, show_sec
 from kidpipe.commands.settings import show_config
 from kidpipe.commands.store import pin, status, verify
 from kidpipe.commands.train import train
+from kidpipe.report.train import train_section
 from tests.test_fixture_store import FIXTURE, copied_store
 
 DATABASE, MODEL = next((FIXTURE / "data" / "database").glob("*/*.sqlite")), str(FIXTURE / "model")
@@ -136,6 +137,33 @@ def test_a_run_without_a_holdout_has_no_likelihood_to_tell(old: dict[str, object
     assert (found["best_nll"], found["start_nll"], found["was_finished"]) == (None, None, True)
     assert "nan" not in said
     assert "sft         finished before, nothing to do\n" in said
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
+@pytest.mark.parametrize("name", ["result.json", "run.json"])
+def test_a_damaged_file_of_one_run_hides_no_other(
+    session: Session, capsys: pytest.CaptureFixture[str], name: str, text: str
+) -> None:
+    run = session.store.root / "runs" / "sft-8265ecdb"
+    before = (run / name).read_bytes()
+    (run / name).write_text(text)
+    try:
+        status(session, as_json=True)
+        runs = {row["name"]: row["state"] for row in document(capsys.readouterr().out)["runs"]}
+        status(session, as_json=False)
+        said = capsys.readouterr().out
+        query(session, "select run, is_finished from runs", as_json=True)
+        shown = {row["run"]: row["is_finished"] for row in document(capsys.readouterr().out)}
+        table = train_section(session.store, sorted(runs)).blocks[0].table
+    finally:
+        (run / name).write_bytes(before)
+    is_broken = name == "result.json"
+    # The fixture's runs are without weights.
+    assert (runs[run.name], shown[run.name]) == (("damaged", False) if is_broken else ("unfinished", True))
+    assert runs.keys() == shown.keys() == {run.name, "kid-04bb9b9b"}
+    assert ("its result.json cannot be read" in said) == is_broken
+    assert table is not None
+    assert len(table.rows) == 2
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,14 @@ def test_a_result_of_an_older_kidpipe_knows_nothing_of_its_start(tmp_path: Path)
     assert (found.steps, found.start_overlap) == (3, None)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[1]", '"text"', "null", "{}", '{"steps": 3, "other": 1}', "\x00"])
+def test_a_damaged_result_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(KidpipeError, match="not a run's result") as caught:
+        read_result(tmp_path)
+    assert f"rm -r {tmp_path}" in caught.value.fix
+
+
 @pytest.mark.parametrize(
     "first", ["", "{", '{"step": 1}', '{"step": 0}', "[0]", '{"step": 0, "on_gold": {"tokens": "x"}}', "\x00"]
 )
