@@ -40,6 +40,8 @@ class RunProgress:
     """Of the student as it was given; nan in checkpoints of an older kidpipe, and without a holdout."""
     pack_tokens: int = 0
     """Of the packs that the run's steps are cut into; 0 in checkpoints of an older kidpipe."""
+    pack_tokens_asked: int | str = "auto"
+    """What the settings said of it: memory may have allowed less."""
     held_out: int = -1
     """Examples that the run keeps for evaluation; -1 in checkpoints of an older kidpipe."""
 
@@ -169,18 +171,20 @@ class Checkpoints:
         found = self._all()
         return int(found[-1].name.removeprefix("step-")) if found else 0
 
-    def pack_tokens(self) -> int:
-        """The size of the packs of the run so far: another one would round otherwise. 0 where nothing is known."""
-        return self._began_with("pack_tokens", 0)
+    def pack_tokens(self, asked: int | str) -> int:
+        """The size of the packs of the run so far: another one would round otherwise. 0 where nothing is known or another is asked."""
+        size = int(self._began_with("pack_tokens", 0))
+        return size if asked in ("auto", self._began_with("pack_tokens_asked", "auto")) else 0
 
     def held_out(self) -> int:
         """Examples that the run keeps for evaluation; 0 before its first checkpoint, -1 where an older kidpipe began it."""
-        return self._began_with("held_out", -1) if self._all() else 0
+        return int(self._began_with("held_out", -1)) if self._all() else 0
 
-    def _began_with(self, name: str, unknown: int) -> int:
+    def _began_with(self, name: str, unknown: int | str) -> int | str:
         found = self._all()
         try:
-            return int(json.loads((found[-1] / "progress.json").read_text(encoding="utf-8"))[name])
+            value: int | str = json.loads((found[-1] / "progress.json").read_text(encoding="utf-8"))[name]
+            return value
         except (IndexError, OSError, ValueError, KeyError):
             return unknown
 

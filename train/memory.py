@@ -176,19 +176,20 @@ def pack_size(settings: TrainSettings) -> int:
 def fitted(settings: TrainSettings, student: Path, ranks: Ranks, began_with: int = 0, longest: int = 0) -> TrainSettings:
     """The settings with a number of tokens a pack, and with smaller packs or with checkpointing where these would not fit.
 
-    Losses stay but for their last digits. A run that goes on keeps the packs that it `began_with`, unless it is told otherwise.
-    No pack is smaller than the `longest` sequence of the data, whatever its budget.
+    Losses stay but for their last digits. A run that goes on keeps the packs that it `began_with`; 0 where it is new, or told
+    otherwise. No pack is smaller than the `longest` sequence of the data, whatever its budget. Processes with a whole student each
+    cut the same packs of the same examples: the one with the least memory decides for all.
 
     Raises:
         KidpipeError: nothing that may be changed makes a step fit.
     """
     shape = StudentShape.of(student)
-    if settings.pack_tokens == "auto":
+    if settings.pack_tokens == "auto" or began_with:
         size = began_with or _largest_pack(shape, settings, ranks, longest)
         settings = settings.model_copy(update={"pack_tokens": size})
     if shape is None or _may_be_divided(settings, ranks):
         return settings
-    free = _room(shape, settings, ranks.device, longest)
+    free = min(ranks.gather(_room(shape, settings, ranks.device, longest)))
     chosen = _choose(shape, settings, ranks.device, free, longest)
     asked, needed = (step_bytes(shape, x, ranks.device, longest) for x in (settings, chosen))
     if chosen is not settings:

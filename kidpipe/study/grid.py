@@ -43,8 +43,12 @@ class Trial:
     @property
     def build(self) -> str:
         """The same for runs that can train on one build."""
-        sections = sorted({"data", *sections_of(targets_of(self.until))})
-        return fingerprint([self.until, {name: getattr(self.config, name).model_dump() for name in sections}])
+        # What became of SQL when it was executed is read beside the stages that lead to the last one.
+        stages = {*targets_of(self.until), *stages_read(self.config.train)}
+        sections = sorted({"data", *sections_of(stages)})
+        # The student answers, or fills, where no other model is named for that.
+        student = self.config.train.student
+        return fingerprint([self.until, student, {name: getattr(self.config, name).model_dump() for name in sections}])
 
     def describe(self) -> str:
         """`kid, mask.ratio 0.3, seed 2`."""
@@ -67,7 +71,8 @@ def make_cells(
     cells: dict[str, Trial] = {}
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
-        asked = resolve({METHOD: chosen[METHOD]})
+        # What the method looks at depends on other settings of the trainer too.
+        asked = resolve({name: value for name, value in chosen.items() if name.startswith("train.")})
         if seed_masks:
             chosen |= dict.fromkeys(_DATA_SEEDS, chosen[SEED])
         counted = {name: value for name, value in chosen.items() if _matters(name, asked)}

@@ -1,10 +1,12 @@
 """The index says what the shards say, is made once, is small, and caps what is held out without losing any of it."""
 
+import dataclasses
 import gc
 import pickle
 from itertools import islice
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -49,6 +51,23 @@ def test_it_says_what_the_shards_say(source: Source, method: str, answers: str) 
     assert set(held) == drawn
     learnable = set(there) if method == "seqkd" else set(usable)
     assert dict(train) == {x: db_id for x, db_id in usable.items() if x in learnable - drawn}
+
+
+def test_other_outcomes_of_the_same_answers_are_another_index(source: Source, tmp_path: Path) -> None:
+    settings = config(method="seqkd", answers="correct")
+    (tmp_path / "cache").mkdir()
+    before = all_of(index_of(source.parts, settings, tmp_path / "cache"))
+    changed = []
+    for number, files in enumerate(source.parts):
+        paths = []
+        for path in files.of("generate_outcome"):
+            table = pq.read_table(path)
+            flipped = pa.array([not x for x in table["same_result"].to_pylist()])
+            paths.append(tmp_path / f"other-{number}-{path.name}")
+            pq.write_table(table.set_column(table.schema.get_field_index("same_result"), "same_result", flipped), paths[-1])
+        changed.append(dataclasses.replace(files, files={**files.files, "generate_outcome": tuple(paths)}))
+    after = all_of(index_of(changed, settings, tmp_path / "cache"))
+    assert after == all_of(index_of(changed, settings, None)) != before
 
 
 def test_it_is_made_once_and_small_and_its_name_is_what_travels(source: Source, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from kidcore.store.store import Store
 from tests.conftest import configure
 from tests.pipeline.running import run_build
 from tests.pipeline.test_change_matrix import other_model
-from tests.train.small import make_student, save_small_student, write_build
+from tests.train.small import VOCAB_SIZE, make_student, save_small_student, write_build
 from tests.train.stopping import stopped
 from tests.train.test_methods import STOPS, online_setup
 from train.data.dataset import Dataset, Source
@@ -84,6 +84,28 @@ def test_a_drawn_answer_follows_from_seed_step_and_prompt_alone(build: tuple[Sou
     assert together != [row[0].tolist() for row in online.rollouts(6, examples)]
     other = open_online(build, config("gkd", seed=1)).rollouts(5, examples)
     assert together != [row[0].tolist() for row in other]
+
+
+def test_an_answer_ends_before_an_id_that_is_no_token(build: tuple[Source, Path]) -> None:
+    """An output layer padded beyond the vocabulary; its further rows are as likely as others here."""
+    settings = config("gkd")
+    examples = a_step(build[0], settings)
+    model = make_student()
+    size = VOCAB_SIZE
+    model.resize_token_embeddings(size + 3, mean_resizing=False)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[size:] = model.get_output_embeddings().weight[5:8]
+    choose_layout(model, "tree")
+    setup = online_setup(build[1])
+    padded = dataclasses.replace(setup, tokens=dataclasses.replace(setup.tokens, vocab_size=size + 3))
+    drawn, cut = (
+        [row[0].tolist() for row in Online(settings, each, model, 100, device=CPU, autocast_dtype=None).rollouts(5, examples)]
+        for each in (padded, setup)
+    )
+    strange = [next((place for place, token in enumerate(answer) if token >= size), None) for answer in drawn]
+    assert any(place is not None for place in strange)
+    assert any(place is None for place in strange)
+    assert cut == [answer[:place] for answer, place in zip(drawn, strange, strict=True)]
 
 
 def test_the_share_of_answers_is_lambda_and_decays_for_imitkd(build: tuple[Source, Path]) -> None:

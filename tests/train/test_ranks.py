@@ -81,6 +81,17 @@ def test_two_processes_train_as_one_does(build: tuple[Source, Path], tmp_path: P
 
 
 @pytest.mark.engine
+def test_the_process_with_the_least_memory_decides_how_large_packs_are(build: tuple[Source, Path], tmp_path: Path) -> None:
+    """Two that cut other packs would train some examples twice and others never."""
+    source, folder = build
+    changes: dict[str, object] = {"parallel": "ddp", "batch_size": 24, "max_steps": 2, "views_per_step": 2, "packing": "plain"}
+    run(config(pack_tokens=512, **changes), source, folder / "student", tmp_path / "one")
+    finish(2, "unlike", folder, tmp_path / "two", pack_tokens=4096, **changes)
+    assert max(line["packs"] for line in lines(tmp_path / "one")) > 1
+    assert_same_run(lines(tmp_path / "two"), lines(tmp_path / "one"))
+
+
+@pytest.mark.engine
 def test_killed_and_continued_with_other_processes_and_workers(build: tuple[Source, Path], tmp_path: Path) -> None:
     """One process, two with whole models and two loader workers each, two with divided ones, one again with a worker."""
     source, folder = build

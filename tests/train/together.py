@@ -16,7 +16,9 @@ from kidcore.method.methods import METHODS
 from tests.forks import Fork, start, start_ranks
 from tests.train.small import EOS, make_examples, make_student, part_files
 from tests.train.test_methods import online_setup
+from train import memory
 from train.data.dataset import Source
+from train.memory import StudentShape, step_bytes
 from train.runlog import RunLog
 from train.step import Runner, RunObjective
 from train.student.placement import place
@@ -123,11 +125,21 @@ def finish(processes: int, job: str, folder: Path, out: Path, **changes: object)
         return child.err
 
 
+def see_memory_for(pack_tokens: int | str, settings: TrainSettings, student: Path) -> None:
+    """Let this process have room for packs of so many tokens and no more, as on a smaller machine."""
+    shape = StudentShape.of(student)
+    assert shape is not None
+    needed = step_bytes(shape, settings.model_copy(update={"pack_tokens": pack_tokens}), torch.device("cpu"))
+    memory.free_bytes = lambda device: int(needed / memory._SHARE) + 1
+
+
 def work(job: str, folder: Path, out: Path, changes: dict[str, object]) -> None:
     """What each of the processes does."""
     with open_ranks("cpu") as ranks:
-        if job == "train":
+        if job in ("train", "unlike"):
             settings = config(**changes)
+            if job == "unlike":
+                see_memory_for(settings.pack_tokens if ranks.is_first else 512, settings, folder / "student")
             online = online_setup(folder / "student") if METHODS[settings.method].is_online else None
             run(settings, source_of(folder), folder / "student", out, ranks=ranks, online=online)
         else:

@@ -26,7 +26,7 @@ from kidcore.atomic import replacing
 from kidcore.config.config import TrainSettings
 from kidcore.config.settings import fingerprint
 from kidcore.locks import waiting_for
-from kidcore.method.methods import METHODS, takes_correct_answers
+from kidcore.method.methods import METHODS, OUTCOMES, takes_correct_answers
 from train.data.sampler import are_held_out, hashed
 from train.data.shards import PartFiles, read_columns, read_usable_ids
 from train.data.views import correct_answers
@@ -105,9 +105,11 @@ def index_of(parts: Sequence[PartFiles], settings: TrainSettings, cache: Path | 
         _write(parts, settings, sink)
         return ExampleIndex(sink.getvalue())
     answers = METHODS[settings.method].answers
-    names = [[path.name for stage in ("ingest", answers) for path in files.of(stage)] for files in parts]
+    are_chosen = takes_correct_answers(settings)
+    stages = ["ingest", answers, *([OUTCOMES[answers]] if answers and are_chosen else [])]
+    names = [[path.name for stage in stages for path in files.of(stage)] for files in parts]
     held = [settings.holdout, settings.holdout_most, settings.seed]
-    file = cache / f"examples-{fingerprint([_VERSION, names, answers, takes_correct_answers(settings), held])}.arrow"
+    file = cache / f"examples-{fingerprint([_VERSION, names, answers, are_chosen, held])}.arrow"
     if (known := _known(file)) is not None:
         return known
     with waiting_for(cache / "index.lock"):

@@ -138,6 +138,10 @@ class Online:
         return [[next(finished)] if is_asked else [] for is_asked in drawn]
 
     def _without_cut_end(self, prompt: Int32, answer: list[int]) -> Int32:
+        # An output layer padded beyond the vocabulary draws ids that are no tokens, and that the teacher may have no row for.
+        strange = next((place for place, token in enumerate(answer) if token >= self._setup.tokens.vocab_size), None)
+        if strange is not None:
+            return np.array(answer[:strange], dtype=np.int32)
         limit = min(self._settings.rollout_tokens, self._setup.max_length - len(prompt))
         return np.array(answer[:-1] if len(answer) == limit else answer, dtype=np.int32)
 

@@ -114,7 +114,8 @@ def choose_parallel(asked: Literal["auto", "ddp", "fsdp"], model: nn.Module, ran
         return "ddp" if asked == "auto" else asked
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     frozen = sum(parameter.nbytes for parameter in model.parameters() if not parameter.requires_grad)
-    available = torch.cuda.get_device_properties(ranks.device).total_memory * _SHARE_OF_DEVICE
+    # GPUs may be unlike, and all have to choose the same.
+    available = min(ranks.gather(torch.cuda.get_device_properties(ranks.device).total_memory)) * _SHARE_OF_DEVICE
     return "ddp" if trained * _STATE_BYTES + frozen <= available else "fsdp"
 
 

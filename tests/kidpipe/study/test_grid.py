@@ -121,6 +121,41 @@ def test_seeds_that_draw_masks_need_a_build_each_and_sft_does_not() -> None:
     assert [trial.config.mask.seed for trial in trials if trial.config.train.method == "kid"] == [0, 1]
 
 
+def test_what_other_settings_make_a_method_look_at_is_an_axis_too() -> None:
+    trials = make_cells(
+        resolve,
+        {"train.method": ["kid"], "train.seed": [0], "train.rollout_share": [0.0, 0.5], "rollout.temperature": [0.5, 1.5]},
+    )
+    asked = [(trial.config.train.rollout_share, trial.axes["rollout.temperature"]) for trial in trials]
+    assert asked == [(0.0, None), (0.5, 0.5), (0.5, 1.5)]
+    assert [trial.config.rollout.temperature for trial in trials[1:]] == [0.5, 1.5]
+    chosen = make_cells(
+        resolve,
+        {
+            "train.method": ["kid"],
+            "train.seed": [0],
+            "train.view_choice": ["all", "only_plausible"],
+            "outcome.max_steps": [1000, 2000],
+        },
+    )
+    assert [trial.config.outcome.max_steps for trial in chosen[1:]] == [1000, 2000]
+    seeded = make_cells(resolve, {"train.method": ["kid"], "train.seed": [0, 1], "train.rollout_share": [0.5]}, seed_masks=True)
+    assert [trial.config.rollout.seed for trial in seeded] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("common", "name", "values"),
+    [
+        ({"train.method": "kid", "train.view_choice": "only_plausible"}, "outcome.max_steps", [1000, 2000]),
+        ({"train.method": "opd"}, "train.student", ["one", "other"]),
+        ({"train.method": "kid", "predict.fill": "verify", "predict.predictor": "student"}, "train.student", ["one", "other"]),
+    ],
+)
+def test_runs_that_read_other_shards_have_builds_of_their_own(common: dict[str, Any], name: str, values: list[Any]) -> None:
+    trials = make_arm_cells(resolve, {str(value): {**common, name: value} for value in values}, [0])
+    assert len({trial.build for trial in trials}) == 2
+
+
 def test_arms_go_seed_by_seed_and_the_same_recipe_twice_is_refused() -> None:
     arms = {"plain": {"train.method": "sft"}, "ours": {"train.method": "kid", "train.seed": [1, 5]}}
     trials = make_arm_cells(resolve, arms, [0, 1])
