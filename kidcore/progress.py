@@ -86,10 +86,10 @@ class WorkProgress:
         self._has_lines = is_shown and not console.is_terminal
         self._paces: dict[TaskID, Pace] = {}
         self._bar = Progress(
-            TextColumn("{task.description:<11}"),
+            TextColumn("{task.description:<11}", markup=False),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[pace]}", style="cyan"),
+            TextColumn("{task.fields[pace]}", style="cyan", markup=False),
             TimeElapsedColumn(),
             console=console,
             disable=not (is_shown and console.is_terminal),
@@ -141,7 +141,7 @@ class WorkProgress:
 
     def say(self, line: str) -> None:
         """A line that stays."""
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(line, soft_wrap=True)
 
     def _of(self, task: TaskID) -> Task:
         return self._bar.tasks[self._bar.task_ids.index(task)]

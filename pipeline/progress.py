@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
-from rich.console import Console
 from rich.progress import TaskID
 
+from kidcore.console import open_console
 from kidcore.progress import SECONDS_A_LINE, WorkProgress
 
 
@@ -17,7 +17,7 @@ class StageProgress:
     """What was reused of a stage, then how far it is; engine starts are steps of their own."""
 
     def __init__(self, is_shown: bool) -> None:
-        self._work = WorkProgress(Console(stderr=True, quiet=not is_shown), is_shown)
+        self._work = WorkProgress(open_console(stderr=True, quiet=not is_shown), is_shown)
         self._task: TaskID | None = None
         self._line = ""
 
@@ -94,7 +94,7 @@ class ManyStagesProgress:
     """Stages that run side by side: a bar each while shards of it are made, its line at its end, and the rate of each engine."""
 
     def __init__(self, is_shown: bool) -> None:
-        self._work = WorkProgress(Console(stderr=True, quiet=not is_shown), is_shown)
+        self._work = WorkProgress(open_console(stderr=True, quiet=not is_shown), is_shown)
         self._lines: dict[str, _Line] = {}
         self._said = time.monotonic()
         self.seconds: dict[str, float] = {}

@@ -4,9 +4,9 @@ import logging
 import math
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from kidcore.console import open_console
 from kidcore.progress import Pace
 
 _LOG = logging.getLogger(__name__)
@@ -16,7 +16,7 @@ class Display:
     """The bar of one session, or its lines where standard error is no terminal."""
 
     def __init__(self, num_steps: int, first: int, *, show: bool) -> None:
-        console = Console(stderr=True)
+        console = open_console(stderr=True)
         self._num_steps = num_steps
         self._has_lines = show and not console.is_terminal
         self._bar = Progress(

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from rich.text import Text
+
 from kidcore.errors import KidpipeError, nearest
 from kidcore.store.graph import Grid
 from kidcore.store.manifest import rates, read_manifest
@@ -69,7 +71,7 @@ def _print_result(session: Session, summary: Mapping[str, Any]) -> None:
     ingest = summary["counts"]["ingest"]
     say = session.console.print
     if chat := summary["chat"]:
-        say(f"prompts     {ChatChoice(**chat)}", markup=False)
+        say(f"prompts     {ChatChoice(**chat)}")
     say(f"examples    {ingest['in']:,} in = {ingest['out']:,} out + {ingest['in'] - ingest['out']:,} set aside")
     for reason, number in sorted(ingest.get("set_aside", {}).items(), key=lambda item: -item[1]):
         say(f"              {number:,} {reason}")
@@ -83,7 +85,7 @@ def _print_result(session: Session, summary: Mapping[str, Any]) -> None:
     if "stored_ids" in summary:
         say(f"teacher     {summary['stored_ids']:.1f} ids stored a position")
     for line in on_gold_lines(summary["teacher_on_gold"]):
-        say(line, markup=False)
+        say(line)
     if answers := summary["counts"].get("generate"):
         correct = summary["counts"].get("generate_outcome")
         same = f", {correct['same_result']:,} give the gold result" if correct else ""
@@ -95,7 +97,7 @@ def _print_result(session: Session, summary: Mapping[str, Any]) -> None:
     ran, reused = sum(summary["ran"].values()), sum(summary["reused"].values())
     say(f"shards      {ran} made, {reused} reused; manifest {summary['manifest']}")
     if not session.is_step:
-        say(f"next        {summary['next']}", markup=False, soft_wrap=True)
+        say(f"next        {summary['next']}", soft_wrap=True)
 
 
 def _print_rollouts(session: Session, counts: Mapping[str, Any]) -> None:
@@ -126,7 +128,7 @@ def plan(session: Session, *, why: bool, as_json: bool, check: bool, until: str)
         session.print_json(found | {"engine_start_s": start_s} | _chat_of_plan(chat))
     else:
         if chat:
-            session.console.print(f"prompts     {chat}", markup=False)
+            session.console.print(f"prompts     {chat}")
         _print_plan(session, plans, why, start_s)
     if check and any(p.is_stale for p in plans):
         sys.exit(1)
@@ -143,8 +145,9 @@ def _print_plan(session: Session, plans: list[StagePlan], why: bool, start_s: fl
     is_beside = why and session.console.width >= _WIDE
     table = text_table("", columns | ({"why": "left"} if is_beside else {}))
     for stage in plans:
-        state = "[yellow]stale[/]" if stage.stale else "[yellow]follows[/]" if stage.follows else "[green]done[/]"
-        row = [stage.stage, state, str(stage.stale + stage.follows), str(stage.done), f"{stage.rows:,}"]
+        state = ("stale", "yellow") if stage.stale else ("follows", "yellow") if stage.follows else ("done", "green")
+        counts = (str(stage.stale + stage.follows), str(stage.done), f"{stage.rows:,}")
+        row: list[str | Text] = [stage.stage, Text.assemble(state), *counts]
         most = "at most " if stage.is_at_most else ""
         row.append(most + show_seconds(stage.estimate_s) if stage.is_stale else "")
         row.append("" if not stage.is_stale else "?" if stage.estimate_bytes is None else show_bytes(stage.estimate_bytes))
@@ -152,7 +155,7 @@ def _print_plan(session: Session, plans: list[StagePlan], why: bool, start_s: fl
     print_table(session.console, table)
     for stage in plans if why and not is_beside else ():
         if stage.reasons:
-            session.console.print(f"{stage.stage}: {'; '.join(stage.reasons)}", markup=False)
+            session.console.print(f"{stage.stage}: {'; '.join(stage.reasons)}")
     if not any(stage.is_stale for stage in plans):
         session.console.print("nothing to run")
     if start_s is not None:

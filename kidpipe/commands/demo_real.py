@@ -174,7 +174,7 @@ def _build(run: RealDemo) -> dict[str, Any]:
     session = run.session()
     built = build_imperfect(session, until="score", as_json=False)
     for line in look_lines(session, "imperfect queries:"):
-        session.console.print(line, markup=False, soft_wrap=True)
+        session.console.print(line, soft_wrap=True)
     return built
 
 

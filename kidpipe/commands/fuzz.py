@@ -37,7 +37,7 @@ def fuzz_suite(session: Session, out: Path, *, variants: int, seed: int, as_json
         )
         session.console.print("equal by keys: mutants left out because primary and foreign keys prove them equal to their gold")
         for name, fault in without.items():
-            session.console.print(f"no suite    {name}: {fault}", markup=False)
+            session.console.print(f"no suite    {name}: {fault}")
         session.console.print(f"use it      kidpipe eval MODEL --suite {out}")
     return {name: asdict(report) for name, report in rows.items()}
 

@@ -145,4 +145,4 @@ def _say(session: Session, report: Mapping[str, object], as_json: bool, lines: l
         session.print_json(report)
         return
     for text in lines:
-        session.console.print(text, markup=False, soft_wrap=True)
+        session.console.print(text, soft_wrap=True)

@@ -62,9 +62,9 @@ def inspect(session: Session, example_id: str, view: int, *, as_json: bool) -> N
     name = place if place == example_id else f"{place} ({example_id})"
     _print_example(session, name, ingest, rewrite, rows["outcome"] or {}, holes, decode)
     if overlap is not None:
-        session.console.print(f"overlap     at the holes {overlap}", markup=False)
+        session.console.print(f"overlap     at the holes {overlap}")
     for stage, maker in made.items():
-        session.console.print(f"{stage:<11} made by {Maker.parse(maker) or 'what is not recorded'}", markup=False)
+        session.console.print(f"{stage:<11} made by {Maker.parse(maker) or 'what is not recorded'}")
 
 
 def _example_ids(store: Store, manifest: Manifest) -> list[tuple[PartRecord, str]]:
@@ -186,7 +186,8 @@ def _print_example(
         masked.append(blank if is_hole else was, style="yellow" if is_hole else "")
         imperfect.append(now, style="bold red" if is_new else "green" if is_hole else "")
     say = session.console.print
-    say(f"[bold]{name}[/]  database {ingest['db_id']}, view {rewrite['view']}, {rewrite['strategy']} masking")
+    where = f"  database {ingest['db_id']}, view {rewrite['view']}, {rewrite['strategy']} masking"
+    say(Text.assemble((name, "bold"), where))
     table = text_table("", {"": "left", " ": "left"})
     for label, text in (("question", Text(ingest["question"])), ("gold", gold), ("masked", masked), ("imperfect", imperfect)):
         table.add_row(label, text)
@@ -253,7 +254,7 @@ def _say_written(session: Session, out: Path, rows: int, as_json: bool) -> None:
     if as_json:
         session.print_json({"file": str(out), "rows": rows})
     else:
-        session.console.print(f"wrote {out}: {rows:,} rows", markup=False)
+        session.console.print(f"wrote {out}: {rows:,} rows")
 
 
 def _name_examples(connection: duckdb.DuckDBPyConnection, ids: list[str]) -> None:

@@ -89,26 +89,26 @@ def _print(session: Session, report: dict[str, Any]) -> None:
     say = session.console.print
     said, place = report["provenance"] or {}, report["in_latest"]
     whole = {True: "whole", False: "DAMAGED: kidpipe verify --deep sets it aside", None: "in no store"}[report["whole"]]
-    say(f"file        {report['file']}", markup=False)
-    say(f"            {show_bytes(report['bytes'])}, {whole}", markup=False)
+    say(f"file        {report['file']}")
+    say(f"            {show_bytes(report['bytes'])}, {whole}")
     view = "" if said.get("view") is None else f", view {said['view']}"
     if said:
-        say(f"made as     {said['stage']} (version {said.get('version', '?')}){view}, {said['rows']:,} rows", markup=False)
+        say(f"made as     {said['stage']} (version {said.get('version', '?')}){view}, {said['rows']:,} rows")
         for name, digest in (said.get("inputs") or {}).items():
-            say(f"from        {name} {digest}", markup=False)
+            say(f"from        {name} {digest}")
         for name, digest in (said.get("reads") or {}).items():
-            say(f"reads       {name} {digest}", markup=False)
+            say(f"reads       {name} {digest}")
     else:
-        say("made as     kidpipe 0.1 made it, or another program: the file does not say from what", markup=False)
+        say("made as     kidpipe 0.1 made it, or another program: the file does not say from what")
     if source := said.get("cut_from"):
         role = "filled from " if said["stage"] == "predict" else "cut from    "
-        say(f"{role}{source}, without a model", markup=False)
+        say(f"{role}{source}, without a model")
     if place:
-        say(f"manifest    the latest, part {place['part']}{view}", markup=False)
+        say(f"manifest    the latest, part {place['part']}{view}")
     for role, names in report["models"].items():
-        say(f"{role:<11} {', '.join(names) or 'not known by a name'}", markup=False)
+        say(f"{role:<11} {', '.join(names) or 'not known by a name'}")
     if maker := Maker.parse(report["made"]):
-        say(f"made by     {maker}", markup=False)
+        say(f"made by     {maker}")
     settings = text_table("", {"setting": "left", "value": "left"})
     for name, value in (report["settings"] or {}).items():
         settings.add_row(name, str(value))

@@ -73,8 +73,8 @@ def push(session: Session, repository: str, model: str, *, data: bool, public: b
         session.print_json(summary)
     else:
         seen = "for all to see" if public else "private: --public shows it to all"
-        session.console.print(f"pushed      {len(files)} files, {show_bytes(size)}; {seen}", markup=False)
-        session.console.print(f"{kind:<11} {url}", markup=False, soft_wrap=True)
+        session.console.print(f"pushed      {len(files)} files, {show_bytes(size)}; {seen}")
+        session.console.print(f"{kind:<11} {url}", soft_wrap=True)
     return summary
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kidcore.config import processes
 from kidcore.config.config import Config
 from kidcore.config.config_load import Loaded, load_config
+from kidcore.console import open_console
 from kidcore.errors import KidpipeError
 from kidcore.finite import finite
 from kidcore.sql.text_files import visible
@@ -45,18 +46,14 @@ class Session:
     @cached_property
     def console(self) -> "Console":
         """For results. Into a file or a pipe nothing is folded at 80 columns."""
-        from rich.console import Console
-
         is_terminal = sys.stdout.isatty()
         size = _terminal_size() if is_terminal else {"width": 160}
-        return Console(highlight=False, soft_wrap=not is_terminal, quiet=self.is_silent, **size)
+        return open_console(soft_wrap=not is_terminal, quiet=self.is_silent, **size)
 
     @cached_property
     def errors(self) -> "Console":
         """For progress, on stderr, so that stdout holds results only."""
-        from rich.console import Console
-
-        return Console(stderr=True, highlight=False, quiet=self.is_silent, **(_terminal_size() if sys.stderr.isatty() else {}))
+        return open_console(stderr=True, quiet=self.is_silent, **(_terminal_size() if sys.stderr.isatty() else {}))
 
     @property
     def config(self) -> Config:

@@ -56,19 +56,19 @@ def _print_status(session: Session, report: Mapping[str, Any]) -> None:
     session.console.print(table)
     built = f"{report['manifest']}, written {report['built']}" if report["manifest"] else "none yet: kidpipe build-imperfect"
     session.console.print(f"manifest    {built}")
-    session.console.print(f"data        {report['data']}", markup=False)
-    session.console.print(f"teacher     {report['teacher'] or 'not named'}", markup=False)
+    session.console.print(f"data        {report['data']}")
+    session.console.print(f"teacher     {report['teacher'] or 'not named'}")
     for line in on_gold_lines(report["teacher_on_gold"]) + _made_lines(report["made"]):
-        session.console.print(line, markup=False)
+        session.console.print(line)
     if report["building"]:
         session.console.print(f"building    {report['building']}")
     for run in report["runs"]:
-        session.console.print(f"run         {run['name']}  {_run_line(run)}", markup=False)
+        session.console.print(f"run         {run['name']}  {_run_line(run)}")
         for when in ("start", "final"):
             if (known := GoldKnowledge.from_json(run[f"{when}_on_gold"])) is not None:
-                session.console.print(f"              {when}: {known}", markup=False)
+                session.console.print(f"              {when}: {known}")
             if (overlap := Overlap.from_json(run[f"{when}_overlap"])) is not None:
-                session.console.print(f"              {when}: {overlap}", markup=False)
+                session.console.print(f"              {when}: {overlap}")
 
 
 def _made_lines(made: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:

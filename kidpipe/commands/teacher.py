@@ -46,10 +46,8 @@ def teacher(session: Session, *, name: str, full: bool, with_eval: bool, as_json
         session.print_json(report)
     else:
         rows = f"LoRA of rank {rank}" if rank else "all weights"
-        session.console.print(f"fine-tuned  {settings.model}: {rows}, seed {changed.seed}", markup=False)
-        session.console.print(
-            f'teacher     set teacher.model = "{best}" (kidpipe.toml, or --teacher)', markup=False, soft_wrap=True
-        )
+        session.console.print(f"fine-tuned  {settings.model}: {rows}, seed {changed.seed}")
+        session.console.print(f'teacher     set teacher.model = "{best}" (kidpipe.toml, or --teacher)', soft_wrap=True)
         if not session.is_step:
-            session.console.print(f"next        {after_teacher(session, str(best))}", markup=False, soft_wrap=True)
+            session.console.print(f"next        {after_teacher(session, str(best))}", soft_wrap=True)
     return report

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rich.text import Text
+
 from kidpipe.commands.session import Session, open_session
 
 Result = TypeVar("Result")
@@ -32,7 +34,7 @@ class DemoSteps(ABC):
 
     def step(self, name: str, title: str, work: Callable[[], Result]) -> Result:
         """Announce, do and time a step."""
-        self.session().console.print(f"\n[bold]{title}[/]")
+        self.session().console.print(Text.assemble("\n", (title, "bold")))
         started = time.perf_counter()
         result = work()
         self.seconds[name] = round(time.perf_counter() - started, 1)

@@ -81,7 +81,7 @@ def compare_grid(
     runs = _runs(session.store, cells, manifests, checkpoint, jobs)
     if only_finished:
         runs = _finished(runs)
-    run_all(runs, jobs, lambda line: session.errors.print(line, soft_wrap=True, markup=False))
+    run_all(runs, jobs, lambda line: session.errors.print(line, soft_wrap=True))
     if not only_finished and all(run.result for run in runs):
         # What finished runs read, they refer to themselves.
         (files.root / STUDY_MANIFESTS).unlink(missing_ok=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
 from eval.report import METRICS, read_verdicts, summarize, tables, unjudged_lines, write_summary, write_verdicts
 from eval.verdicts import Verdict, VerdictKind
+from kidcore.console import open_console
 from kidcore.finite import finite
 from tests.eval.made_verdicts import verdict
 
@@ -20,8 +20,8 @@ VERDICTS = st.builds(
     verdict,
     st.text(max_size=5),
     st.sampled_from(VerdictKind),
-    db_id=st.sampled_from(["a", "b", "日本"]),
-    hardness=st.sampled_from(["easy", "extra", "simple", "", "own"]),
+    db_id=st.sampled_from(["a", "b", "日本", "sales [eu]", "sales [/us]", ":cat:"]),
+    hardness=st.sampled_from(["easy", "extra", "simple", "", "own", "[/hard]"]),
     gold_sql=st.sampled_from(["SELECT 1", "SELECT 2"]),
     exact_set_match=st.none() | st.booleans(),
     soft_f1=_SCORE,
@@ -34,7 +34,7 @@ VERDICTS = st.builds(
 
 
 def shown(summary: dict[str, object], width: int) -> list[str]:
-    console = Console(width=width, record=True, file=None, quiet=False, no_color=True, force_terminal=False)
+    console = open_console(width=width, record=True, file=None, quiet=False, no_color=True, force_terminal=False)
     with console.capture() as captured:
         for table in tables(summary, "run"):
             console.print(table)
@@ -61,7 +61,9 @@ def test_counts_add_up_whatever_the_rows(rows: list[Verdict]) -> None:
         groups = [group for group in summary["by_database"].values() if name in group]
         assert groups
     json.dumps(finite(summary), allow_nan=False)
-    assert shown(finite(summary), 80)
+    lines = shown(finite(summary), 80)
+    for name in {*summary["by_database"], *summary["by_hardness"]}:
+        assert any(f" {name or '(none)'} " in line for line in lines), "a name is shown as it is"
 
 
 @settings(max_examples=20, deadline=None)

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from kidcore import progress
+from kidcore.console import open_console
 from kidcore.progress import Pace, WorkProgress, duration
 
 
@@ -91,6 +92,16 @@ def test_a_terminal_shows_the_same_rate_as_a_log(wait: Callable[[float], None]) 
     shown = written.getvalue()
     assert "4/10" in shown
     assert "2.0 s a database, 12 s left" in shown
+
+
+def test_a_piece_of_work_is_called_as_it_is(wait: Callable[[float], None]) -> None:
+    written = io.StringIO()
+    with WorkProgress(open_console(file=written, force_terminal=True, width=80, color_system=None)) as work:
+        work.add("[eu] :cat: [/b]", 10)
+        with work.starting("m[1] :dog:"):
+            wait(8)
+    assert "[eu] :cat: [/b]" in written.getvalue()
+    assert "engine      m[1] :dog: started in 8.0 s" in written.getvalue()
 
 
 def test_nothing_is_said_where_nothing_is_to_be_shown(wait: Callable[[float], None]) -> None:

@@ -5,22 +5,21 @@ from io import StringIO
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from kidcore.console import open_console
 from kidpipe.commands.shown_tables import print_table
 
-WORD = st.text("abcdefgh_", min_size=1, max_size=14)
+WORD = st.text("abcdefgh_", min_size=1, max_size=14) | st.sampled_from(["[eu]", "[/b]", "c[a]", ":cat:", "[bold]", "\\[x]"])
 CELL = st.lists(WORD, max_size=4).map(" ".join)
 
 
 def shown(names: list[str], rows: list[list[str]], width: int, *, boxed: bool) -> str:
     table = Table(*names, title="title") if boxed else Table(*names, title="title", box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*row)
     out = StringIO()
-    print_table(Console(file=out, width=width, highlight=False), table)
+    print_table(open_console(file=out, width=width), table)
     return out.getvalue()
 
 
@@ -44,3 +43,13 @@ def test_what_fits_is_a_table_and_what_does_not_is_blocks(width: int, lines: int
     assert len(heads) == (1 if width == 160 else 2)
     assert text.strip().startswith("title")
     assert len(text.splitlines()) >= lines
+
+
+@pytest.mark.parametrize("width", [160, 24])
+def test_titles_names_and_captions_are_shown_as_they_are(width: int) -> None:
+    table = Table("first[b]", "second [/i]", ":cat:", title="[eu] p[a]", caption="[/c] :dog:")
+    table.add_row("a[b]", "[bold]b", ":smile:")
+    out = StringIO()
+    print_table(open_console(file=out, width=width), table)
+    for word in ("first[b]", "second [/i]", ":cat:", "[eu] p[a]", "[/c] :dog:", "a[b]", "[bold]b", ":smile:"):
+        assert word in out.getvalue(), out.getvalue()
