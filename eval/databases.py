@@ -39,7 +39,9 @@ class Databases:
         if self.suite is None or database_in(self.suite, db_id).refusal:
             return []
         if db_id not in self._suites:  # asked for each row, and a suite has a hundred files a database
-            paths = sorted(path for path in (self.suite / db_id).glob("*") if path.suffix in (".sqlite", ".duckdb"))
+            # What macOS leaves beside a file it unpacked (._x.sqlite) is none of them.
+            found = (path for path in (self.suite / db_id).glob("*") if not path.name.startswith("."))
+            paths = sorted(path for path in found if path.suffix in (".sqlite", ".duckdb"))
             self._suites[db_id] = [database_of(path, db_id) for path in paths]
         return self._suites[db_id]
 
@@ -56,7 +58,7 @@ class Databases:
         return self._matchers[key]
 
     def require_suite(self, db_ids: Collection[str] = ()) -> None:
-        """Refuse a suite folder that isn't there, or that has databases for none of `db_ids`."""
+        """Refuse a suite folder that isn't there, has databases for none of `db_ids`, or one of theirs that can't be used."""
         if self.suite is None:
             return
         fix = "name the folder that holds <db_id>/*.sqlite"
@@ -64,3 +66,11 @@ class Databases:
             raise KidpipeError("test suite missing", where=str(self.suite), fix=fix)
         if db_ids and not any(self.suite_databases(db_id) for db_id in db_ids):
             raise KidpipeError("the test suite has none of the data's databases", where=str(self.suite), fix=fix)
+        found = [database for db_id in sorted(db_ids) for database in self.suite_databases(db_id)]
+        if faults := [fault for database in found if (fault := database.fault)]:
+            # A prediction would pass on it by not being tested.
+            raise KidpipeError(
+                f"{len(faults)} of {len(found)} databases of the test suite can't be used, the first: {faults[0].what}",
+                where=faults[0].where,
+                fix=faults[0].fix,
+            )

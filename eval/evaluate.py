@@ -1,5 +1,6 @@
 """Examples, predictions and databases in; verdicts by row in Parquet, a summary in JSON, and both in hand out."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from eval.databases import Databases
 from eval.execution import GoldCache, ProgressCallback
 from eval.report import summarize, write_summary, write_verdicts
-from eval.verdicts import Verdict, judge
+from eval.verdicts import Verdict, VerdictKind, judge
 from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.errors import KidpipeError
 from kidcore.finite import finite
@@ -72,7 +73,8 @@ def judge_predictions(
         "settings": settings.model_dump(mode="json", exclude=unused),
         "sandbox": golds.sandbox.model_dump(mode="json", exclude={"workers"}),
     }
-    summary: dict[str, Any] = finite({**(notes or {}), **how, **summarize(verdicts)})
+    untested = {"suite_untested": _untested(verdicts)} if databases.suite else {}
+    summary: dict[str, Any] = finite({**(notes or {}), **how, **summarize(verdicts), **untested})
     write_verdicts(verdicts, folder / VERDICTS_FILE)
     write_summary(summary, folder / SUMMARY_FILE)
     if not summary["judged"]:
@@ -83,6 +85,12 @@ def judge_predictions(
             fix="check data.databases, and that the golds run",
         )
     return Evaluation(verdicts, summary, folder)
+
+
+def _untested(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """How many judged rows the suite says nothing of, as it has no database on which their gold runs, and by database."""
+    rows = [verdict for verdict in verdicts if verdict.kind is not VerdictKind.GOLD_ERROR and verdict.ts_bag is None]
+    return {"rows": len(rows), "databases": dict(Counter(verdict.db_id for verdict in rows).most_common())}
 
 
 def require_known(predictions: Mapping[str, str], examples: Sequence[Example]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from kidcore.models.prompts import PromptBuilder
 from kidcore.models.tokenizers import eos_id, special_ids
 from kidcore.progress import Ticker
 from kidcore.sql.answers import parts_answer, read_answer
-from kidcore.sql.database import Database
+from kidcore.sql.database import Database, database_of
 from kidcore.sql.datasets import Example
 from kidcore.sql.named_tables import named_tables
 
@@ -56,12 +57,18 @@ def generate_predictions(
     prompts = _prompts(backend, builder, examples, database, predictions)
     predictions.prompts = prompts
     structure = _structure(tokenizer)
+    homes = {example.example_id: example.db_id for example in examples}
+
+    @cache
+    def dialect(db_id: str) -> str:
+        return database_of(database(db_id), db_id).dialect
+
     asked = [example_id for example_id in prompts for _ in range(sampling.number if sampling else 1)]
     advance = _adding_up(progress, len(asked)) if progress else unheard
     answers = backend.generate(list(prompts.values()), max_new_tokens, sorted(structure), sampling, advance)
     for example_id, ids in zip(asked, answers, strict=True):
         text = _text(tokenizer, ids, structure)
-        predictions.samples.setdefault(example_id, []).append(read_answer(text))
+        predictions.samples.setdefault(example_id, []).append(read_answer(text, dialect(homes[example_id])))
         predictions.texts.setdefault(example_id, []).append(text)
         predictions.answers.setdefault(example_id, ids)
     predictions.choose({example_id: sqls[0] for example_id, sqls in predictions.samples.items()})
@@ -79,11 +86,13 @@ def _adding_up(progress: Ticker, total: int) -> Advance:
     return advance
 
 
-def answer_questions(backend: Backend, tokenizer: object, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
+def answer_questions(
+    backend: Backend, tokenizer: object, prompts: Sequence[Sequence[int]], max_new_tokens: int, dialect: str = "sqlite"
+) -> list[str]:
     """Greedy SQL for each prompt, given as token ids, by the rule of `read_answer`."""
     structure = _structure(tokenizer)
     answers = backend.generate([list(prompt) for prompt in prompts], max_new_tokens, sorted(structure), None)
-    return [read_answer(_text(tokenizer, ids, structure)) for ids in answers]
+    return [read_answer(_text(tokenizer, ids, structure), dialect) for ids in answers]
 
 
 def _structure(tokenizer: Any) -> set[int]:

@@ -7,7 +7,6 @@ well hold the gold, is refused, never scored.
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,14 @@ from kidcore.errors import KidpipeError
 from kidcore.sql.answers import read_answer
 from kidcore.sql.datasets import Example
 from kidcore.sql.example_ids import places
-from kidcore.sql.lexer import TokenKind, tokens
+from kidcore.sql.lexer import Token, TokenKind, tokens
 from kidcore.sql.statements import begins_statement
 from kidcore.sql.text_files import ending, parse_document, read_text, split_lines
 
 Tables = Callable[[str], AbstractSet[str] | None]
-"""Table names of a db_id in lower case; None where they can't be read."""
+"""Table names of a db_id in lower case, without schemas; None where they can't be read."""
+Dialects = Callable[[str], str]
+"""The dialect that a db_id's database speaks."""
 _BIRD_MARK = "\t----- bird -----\t"
 _ID_KEYS = ("example_id", "id", "question_id")
 _SQL_KEYS = ("prediction", "predicted_sql", "pred_sql", "pred", "predicted", "predicted_query", "generated_sql")
@@ -46,13 +47,16 @@ _LEAST_AT_HOME = 0.5
 """Share of a line file's queries that must name tables of their example's database."""
 
 
-def read_predictions(path: Path, examples: Sequence[Example], tables: Tables | None = None) -> dict[str, str]:
+def read_predictions(
+    path: Path, examples: Sequence[Example], tables: Tables | None = None, dialect: Dialects = lambda _: "sqlite"
+) -> dict[str, str]:
     """What was predicted by example id, as the file has it; empty where the file says that there is nothing.
 
     Args:
         path: the file; its form is told by its content.
         examples: what was asked, in the data set's order.
         tables: the tables of each database; with them, a line file that has slipped by some lines is found out.
+        dialect: by which that is looked for.
 
     Raises:
         KidpipeError: the file is missing or malformed, has too many or too few rows, or rows that belong elsewhere; or a
@@ -68,7 +72,7 @@ def read_predictions(path: Path, examples: Sequence[Example], tables: Tables | N
         fix = 'give JSON Lines of {"id": ..., "prediction": ...}, or a line of SQL an example'
         raise KidpipeError("predictions are not read from a table of columns", where=str(path), fix=fix)
     if ending(path) != ".jsonl" and head not in ("[", "{"):
-        return _from_lines(text, path, examples, tables)
+        return _from_lines(text, path, examples, tables, dialect)
     found = parse_document(text, path)
     if isinstance(found, dict) and any(key in found for key in _ID_KEYS):
         found = [found]  # JSON Lines of one line, by another name
@@ -178,7 +182,7 @@ def _from_mapping(mapping: Mapping[str, Any], path: Path, examples: Sequence[Exa
     )
 
 
-def _from_lines(text: str, path: Path, examples: Sequence[Example], tables: Tables | None) -> dict[str, str]:
+def _from_lines(text: str, path: Path, examples: Sequence[Example], tables: Tables | None, dialect: Dialects) -> dict[str, str]:
     """Spider's form: line n is example n's SQL, perhaps with a tab and the db_id."""
     lines = [line.rstrip("\r") for line in split_lines(text)]
     if lines and lines[-1] == "":
@@ -199,7 +203,7 @@ def _from_lines(text: str, path: Path, examples: Sequence[Example], tables: Tabl
             raise _other_database(last, example.db_id, f"{path}, line {number}")
         said.append(sql if is_name else line)
     if tables is not None:
-        _require_aligned(list(map(read_answer, said)), examples, tables, path)
+        _require_aligned(said, examples, tables, dialect, path)
     return {example.example_id: answer for example, answer in zip(examples, said, strict=True)}
 
 
@@ -219,10 +223,12 @@ def _other_database(named: str, home: str, where: str) -> KidpipeError:
     )
 
 
-def _require_aligned(sqls: list[str], examples: Sequence[Example], tables: Tables, path: Path) -> None:
+def _require_aligned(said: list[str], examples: Sequence[Example], tables: Tables, dialect: Dialects, path: Path) -> None:
     """Refuse a file most of whose queries name tables that their example's database hasn't."""
     known = [tables(example.db_id) for example in examples]
-    named = [(number, names) for number, names in enumerate(map(tables_named, sqls)) if names and known[number] is not None]
+    spoken = [dialect(example.db_id) for example in examples]
+    found = [tables_named(read_answer(text, one), one) for text, one in zip(said, spoken, strict=True)]
+    named = [(number, names) for number, names in enumerate(found) if names and known[number] is not None]
     strangers = [number for number, names in named if not names <= (known[number] or set())]
     if named and len(strangers) > (1 - _LEAST_AT_HOME) * len(named):
         raise KidpipeError(
@@ -232,13 +238,13 @@ def _require_aligned(sqls: list[str], examples: Sequence[Example], tables: Table
         )
 
 
-def tables_named(sql: str) -> set[str]:
-    """The names after FROM and JOIN, in lower case, without those that a WITH clause or a subquery defines."""
-    solid = [token for token in tokens(sql) if token.kind is not TokenKind.SPACE]
+def tables_named(sql: str, dialect: str = "sqlite") -> set[str]:
+    """The names after FROM and JOIN, in lower case, without schemas; not those that a WITH clause or a subquery defines."""
+    solid = [token for token in tokens(sql, dialect) if token.kind is not TokenKind.SPACE]
     names = {
-        following.text.strip('"`[]').lower()
-        for token, following in pairwise(solid)
-        if (token.is_word("FROM") or token.is_word("JOIN")) and following.kind in (TokenKind.WORD, TokenKind.QUOTED)
+        _table_at(solid, number + 1)
+        for number, token in enumerate(solid[:-1])
+        if (token.is_word("FROM") or token.is_word("JOIN")) and _is_name(solid[number + 1])
     }
     defined = {
         token.text.strip('"`[]').lower()
@@ -246,6 +252,17 @@ def tables_named(sql: str) -> set[str]:
         if following.is_word("AS") and third.text == "("
     }
     return names - defined
+
+
+def _table_at(solid: Sequence[Token], at: int) -> str:
+    """The last part of the name that begins there: before it may stand a schema, and before that a catalogue."""
+    while at + 2 < len(solid) and solid[at + 1].text == "." and _is_name(solid[at + 2]):
+        at += 2
+    return solid[at].text.strip('"`[]').lower()
+
+
+def _is_name(token: Token) -> bool:
+    return token.kind in (TokenKind.WORD, TokenKind.QUOTED)
 
 
 def _split_bird(value: Any, where: str) -> tuple[str, str]:

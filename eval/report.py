@@ -126,9 +126,16 @@ def tables(summary: dict[str, Any], title: str = "") -> list[Table]:
 
 
 def unjudged_lines(summary: dict[str, Any]) -> list[str]:
-    """Why rows could not be judged, to read: a line a reason."""
-    rows = summary["unjudged"]
-    return [f"{count} of {summary['examples']} rows not judged: {reason}" for reason, count in rows["reasons"].items()]
+    """Why rows could not be judged, or not by the test suite, to read: a line a reason."""
+    rows, total = summary["unjudged"], summary["examples"]
+    lines = [f"{count} of {total} rows not judged: {reason}" for reason, count in rows["reasons"].items()]
+    untested = summary.get("suite_untested") or {"rows": 0}
+    if untested["rows"]:
+        found = [f"{db_id} ({count})" for db_id, count in untested["databases"].items()]
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        said = "rows without ts_bag: the suite has no database that runs their gold"
+        lines.append(f"{untested['rows']} of {total} {said}: {', '.join(found[:_SHOWN])}{more}")
+    return lines
 
 
 def _unjudged(verdicts: Sequence[Verdict]) -> dict[str, Any]:

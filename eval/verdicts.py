@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from eval.databases import Databases
-from eval.execution import Comparison, GoldCache, Pair, ProgressCallback, compare_results
+from eval.execution import Comparison, GoldCache, Pair, ProgressCallback, compare_results, gold_text
 from eval.metrics.ves import measure_rewards
 from eval.spider.exact_match import hardness
 from kidcore.config.config import EvalSettings, SandboxSettings
@@ -96,6 +96,8 @@ def judge(
     comparisons = dict(zip((example.example_id for example in answered), compare_results(pairs, golds, progress), strict=True))
     survivors = [example for example in answered if comparisons[example.example_id].ex_bag]
     passed = _suite(survivors, predictions, databases, golds)
+    testable = _testable([example for example in examples if example.example_id not in faults], databases, golds)
+    suite = {example_id: bool(passed.get(example_id)) for example_id in testable}
     verdicts = []
     for example in examples:
         prediction = predictions.get(example.example_id, "")
@@ -106,7 +108,7 @@ def judge(
             verdict = replace(verdict, kind=VerdictKind.GOLD_ERROR, message=message, ex_bag=None, ex_set=None)
         elif verdict.kind is VerdictKind.MISSING:
             verdict = replace(verdict, message=(reasons or {}).get(example.example_id, "no prediction"))
-        verdicts.append(_with_text_metrics(verdict, databases, golds, passed))
+        verdicts.append(_with_text_metrics(verdict, databases, golds, suite))
     return _with_rewards(verdicts, databases, golds) if golds.settings.r_ves else verdicts
 
 
@@ -146,6 +148,20 @@ def _suite(
     return passed
 
 
+def _testable(examples: Sequence[Example], databases: Databases, golds: GoldCache) -> set[str]:
+    """The examples whose gold runs on one of their suite's databases, whatever was predicted: of others it says nothing."""
+    files = {db_id: databases.suite_databases(db_id) for db_id in {example.db_id for example in examples}}
+    found: set[str] = set()
+    for number in range(max(map(len, files.values()), default=0)):
+        waiting = [x for x in examples if x.example_id not in found and number < len(files[x.db_id])]
+        places = [files[example.db_id][number] for example in waiting]
+        queries = [(on, gold_text(x.gold_sql, golds.settings, on.dialect)) for x, on in zip(waiting, places, strict=True)]
+        golds.fill(queries, check_ties=False)
+        known = golds.get(queries)
+        found |= {x.example_id for x, query in zip(waiting, queries, strict=True) if known[query].result.is_ok}
+    return found
+
+
 def _verdict(example: Example, prediction: str, comparison: Comparison | None) -> Verdict:
     kind = VerdictKind.MISSING if comparison is None else _kind(comparison)
     gold = comparison.gold if comparison and kind is not VerdictKind.GOLD_ERROR else None
@@ -170,8 +186,8 @@ def _verdict(example: Example, prediction: str, comparison: Comparison | None) -
     )
 
 
-def _with_text_metrics(verdict: Verdict, databases: Databases, golds: GoldCache, passed: Mapping[str, bool]) -> Verdict:
-    """The verdict with the metrics that are not about its execution on the main database."""
+def _with_text_metrics(verdict: Verdict, databases: Databases, golds: GoldCache, suite: Mapping[str, bool]) -> Verdict:
+    """The verdict with the metrics that are not about its execution on the main database; `suite` has those that it can test."""
     if verdict.kind is VerdictKind.GOLD_ERROR:
         return verdict
     settings = golds.settings
@@ -186,9 +202,8 @@ def _with_text_metrics(verdict: Verdict, databases: Databases, golds: GoldCache,
         dialect = databases.of(verdict.db_id).dialect
         prediction = mend_operators(verdict.prediction, dialect) if settings.mend_operators else verdict.prediction
         matches = matcher(verdict.gold_sql, prediction)
-    suite = bool(passed.get(verdict.example_id)) if databases.suite_databases(verdict.db_id) else None
     soft = 0.0 if settings.soft_f1 and verdict.soft_f1 is None else verdict.soft_f1
-    return replace(verdict, ts_bag=suite, exact_set_match=matches, soft_f1=soft)
+    return replace(verdict, ts_bag=suite.get(verdict.example_id), exact_set_match=matches, soft_f1=soft)
 
 
 def _with_rewards(verdicts: list[Verdict], databases: Databases, golds: GoldCache) -> list[Verdict]:

@@ -23,7 +23,8 @@ _FIXES: Mapping[int, str] = {
 
 def prepare_streams() -> None:
     """Make the standard streams such that no command stumbles over them: those that are closed take everything and keep nothing,
-    and what a narrow encoding (a cron job's, a Latin-1 terminal's) can't hold is written as an escape."""
+    and what a narrow encoding (a cron job's, a Latin-1 terminal's) can't hold is written as an escape. In what comes in, bytes
+    that are no text are kept as halves of characters, so that a command can say which line has them."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = getattr(sys, name)
         if stream is None:
@@ -33,8 +34,8 @@ def prepare_streams() -> None:
                 os.dup2(descriptor, number)
                 os.close(descriptor)
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115 - to the end
-        elif number and isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="backslashreplace")
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace" if number else "surrogateescape")
 
 
 def flush_output() -> None:

@@ -94,11 +94,11 @@ class _Block:
         return self.language not in ("python", "py") and begins_statement(self.text)  # `with open(f) as g` begins alike
 
 
-def read_answer(answer: str) -> str:
-    """The SQL in what a model said, by the rule above; empty where there is none."""
+def read_answer(answer: str, dialect: str = "sqlite") -> str:
+    """The SQL in what a model said, by the rule above; empty where there is none. What is quoted in it, the dialect says."""
     if len(answer) > _LONGEST:
         return answer.strip()
-    return _read(_without_thinking(answer.lstrip(_INVISIBLE)), _DEEPEST)
+    return _read(_without_thinking(answer.lstrip(_INVISIBLE)), _DEEPEST, dialect)
 
 
 def parts_answer(token: str) -> bool:
@@ -106,56 +106,56 @@ def parts_answer(token: str) -> bool:
     return any(pattern.fullmatch(token) for pattern in (_PARTS, _OPEN, _CLOSE))
 
 
-def _read(text: str, depth: int) -> str:
-    text = _without_controls(text).strip()
+def _read(text: str, depth: int, dialect: str) -> str:
+    text = _without_controls(text, dialect).strip()
     if depth and (item := "" if begins_statement(text) else last_item(text)):
-        return _read(item, depth - 1)
+        return _read(item, depth - 1, dialect)
     text = _after_lead(text)
     bare = begins_statement(text)
     blocks = list(_blocks(text, bare))
-    if not bare and depth and (held := _held(text, blocks, depth - 1)) is not None:
+    if not bare and depth and (held := _held(text, blocks, depth - 1, dialect)) is not None:
         return held
     chosen = next((block for block in reversed(blocks) if block.is_sql), None)
     if chosen or (blocks and not bare):
-        return _statement(_without_controls((chosen or blocks[-1]).text).strip())
+        return _statement(_without_controls((chosen or blocks[-1]).text, dialect).strip(), dialect)
     if fence := _next_fence(text, 0, quoted=bare):
         text = text[: fence.start()].strip()  # it closes what the prompt opened, or has nothing in it
-    sql = _statement(text)
+    sql = _statement(text, dialect)
     inline = [] if begins_statement(sql) else [code.strip() for code in _INLINE.findall(text) if begins_statement(code)]
     return inline[-1] if inline else sql
 
 
-def _held(text: str, blocks: list[_Block], depth: int) -> str | None:
+def _held(text: str, blocks: list[_Block], depth: int, dialect: str) -> str | None:
     """The SQL that something in a text which isn't SQL holds, code blocks of SQL aside; None where nothing does."""
     fence = _FENCE.search(text)
     braces = text.find("{") if text[:1] != "[" else 0
-    if 0 <= braces < (fence.start() if fence else len(text)) and (sql := _of_json(text, depth)) is not None:
+    if 0 <= braces < (fence.start() if fence else len(text)) and (sql := _of_json(text, depth, dialect)) is not None:
         return sql
-    if (sql := _first(tagged_texts(text, [block.span for block in blocks]), depth)) is not None:
+    if (sql := _first(tagged_texts(text, [block.span for block in blocks]), depth, dialect)) is not None:
         return sql
     if (fence is None or is_quoted_line(text, fence.start())) and (plain := unquoted_lines(text)):
-        return _read(plain, depth)
+        return _read(plain, depth, dialect)
     for block in reversed(blocks):
         if block.is_sql:
             return None
-        if block.text[:1] in ("{", "[") and (sql := _of_json(block.text, depth)) is not None:
+        if block.text[:1] in ("{", "[") and (sql := _of_json(block.text, depth, dialect)) is not None:
             return sql
-        if block.text[:1] == "<" and (sql := _first(tagged_texts(block.text, ()), depth)) is not None:
+        if block.text[:1] == "<" and (sql := _first(tagged_texts(block.text, ()), depth, dialect)) is not None:
             return sql
     inside = [block.text for block in reversed(blocks)] or [text]
-    return _first((held for code in inside for held in (*chain(*json_texts(code)), *enclosed_texts(code))), depth)
+    return _first((held for code in inside for held in (*chain(*json_texts(code)), *enclosed_texts(code))), depth, dialect)
 
 
-def _of_json(text: str, depth: int) -> str | None:
+def _of_json(text: str, depth: int, dialect: str) -> str | None:
     """The SQL in the JSON that a text begins with, or what stands where it should; None where there is no such place."""
     named, others = json_texts(text)
-    sql = _first((*named, *others), depth)
-    return _read(named[0], depth) if sql is None and named else sql
+    sql = _first((*named, *others), depth, dialect)
+    return _read(named[0], depth, dialect) if sql is None and named else sql
 
 
-def _first(texts: Iterable[str], depth: int) -> str | None:
+def _first(texts: Iterable[str], depth: int, dialect: str) -> str | None:
     """The first SQL that is read out of a text."""
-    return next((sql for text in texts if begins_statement(sql := _read(text, depth))), None)
+    return next((sql for text in texts if begins_statement(sql := _read(text, depth, dialect))), None)
 
 
 def _without_thinking(text: str) -> str:
@@ -181,7 +181,7 @@ def _without_thinking(text: str) -> str:
             return "".join(kept) + text[at:]
 
 
-def _without_controls(text: str) -> str:
+def _without_controls(text: str, dialect: str) -> str:
     """The text up to the first control token outside quotes; those that open a turn are skipped."""
     while lead := _LEADING.match(text):
         text = text[lead.end() :]
@@ -192,7 +192,7 @@ def _without_controls(text: str) -> str:
         found = next_unquoted(_CONTROL, text, 0)
         return text[: found.start()] if found else text
     at = 0
-    for token in tokens(text):
+    for token in tokens(text, dialect):
         if token.kind is TokenKind.SYMBOL and _CONTROL.match(text, at):
             return text[:at]
         if token.text.startswith("[") and (found := _CONTROL.match(text, at)) and found.group().endswith("INST]"):
@@ -283,8 +283,8 @@ def _after_lead(text: str) -> str:
     return text
 
 
-def _statement(text: str) -> str:
+def _statement(text: str, dialect: str) -> str:
     """The text without what stands before and after the statement."""
     text = _after_lead(text)
     # Models that write Chinese or Japanese end a statement with a full-width semicolon, of which SQL makes no use.
-    return text[: statement_end(text)].strip().rstrip("；") if begins_statement(text) else text
+    return text[: statement_end(text, dialect)].strip().rstrip("；") if begins_statement(text) else text

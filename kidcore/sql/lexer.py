@@ -128,6 +128,14 @@ def mend_operators(sql: str, dialect: str = "sqlite") -> str:
     return "".join(pieces) + held
 
 
+def strip_end(sql: str, dialect: str = "sqlite") -> str:
+    """The text without the semicolons, the space and the comments that it ends in."""
+    pieces = list(tokens(sql, dialect))
+    while pieces and (pieces[-1].kind is TokenKind.SPACE or pieces[-1].text == ";"):
+        pieces.pop()
+    return "".join(token.text for token in pieces)
+
+
 def _closing(solid: list[Token]) -> int:
     """Where the parenthesis that opens `solid` closes; -1 where it doesn't."""
     depth = 0

@@ -59,11 +59,11 @@ def next_unquoted(pattern: re.Pattern[str], text: str, at: int) -> re.Match[str]
     return None
 
 
-def statement_end(text: str) -> int:
+def statement_end(text: str, dialect: str = "sqlite") -> int:
     """Where the statement that begins the text ends, prose after it left out."""
     at = depth = 0
     before: Token | None = None
-    for token in tokens(text):
+    for token in tokens(text, dialect):
         if token.text == ";":
             tail = text[at + 1 :]
             if _AFTER.fullmatch(tail) or begins_statement(tail):
@@ -72,7 +72,7 @@ def statement_end(text: str) -> int:
         if token.kind is TokenKind.SPACE:
             if depth == 0 and before is not None and token.text.isspace() and "\n" in token.text and _may_end(before):
                 start = at + len(token.text)
-                if _NEXT_LABEL.match(text, start) or _is_prose(text[start:], token.text.count("\n") > 1):
+                if _NEXT_LABEL.match(text, start) or _is_prose(text[start:], token.text.count("\n") > 1, dialect):
                     return at
         else:
             depth += {"(": 1, ")": -1}.get(token.text, 0)
@@ -87,7 +87,7 @@ def _may_end(token: Token) -> bool:
     return token.kind is not TokenKind.WORD or not _GOES_ON.fullmatch(token.text)
 
 
-def _is_prose(text: str, is_paragraph: bool) -> bool:
+def _is_prose(text: str, is_paragraph: bool, dialect: str) -> bool:
     """Whether a line after a statement is none of it: words in a row that SQL doesn't have, or a paragraph's mark of Markdown."""
     if rule := _RULE.match(text):
         after = re.match(r"[A-Z][a-z]+\b|\W*\Z|[*#_`>|]", text[rule.end() :])
@@ -96,7 +96,7 @@ def _is_prose(text: str, is_paragraph: bool) -> bool:
         return True
     if _APOSTROPHE.match(text):
         return True
-    words = list(islice((token for token in tokens(text[:200]) if token.kind is not TokenKind.SPACE), 3))
+    words = list(islice((token for token in tokens(text[:200], dialect) if token.kind is not TokenKind.SPACE), 3))
     first = words[0].text if words else ""
     if len(words) < 3 or not first[:1].isupper() or first[1:].isupper() or words[1].kind is not TokenKind.WORD:
         return False

@@ -14,8 +14,10 @@ from kidcore.models.backends.select import open_backend
 from kidcore.models.prompts import Prompt, PromptBuilder
 from kidcore.models.sources import resolve
 from kidcore.sql.database import database_of
+from kidcore.sql.sandbox.duckdb_values import untagged
 from kidcore.sql.sandbox.job import Limits, QueryResult
 from kidcore.sql.sandbox.pool import SandboxPool
+from kidcore.sql.text_files import visible
 from kidpipe.commands.evaluate import find_model
 from kidpipe.commands.prompts import builder_of_model
 from kidpipe.commands.session import Session, text_table
@@ -51,9 +53,14 @@ def show_prompt(session: Session, question: str, database: Path, model: str, *, 
 def ask(
     session: Session, question: str, database: Path, model: str, *, evidence: str, run: bool, as_json: bool
 ) -> list[dict[str, object]]:
-    """Answer one question, or those that are typed until the input ends."""
+    """Answer one question, or those that are typed until the input ends.
+
+    Raises:
+        KidpipeError: the question can't be answered; where several are typed, once all the others are.
+    """
     config = session.config
     _require_readable(database)
+    _require_text(evidence, "the evidence")
     source = resolve(find_model(session, model), digests=FileDigests(session.store.root / "digests.json"))
     builder = builder_of_model(session, source.path)
     builder.view(database, database.stem)  # a database that can't be read is said before the model loads
@@ -61,10 +68,20 @@ def ask(
     backend = open_backend(
         source.path, config.engine, config.eval.dtype, max_top_k=1, max_length=longest, verbose=session.verbose
     )
-    answers = []
+    answers: list[dict[str, object]] = []
+    unanswered = 0
     try:
         for asked in [question] if question else _typed():
-            sql = _answer(session, backend, builder, database, asked, evidence)
+            try:
+                sql = _answer(session, backend, builder, database, asked, evidence)
+            except KidpipeError as error:
+                if question:
+                    raise
+                unanswered += 1
+                answers.append({"question": asked, "error": str(error)})
+                if not as_json:
+                    session.errors.print(f"error: {error}")
+                continue
             result = _execute(session, database, sql) if run else None
             answers.append({"question": asked, "sql": sql, **(_as_json(result) if result else {})})
             if not as_json:
@@ -73,6 +90,8 @@ def ask(
         backend.close()
     if as_json:
         session.print_json(answers[0] if question else answers)
+    if unanswered:
+        raise KidpipeError(f"{unanswered} of {len(answers)} questions could not be answered")
     return answers
 
 
@@ -96,11 +115,14 @@ def _typed() -> Iterator[str]:
 
 def _answer(session: Session, backend: Backend, builder: PromptBuilder, database: Path, question: str, evidence: str) -> str:
     prompt = _build(builder, database, question, evidence, backend.max_length - 1)
-    (sql,) = answer_questions(backend, builder.tokenizer, [prompt.ids], session.config.eval.max_new_tokens)
+    longest, dialect = session.config.eval.max_new_tokens, database_of(database).dialect
+    (sql,) = answer_questions(backend, builder.tokenizer, [prompt.ids], longest, dialect)
     return sql
 
 
 def _build(builder: PromptBuilder, database: Path, question: str, evidence: str, longest: int = 1 << 30) -> Prompt:
+    _require_text(question, "the question")
+    _require_text(evidence, "the evidence")
     limit = min(builder.definition.max_prompt_tokens, longest)
     prompt = builder.build(database, database.stem, question, evidence, limit=limit)
     if len(prompt.ids) > limit:
@@ -110,6 +132,12 @@ def _build(builder: PromptBuilder, database: Path, question: str, evidence: str,
             fix="train with a larger ingest.max_prompt_tokens, or with ingest.fit = 'tables'",
         )
     return prompt
+
+
+def _require_text(text: str, name: str) -> None:
+    """Refuse bytes of another encoding, which Python keeps as halves of characters and no tokenizer takes."""
+    if visible(text) != text:
+        raise KidpipeError(f"{name} is not UTF-8 text", where=visible(text)[:80], fix="give it in UTF-8")
 
 
 def _execute(session: Session, database: Path, sql: str) -> QueryResult:
@@ -122,10 +150,14 @@ def _execute(session: Session, database: Path, sql: str) -> QueryResult:
 def _as_json(result: QueryResult) -> dict[str, object]:
     if not result.is_ok:
         return {"outcome": result.kind.value, "message": result.message}
-    return {"outcome": "ok", "rows": [[_plain(value) for value in row] for row in result.rows]}
+    return {"outcome": "ok", "rows": [[_plain(untagged(value)) for value in row] for row in result.rows]}
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
     return value if value is None or isinstance(value, (int, float, str)) else str(value)
 
 
@@ -134,12 +166,12 @@ def _show(session: Session, sql: str, result: QueryResult | None) -> None:
     if result is None:
         return
     if not result.is_ok:
-        session.errors.print(f"{result.kind.value}: {result.message}", markup=False)
+        session.errors.print(f"{result.kind.value}: {result.message}")
         return
     table = text_table("", {str(number + 1): "left" for number in range(result.num_columns)})
     table.show_header = False
     for row in result.rows[:_ROWS_SHOWN]:
-        table.add_row(*(Text("NULL" if value is None else str(value)) for value in row))
+        table.add_row(*(Text("NULL" if value is None else str(untagged(value))) for value in row))
     session.console.print(table)
     more = f", the first {_ROWS_SHOWN} shown" if result.num_rows > _ROWS_SHOWN else ""
     session.console.print(f"{result.num_rows} row{'s' if result.num_rows != 1 else ''}{more}")

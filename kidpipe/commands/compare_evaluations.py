@@ -4,12 +4,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-
 from eval.comparison import ComparedRuns, compare_runs, difference_table, flip_lines
 from eval.evaluate import SUMMARY_FILE, VERDICTS_FILE
 from eval.report import read_verdicts
-from kidcore.config.config import EvalSettings
+from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.errors import KidpipeError
 from kidcore.finite import finite
 from kidcore.sql.text_files import read_json
@@ -17,6 +15,7 @@ from kidpipe.commands.session import Session
 from kidpipe.commands.shown_tables import print_table
 
 _JUDGING = ("keep_distinct", "mend_operators", "max_steps", "exact_match")
+_LIMITS = ("timeout_s", "gold_timeout_s", "memory_mib")
 
 
 def compare_evaluations(session: Session, first: str, second: str, *, rows: int, as_json: bool) -> dict[str, object]:
@@ -32,16 +31,14 @@ def compare_evaluations(session: Session, first: str, second: str, *, rows: int,
         return summary
     if changed:
         said = "; ".join(f"{name}: {one} and {other}" for name, (one, other) in changed.items())
-        session.errors.print(
-            f"the two were judged differently ({escape(said)}): the difference is not the models' alone", soft_wrap=True
-        )
+        session.errors.print(f"the two were judged differently ({said}): the difference is not the models' alone", soft_wrap=True)
     print_table(session.console, difference_table(runs, ours, theirs))
     better = sum(bool(other.ex_bag) for _one, other in runs.flips)
     session.console.print(
-        f"ex_bag flipped on {len(runs.flips)} rows: {escape(theirs)} loses {len(runs.flips) - better} and wins {better}"
+        f"ex_bag flipped on {len(runs.flips)} rows: {theirs} loses {len(runs.flips) - better} and wins {better}"
     )
     for line in flip_lines(runs, ours, theirs, rows) if rows else []:
-        session.console.print(escape(line))
+        session.console.print(line)
     return summary
 
 
@@ -66,7 +63,9 @@ def _how(folder: Path) -> dict[str, object]:
     path = folder / SUMMARY_FILE
     summary = read_json(path) if path.is_file() else {}
     settings = EvalSettings().model_dump(include=set(_JUDGING)) | summary.get("settings", {})
-    return {name: settings[name] for name in _JUDGING} | {"suite": summary.get("suite")}
+    limits = SandboxSettings().model_dump(include=set(_LIMITS)) | summary.get("sandbox", {})
+    chosen = {name: settings[name] for name in _JUDGING} | {f"sandbox.{name}": limits[name] for name in _LIMITS}
+    return chosen | {"suite": summary.get("suite")}
 
 
 def _summary(runs: ComparedRuns, folders: list[Path], changed: dict[str, tuple[Any, Any]]) -> dict[str, Any]:

@@ -67,6 +67,8 @@ def evaluate(
     origin, default_name = _origin(session, model, predictions_file)
     out = session.folder_of("eval", name or _default_name(default_name, split, settings.limit))
     _keep_whole(out, settings.limit)
+    if predictions_file:
+        _keep_others(out, predictions_file)
     _require_databases(dataset, settings.limit)
     with progress_lines(session) as bar:
         predictions = _read(predictions_file, dataset) if predictions_file else _generate(session, origin["model"], dataset, bar)
@@ -94,14 +96,21 @@ def evaluate(
     elif not quiet:
         _show(session, result)
         if ask and not session.is_step:
-            session.console.print(f"next        {ask}", markup=False, soft_wrap=True)
-    if strict and (unjudged := result.summary["unjudged"]["rows"]):
-        raise KidpipeError(
-            f"{unjudged} of {len(result.verdicts)} rows could not be judged, and --strict is given",
-            where=", ".join(result.summary["unjudged"]["examples"]),
-            fix="mend them, or leave --strict out: the rates say of how many rows they are",
-        )
+            session.console.print(f"next        {ask}", soft_wrap=True)
+    if strict:
+        _require_all_judged(result.summary)
     return result.summary | {"folder": str(out)}
+
+
+def _require_all_judged(summary: dict[str, Any]) -> None:
+    fix = "mend them, or leave --strict out: the rates say of how many rows they are"
+    total = summary["examples"]
+    if unjudged := summary["unjudged"]["rows"]:
+        said = f"{unjudged} of {total} rows could not be judged, and --strict is given"
+        raise KidpipeError(said, where=", ".join(summary["unjudged"]["examples"]), fix=fix)
+    if untested := summary.get("suite_untested", {}).get("rows"):
+        said = f"{untested} of {total} rows could not be tested by the suite, and --strict is given"
+        raise KidpipeError(said, where=", ".join(summary["suite_untested"]["databases"]), fix=fix)
 
 
 def _default_name(name: str, split: str, limit: int) -> str:
@@ -119,6 +128,14 @@ def _keep_whole(out: Path, limit: int) -> None:
                 where=str(out),
                 fix="give another --name",
             )
+
+
+def _keep_others(out: Path, predictions: Path) -> None:
+    """Refuse to put the judgement of one file in the place of another's: two folders may both have a predictions.sql."""
+    before = read_json(out / SUMMARY_FILE) if (out / SUMMARY_FILE).is_file() else {}
+    other = before.get("model") or before.get("predictions")
+    if other and Path(other).absolute() != predictions.absolute():
+        raise KidpipeError(f"there is an evaluation of {other} by this name", where=str(out), fix="give another --name")
 
 
 def _require_databases(dataset: DataSet, limit: int) -> None:
@@ -150,7 +167,7 @@ def _show(session: Session, result: "Evaluation") -> None:
             f"prompts     {cut['examples']} written with fewer tables, {lost} of them without one that gold names"
         )
     for line in unjudged_lines(summary):
-        session.console.print(line, soft_wrap=True, markup=False)
+        session.console.print(line, soft_wrap=True)
     if "exaccerr" in summary:
         session.console.print(f"ExAccErr    {show(summary)}")
     session.console.print(f"verdicts    {result.folder / VERDICTS_FILE}")
@@ -185,8 +202,13 @@ def _read(path: Path, dataset: DataSet) -> "Predictions":
         except KidpipeError:
             return None  # its golds fail too, which is what gets reported
 
-    said = read_predictions(path, dataset.examples, tables)
-    made = Predictions({name: read_answer(text) for name, text in said.items()}, said=said)
+    @cache
+    def dialect(db_id: str) -> str:
+        return dataset.database(db_id).dialect
+
+    said = read_predictions(path, dataset.examples, tables, dialect)
+    homes = {example.example_id: example.db_id for example in dataset.examples}
+    made = Predictions({name: read_answer(text, dialect(homes[name])) for name, text in said.items()}, said=said)
     total = len(dataset.examples)
     if lacking := total - len(said):
         _LOG.warning("%s has no prediction for %d of %d examples; they count as missing", path, lacking, total)

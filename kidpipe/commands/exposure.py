@@ -59,8 +59,8 @@ def find_teacher(session: Session) -> ScoringTeacher:
 def exposure(session: Session, teacher: ScoringTeacher, student: str, made: Predictions, dataset: DataSet) -> dict[str, Any]:
     """ExAccErr in percent on the prompts of `made`, and how many of the teacher's scores were stored.
 
-    The student scores gold and its own answers. The teacher's scores are read from the store; it is loaded only for those that
-    are not there, and they are kept.
+    The student scores gold and its own answers, of examples whose gold both models take whole. The teacher's scores are read
+    from the store; it is loaded only for those that are not there, and they are kept.
     """
     config = session.config
     source = resolve(student, digests=FileDigests(session.store.root / "digests.json"))
@@ -69,18 +69,27 @@ def exposure(session: Session, teacher: ScoringTeacher, student: str, made: Pred
     encoder = TextEncoder(tokenizer)
     eos = teacher.manifest.facts.eos_id if teacher.manifest else eos_id(tokenizer)
     gold_sql = {example.example_id: example.gold_sql for example in dataset.examples}
-    # An answer that was cut at its longest never ended.
-    own = [
-        [*ids, *([eos] if len(ids) < config.eval.max_new_tokens else [])] for ids in map(made.answers.__getitem__, made.prompts)
-    ]
-    prompts = list(made.prompts.values())
-    golds = requests(prompts, [[*encoder.ids(gold_sql[name]), eos] for name in made.prompts])
-    asked = golds + requests(prompts, own)
-    by_teacher, stored = _teachers(session, teacher, asked, set(made.prompts))
+    room = min([source.max_length, *([teacher.source.max_length] if teacher.source else [])])
+    golds = {name: [*encoder.ids(gold_sql[name]), eos] for name in made.prompts}
+    fitting = [name for name, prompt in made.prompts.items() if len(prompt) + len(golds[name]) <= room]
+    prompts = [made.prompts[name] for name in fitting]
+
+    def with_end(prompt: Sequence[int], ids: Sequence[int]) -> list[int]:
+        # An answer that was cut at its longest, or where the model takes no more, never ended.
+        has_ended = len(ids) < config.eval.max_new_tokens and len(prompt) + len(ids) < room
+        return [*ids, *([eos] if has_ended else [])]
+
+    own = [with_end(prompt, made.answers[name]) for name, prompt in zip(fitting, prompts, strict=True)]
+    asked = requests(prompts, [golds[name] for name in fitting]) + requests(prompts, own)
+    if not asked:
+        counts = {"answers": 0, "stored": 0, "scored": 0, "too_long": len(golds)}
+        return {"exaccerr": math.nan, "exposure": counts}
+    by_teacher, stored = _teachers(session, teacher, asked, set(fitting))
     by_student = _ask(session, source, config.eval.dtype, asked)
     pairs = list(zip(by_teacher, by_student, strict=True))
-    value = measure(pairs[: len(golds)], pairs[len(golds) :])
-    return {"exaccerr": value, "exposure": {"answers": len(asked), "stored": stored, "scored": len(asked) - stored}}
+    value = measure(pairs[: len(fitting)], pairs[len(fitting) :])
+    counts = {"answers": len(asked), "stored": stored, "scored": len(asked) - stored, "too_long": len(golds) - len(fitting)}
+    return {"exaccerr": value, "exposure": counts}
 
 
 def _teachers(
@@ -123,5 +132,7 @@ def _ask(session: Session, source: ModelSource, dtype: Any, asked: Sequence[Scor
 def show(summary: Mapping[str, Any]) -> str:
     """ExAccErr as a line to read."""
     value, counts = summary["exaccerr"], summary["exposure"]
-    said = "undefined, no error on gold" if value is None or math.isnan(value) else f"{value:.1f} percent"
-    return f"{said}; the teacher's scores of {counts['stored']} of {counts['answers']} answers were stored"
+    why = "no error on gold" if counts["answers"] else "no sequence to score"
+    said = f"undefined, {why}" if value is None or math.isnan(value) else f"{value:.1f} percent"
+    left = f"; {counts['too_long']} examples left out, their gold is longer than a model takes" if counts["too_long"] else ""
+    return f"{said}; the teacher's scores of {counts['stored']} of {counts['answers']} answers were stored{left}"

@@ -53,6 +53,20 @@ def test_a_db_id_never_leads_out_of_the_suite(world: Path, tmp_path: Path, db_id
     assert Databases(lambda _db_id: world, tmp_path / "suite").suite_databases(db_id) == []
 
 
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 8192\n"])
+def test_a_suite_whose_files_are_no_databases_is_refused(world: Path, tmp_path: Path, content: bytes) -> None:
+    """Every prediction would pass on them by not being tested."""
+    (tmp_path / "world").mkdir()
+    shutil.copyfile(world, tmp_path / "world" / "a.sqlite")
+    (tmp_path / "world" / "._a.sqlite").write_bytes(b"left by macOS")
+    databases = Databases(lambda _db_id: world, tmp_path)
+    databases.require_suite(["world"])
+    (tmp_path / "world" / "b.sqlite").write_bytes(content)
+    with pytest.raises(KidpipeError, match="1 of 2 databases of the test suite can't be used") as caught:
+        Databases(lambda _db_id: world, tmp_path).require_suite(["world"])
+    assert caught.value.where == str(tmp_path / "world" / "b.sqlite")
+
+
 def test_a_suite_that_is_none_is_refused_before_anything_runs(world: Path, tmp_path: Path) -> None:
     Databases(lambda _db_id: world).require_suite(["world"])
     with pytest.raises(KidpipeError, match="test suite missing") as caught:

@@ -146,6 +146,25 @@ def test_the_majority_of_results_wins(world: Path) -> None:
     assert chosen == {"q0": count, "q1": other, "q2": "SELECT broken"}
 
 
+def test_votes_are_for_rows_not_for_columns_and_for_what_the_judge_executes(world: Path) -> None:
+    """Two singers with their ages, and the same names and ages the other way round."""
+    right = "SELECT name, age FROM singer WHERE id IN (1, 2)"
+    swapped = "SELECT a.name, b.age FROM singer a JOIN singer b ON a.id + b.id = 3"
+    turned = "SELECT age, name FROM singer WHERE id < 3 ORDER BY id DESC"
+    samples = {"q0": [swapped, right, turned]}
+    examples = [Example("q0", "world", "?", right)]
+
+    def winner(samples: dict[str, list[str]], **changes: object) -> str:
+        settings = EvalSettings.model_validate(changes)
+        return vote(examples, samples, lambda _db_id: world, settings, SandboxSettings(workers=1))["q0"]
+
+    assert winner(samples) == right
+    assert winner({"q0": [swapped, right, "SELECT 1", "SELECT 2 - 1"]}) == "SELECT 1"
+    mended = "SELECT name FROM singer WHERE age > = 40"
+    assert winner({"q0": ["SELECT name FROM singer", mended, mended]}, mend_operators=True) == mended
+    assert winner({"q0": ["SELECT name FROM singer", mended, mended]}) == "SELECT name FROM singer"
+
+
 def test_compare_runs_pairs_by_id(world: Path) -> None:
     examples = make_examples(40)
     databases = Databases(lambda _db_id: world)

@@ -159,6 +159,15 @@ def test_tables_named() -> None:
     assert tables_named(sql) == {"car", "maker", "pet"}
 
 
+@pytest.mark.parametrize("name", ["sales.orders", "shop.sales.Orders", '"sales"."orders"', "sales . [orders]", "`orders`"])
+def test_of_a_tables_name_the_last_part_counts(name: str) -> None:
+    assert tables_named(f"SELECT o.id FROM {name} AS o JOIN main.item ON o.a = item.b") == {"orders", "item"}
+
+
+def test_names_are_those_of_the_dialect() -> None:
+    assert tables_named("SELECT $$FROM a$$, [x FOR x IN l] FROM s.t", "duckdb") == {"t"}
+
+
 def test_a_table_of_predictions_is_named(tmp_path: Path) -> None:
     text = "id,prediction\n" + "".join(f'{example_id},"{sql}"\n' for example_id, sql in list(EXPECTED.items())[1:])
     with pytest.raises(KidpipeError, match="table of columns"):

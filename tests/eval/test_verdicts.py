@@ -3,6 +3,9 @@
 import dataclasses
 import os
 import re
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -147,6 +150,26 @@ def test_a_suite_finds_predictions_that_are_right_by_chance(tmp_path: Path) -> N
     assert [(verdict.ex_bag, verdict.ts_bag) for verdict in verdicts] == [(True, True), (True, False), (False, False)]
     with pytest.raises(KidpipeError, match="test suite missing"):
         Databases(lambda _db_id: world, tmp_path / "none").require_suite()
+
+
+def test_a_suite_that_cannot_run_the_gold_says_nothing_of_the_row(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    suite = tmp_path / "suite"
+    (suite / "world").mkdir(parents=True)
+    for name in ("a", "b"):
+        with closing(sqlite3.connect(suite / "world" / f"{name}.sqlite")) as connection:
+            connection.execute("CREATE TABLE concert (id, venue)")
+    shutil.copyfile(world, suite / "world" / "c.sqlite")
+    with closing(sqlite3.connect(suite / "world" / "c.sqlite")) as connection:
+        connection.execute("ALTER TABLE singer DROP COLUMN net")
+    golds = {"tested": "SELECT count(*) FROM singer", "untested": "SELECT count(net) FROM singer"}
+    examples = [
+        Example(f"{name} {how}", "world", "", gold) for name, gold in golds.items() for how in ("right", "wrong", "missing")
+    ]
+    predictions = {x.example_id: x.gold_sql if "right" in x.example_id else "SELECT 99" for x in examples[:2] + examples[3:5]}
+    verdicts = judge(examples, predictions, Databases(lambda _db_id: world, suite), new_cache())
+    assert [verdict.ex_bag for verdict in verdicts] == [True, False, False] * 2
+    assert [verdict.ts_bag for verdict in verdicts] == [True, False, False, None, None, None]
 
 
 def test_evaluate_writes_what_it_returns(world: Path, tmp_path: Path) -> None:

@@ -31,6 +31,12 @@ def test_a_stream_that_holds_ascii_only_takes_any_text(monkeypatch: pytest.Monke
     assert raw.getvalue() == b"\\xe9\\u4e2d\\U0001f600\n"
 
 
+def test_bytes_that_are_no_text_come_in_as_a_line_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\ncaf\xe9\nb\n"), encoding="utf-8"))
+    prepare_streams()
+    assert [input() for _ in range(3)] == ["a", "caf\udce9", "b"]
+
+
 def test_closed_streams_are_no_error(tmp_path: Path) -> None:
     done = shell(tmp_path, f"{KIDPIPE} status <&- >&- 2>&-")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
@@ -9,6 +11,8 @@ from kidcore.sql.schema.tables import Column, ForeignKey, Schema, Table
 
 LONGEST_VALUE = 40
 """Characters of a value that are shown; a longer one ends in "…"."""
+_BARE = (int, float, Decimal, bytes, list, tuple, dict)
+"""What stands without quotes; dates, times and UUIDs, which DuckDB has, are written as texts are."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,11 @@ def cell(value: Any) -> str:
 
 def literal(value: Any) -> str:
     """A value as SQL would write it, cut visibly."""
-    return "'" + cell(value).replace("'", "''") + "'" if isinstance(value, str) else cell(value)
+    if value is None or isinstance(value, _BARE):
+        return cell(value)
+    # Python puts a comma behind an interval's days, which DuckDB doesn't read.
+    text = str(value).replace(",", "") if isinstance(value, timedelta) else value
+    return "'" + cell(text).replace("'", "''") + "'"
 
 
 PROBE = view_of(

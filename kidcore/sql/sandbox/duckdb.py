@@ -1,20 +1,19 @@
 """The inner ring for DuckDB: one SELECT on a read-only, locked, offline instance; imported only where such a file turns up."""
 
-import decimal
-import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import duckdb
 
+from kidcore.sql.lexer import strip_end
+from kidcore.sql.sandbox.duckdb_values import plain, text_reader
 from kidcore.sql.sandbox.job import Job, Limits, ResultKind, Row
 from kidcore.sql.sandbox.sqlite import Fetched
 from kidcore.sql.schema.identifiers import always_quoted
 
 _CONNECTIONS_KEPT = 4
 _FETCH_ROWS = 1024
-_ZONED = "TIMESTAMP WITH TIME ZONE"
 
 
 class DuckdbEngine:
@@ -55,20 +54,20 @@ class DuckdbEngine:
         if kind != duckdb.StatementType.SELECT:
             return ResultKind.REFUSED, [], 0, f"not a reading statement: {kind.name.lower()}"
         cursor.execute(statements[0])
-        zoned = [_ZONED in str(kind) for _name, kind, *_rest in cursor.description or ()]
-        if any(zoned):
-            cursor.execute(_zones_as_text(statements[0].query, zoned))
-        num_columns = len(zoned)
+        readers = [text_reader(kind) for _name, kind, *_rest in cursor.description or ()]
+        if any(readers):
+            cursor.execute(_as_text(statements[0].query, [reader is not None for reader in readers]))
+        num_columns = len(readers)
         if num_columns > self._limits.max_columns:
             return ResultKind.REFUSED, [], 0, f"more than {self._limits.max_columns} columns"
         rows: list[Row] = []
         size = 0
         while batch := cursor.fetchmany(_FETCH_ROWS):
-            plain = [tuple(map(_plain, row)) for row in batch]
-            if any(zoned):
-                plain = [tuple(map(_tagged, row, zoned)) for row in plain]
-            size += sum(_size(row) for row in plain)
-            rows += plain
+            found = [tuple(map(plain, row)) for row in batch]
+            if any(readers):
+                found = [tuple(map(_read, row, readers)) for row in found]
+            size += sum(_size(row) for row in found)
+            rows += found
             if len(rows) > self._limits.max_rows:
                 return ResultKind.MEMORY, [], num_columns, f"more than {self._limits.max_rows} rows"
             if size > self._limits.max_bytes:
@@ -116,15 +115,15 @@ class DuckdbEngine:
         return connection
 
 
-def _zones_as_text(sql: str, zoned: Sequence[bool]) -> str:
-    """The query with those columns as text: Python values of them need a package that DuckDB doesn't bring."""
-    names = [f"c{number}" for number in range(len(zoned))]
-    chosen = [f"CAST({name} AS VARCHAR)" if is_zoned else name for name, is_zoned in zip(names, zoned, strict=True)]
-    return f"SELECT {', '.join(chosen)} FROM ({sql.rstrip('; ')}\n) AS answer({', '.join(names)})"
+def _as_text(sql: str, wanted: Sequence[bool]) -> str:
+    """The query with those of its columns as text that are wanted so."""
+    names = [f"c{number}" for number in range(len(wanted))]
+    chosen = [f"CAST({name} AS VARCHAR)" if is_wanted else name for name, is_wanted in zip(names, wanted, strict=True)]
+    return f"SELECT {', '.join(chosen)} FROM ({strip_end(sql, 'duckdb')}\n) AS answer({', '.join(names)})"
 
 
-def _tagged(value: Any, is_zoned: bool) -> Any:
-    return ("datetime", value) if is_zoned and value is not None else value
+def _read(value: Any, reader: Callable[[str], Any] | None) -> Any:
+    return value if reader is None or value is None else reader(value)
 
 
 def _bound_depth(connection: Any, ours: int) -> None:
@@ -149,21 +148,6 @@ def _binds(connection: Any, name: str) -> bool:
         except duckdb.Error:
             return False
         return True
-
-
-def _plain(value: Any) -> Any:
-    """A value that compares by content and can leave the process; what Python has no plain type for goes as tagged text."""
-    if value is None or isinstance(value, (int, str, bytes)):
-        return value
-    if isinstance(value, float):
-        return ("nan",) if math.isnan(value) else value  # NaN equals NaN here, as NULL equals NULL
-    if isinstance(value, decimal.Decimal):  # a DECIMAL 1.50 is the DOUBLE 1.5
-        return int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, (list, tuple)):
-        return ("list", *(_plain(item) for item in value))
-    if isinstance(value, dict):
-        return ("struct", *((str(name), _plain(item)) for name, item in sorted(value.items(), key=str)))
-    return (type(value).__name__, str(value))
 
 
 def _size(row: Row) -> int:

@@ -270,6 +270,19 @@ def statements(draw: st.DrawFn) -> str:
     return text + draw(st.sampled_from(["", ";"]))
 
 
+@pytest.mark.parametrize("sql", ["SELECT $$a;b$$", "SELECT E'it\\'s; x'", "SELECT $q$ $$; $q$ FROM t WHERE a IN [';', ']']"])
+@pytest.mark.parametrize(
+    "around", ["{}", f"It is:\n{F}sql\n{{}}\n{F}\nDone.", "<sql>\n{}\n</sql>", "SQL: {}; That is all.", "1. SELECT 0\n2. {}"]
+)
+def test_duckdbs_own_quotes_are_looked_into_by_nothing(sql: str, around: str) -> None:
+    assert read_answer(around.format(sql), "duckdb").removesuffix(";") == sql
+
+
+def test_duckdbs_own_quotes_hide_control_tokens() -> None:
+    sql = "SELECT $q$<|im_end|>$q$ FROM t"
+    assert read_answer(f"{sql}<|im_end|>", "duckdb") == sql
+
+
 @given(statements())
 def test_reading_plain_sql_changes_nothing(sql: str) -> None:
     assert read_answer(sql) == sql

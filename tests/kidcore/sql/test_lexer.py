@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kidcore.sql.lexer import is_ordered, mend_operators, strip_distinct, tokens
+from kidcore.sql.lexer import is_ordered, mend_operators, strip_distinct, strip_end, tokens
 
 
 @given(st.text(), st.sampled_from(["sqlite", "duckdb"]))
@@ -27,6 +27,12 @@ def test_tokens_put_together_are_the_text(text: str, dialect: str) -> None:
 )
 def test_duckdb_has_quotes_of_its_own(sql: str, ordered: bool) -> None:
     assert is_ordered(sql, "duckdb") is ordered
+
+
+@pytest.mark.parametrize("end", ["", ";", " ; -- the times", "\n/* ; */ ;;\n", "-- a\n-- b"])
+@pytest.mark.parametrize("sql", ["SELECT ';'", "SELECT $$ -- ;$$", "SELECT a -- b\nFROM t"])
+def test_what_a_statement_ends_in_goes(sql: str, end: str) -> None:
+    assert strip_end(sql + end, "duckdb") == sql
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,11 @@ def test_sql_is_kept_to_its_end(text: str) -> None:
     assert statement_end(text) == len(text)
 
 
+@pytest.mark.parametrize("statement", ["SELECT $$a;b$$;", "SELECT $x$ $$; $x$;", "SELECT E'it\\'s; x';", "SELECT [']', ';'];"])
+def test_a_semicolon_within_duckdbs_own_quotes_ends_nothing(statement: str) -> None:
+    assert statement_end(f"{statement} This is it.", "duckdb") == len(statement)
+
+
 @pytest.mark.parametrize(
     ("text", "start", "found"),
     [

@@ -4,12 +4,13 @@ import io
 import json
 from pathlib import Path
 
+import duckdb
 import pytest
-from transformers import AutoTokenizer
+from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer
 
 from kidcore.models import serving
 from kidcore.sql.datasets import DataSet
-from tests.kidpipe.commands.running import Cli
+from tests.kidpipe.commands.running import Cli, assert_said
 
 SMALL = {"train__max_steps": 1, "train__batch_size": 8, "train__holdout": 0.1, "eval__max_new_tokens": 6}
 
@@ -43,6 +44,73 @@ def test_a_student_is_asked_as_it_was_trained(
     typed = json.loads(cli("ask", "--db", database, "--json", **SMALL).out)
     assert [answer["question"] for answer in typed] == [example.question, "another one?"]
     assert typed[0]["sql"] == run["sql"]
+
+
+def save_parrot(folder: Path, tiny_model: Path, sql: str) -> Path:
+    """A model that answers every question with `sql`, which is one token to it: all its layers give back what they are given."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.add_tokens([AddedToken(sql, normalized=False, special=False)])
+    tokenizer.save_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, tie_word_embeddings=False)
+    model.resize_token_embeddings(len(tokenizer))
+    weights = {name: parameter.data.zero_() for name, parameter in model.named_parameters()}
+    weights["model.norm.weight"].fill_(1.0)
+    answer = tokenizer.convert_tokens_to_ids(sql)
+    embedded, head = weights["model.embed_tokens.weight"], weights["lm_head.weight"]
+    embedded[:, 0] = 1.0
+    embedded[answer] = embedded[answer].roll(1)
+    head[answer, 0] = head[tokenizer.eos_token_id, 1] = 1.0
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_duckdbs_values_are_shown_as_values(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
+    parrot = save_parrot(tmp_path / "parrot", tiny_model, "SELECT $$a;b$$ AS t, * FROM sold")
+    with duckdb.connect(str(tmp_path / "shop.duckdb")) as connection:
+        connection.execute("CREATE TABLE sold (d DATE, l DATE[], s STRUCT(a INT, b BLOB), i INTERVAL, f DOUBLE, u UUID)")
+        connection.execute(
+            "INSERT INTO sold VALUES ('2024-01-02', ['2024-01-03', NULL], {'a': 1, 'b': 'x'}, '3 days', 'nan', NULL)"
+        )
+    command = ("ask", "what?", str(parrot), "--db", "shop.duckdb", "--run")
+    shown = cli(*command, **SMALL)
+    assert shown.code == 0, shown.err
+    row = "a;b  2024-01-02  ['2024-01-03', None]  {'a': 1, 'b': b'x'}  3 days 0:00:00  nan  NULL"
+    assert shown.out == f"SELECT $$a;b$$ AS t, * FROM sold\n{row}\n1 row\n"
+    (told,) = json.loads(cli(*command, "--json", **SMALL).out)["rows"]
+    assert told == ["a;b", "2024-01-02", ["2024-01-03", None], {"a": 1, "b": "b'x'"}, "3 days 0:00:00", None, None]
+
+
+def test_a_line_that_cannot_be_answered_stops_no_other(
+    cli: Cli, dataset: DataSet, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parrot = save_parrot(tmp_path / "parrot", tiny_model, "SELECT 1")
+    command = ("ask", "--db", str(dataset.database(dataset.examples[0].db_id).path))
+    typed = b"one?\ncaf\xe9?\n" + b"long " * 3000 + b"\ntwo?\n"
+
+    def give() -> None:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(typed), encoding="utf-8"))
+
+    give()
+    told = cli(*command, "", str(parrot), "--json", **SMALL)
+    assert told.code == 1
+    assert told.err.endswith("error: 2 of 4 questions could not be answered\n")
+    first, second, third, fourth = json.loads(told.out)
+    assert (first, fourth) == ({"question": "one?", "sql": "SELECT 1"}, {"question": "two?", "sql": "SELECT 1"})
+    assert second["question"] == "caf\udce9?"
+    assert second["error"].startswith("the question is not UTF-8 text\n")
+    assert third["error"].startswith("the prompt has ")
+    give()
+    shown = cli(*command, "", str(parrot), **SMALL)
+    assert (shown.code, shown.out) == (1, "SELECT 1\nSELECT 1\n")
+    assert "error: the question is not UTF-8 text\n  where: caf\\udce9?\n" in shown.err
+
+
+@pytest.mark.parametrize("command", ["ask", "prompt"])
+def test_a_question_or_a_hint_in_another_encoding_is_refused(cli: Cli, dataset: DataSet, tiny_model: Path, command: str) -> None:
+    database = str(dataset.database(dataset.examples[0].db_id).path)
+    for name, words in (("question", ("caf\udce9",)), ("evidence", ("q?", "--evidence", "caf\udce9"))):
+        refused = cli(command, words[0], str(tiny_model), *words[1:], "--db", database, **SMALL)
+        assert_said(refused, f"the {name} is not UTF-8 text", "caf\\udce9")
 
 
 def test_a_student_that_would_read_other_tokens_elsewhere_is_refused_before_it_trains(

@@ -67,6 +67,10 @@ def test_what_was_judged_in_another_way_is_said(session: Session, capsys: pytest
     found = compare_evaluations(session, "old", "new", rows=0, as_json=False)
     assert found["changed_settings"] == {"keep_distinct": [True, False], "suite": [None, "fuzzed"]}
     assert "judged differently (keep_distinct: True and False; suite: None and fuzzed)" in capsys.readouterr().err
+    stored(session, "short", run(RIGHT), sandbox={"timeout_s": 0.3, "memory_mib": 1024, "gold_timeout_s": 120.0})
+    stored(session, "plain", run(RIGHT))
+    limited = compare_evaluations(session, "short", "plain", rows=0, as_json=True)
+    assert limited["changed_settings"] == {"sandbox.timeout_s": [0.3, 10.0]}
 
 
 def test_an_evaluation_without_a_summary_was_judged_by_the_defaults(session: Session) -> None:

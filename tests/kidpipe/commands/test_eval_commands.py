@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import duckdb
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -44,6 +45,46 @@ def test_predictions_made_elsewhere(cli: Cli, lines: Callable[..., Path], tmp_pa
     assert done.code == 0, done.err
     assert "22 correct, 1 wrong, 1 refused" in done.out
     assert (tmp_path / "artifacts" / "eval" / "two" / "verdicts.parquet").is_file()
+
+
+def test_a_file_does_not_take_the_place_of_another_of_its_name(cli: Cli, lines: Callable[..., Path], tmp_path: Path) -> None:
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        lines("gold.sql").rename(tmp_path / folder / "same.sql")
+    first, second = (str(tmp_path / folder / "same.sql") for folder in ("one", "other"))
+    assert cli("eval", "--predictions", first, sandbox__workers=1).code == 0
+    assert cli("eval", "--predictions", first, sandbox__workers=1).code == 0, "the same one again"
+    refused = cli("eval", "--predictions", second)
+    assert refused.code == 1
+    assert f"there is an evaluation of {first} by this name" in " ".join(refused.err.split())
+    assert "give another --name" in refused.err
+
+
+def test_tables_named_with_their_schema_and_duckdbs_own_texts(cli: Cli, tmp_path: Path) -> None:
+    golds = [
+        "SELECT count(*) FROM sales.orders",
+        'SELECT total FROM "sales"."orders" WHERE id = 1',
+        "SELECT seen FROM shop.main.visit",
+        "SELECT $$a;b$$, E'it\\'s; x' FROM sales.orders",
+    ]
+    folder = tmp_path / "duck" / "database" / "shop"
+    folder.mkdir(parents=True)
+    with duckdb.connect(str(folder / "shop.duckdb")) as connection:
+        connection.execute("CREATE SCHEMA sales; CREATE TABLE sales.orders (id INT, total DECIMAL(8, 2))")
+        connection.execute("INSERT INTO sales.orders VALUES (1, 2.50), (2, 3.00)")
+        connection.execute("CREATE TABLE visit (seen TIMESTAMPTZ)")
+        connection.execute("INSERT INTO visit VALUES ('2024-01-01 00:00:00+00')")
+    rows = [{"db_id": "shop", "question": f"question {number}", "query": sql} for number, sql in enumerate(golds)]
+    for name in ("train_spider.json", "dev.json"):
+        (tmp_path / "duck" / name).write_text(json.dumps(rows))
+    (tmp_path / "p.sql").write_text("".join(f"{sql}; -- done\n" for sql in golds))
+    done = cli("eval", "--predictions", "p.sql", "--json", data__path=tmp_path / "duck", sandbox__workers=1)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["metrics"]["ex_bag"]["all"]["value"] == 1.0
+    (tmp_path / "slipped.sql").write_text("".join(f"{sql.replace('orders', 'person')}\n" for sql in golds))
+    slipped = cli("eval", "--predictions", "slipped.sql", data__path=tmp_path / "duck")
+    assert slipped.code == 1
+    assert "3 of 4 predictions name tables that their database doesn't have" in slipped.err
 
 
 def test_ids_join_and_what_is_lacking_is_said(cli: Cli, dev: DataSet, tmp_path: Path) -> None:
@@ -83,6 +124,17 @@ def test_a_suite_is_stricter(cli: Cli, lines: Callable[..., Path], dev: DataSet,
     metrics = json.loads(cli("eval", "--predictions", "fixed.sql", "--suite", str(suite), "--json").out)["metrics"]
     assert metrics["ex_bag"]["all"]["value"] == 1.0
     assert metrics["ts_bag"]["all"]["value"] == pytest.approx(23 / 24)
+    with closing(sqlite3.connect(suite / example.db_id / "empty.sqlite")) as connection:
+        for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            connection.execute(f'DROP TABLE "{table}"')
+    told = cli("eval", "--predictions", "fixed.sql", "--suite", str(suite), "--strict", "--name", "other")
+    assert told.code == 1
+    count = sum(item.db_id == example.db_id for item in dev.examples)
+    assert (
+        f"{count} of 24 rows without ts_bag: the suite has no database that runs their gold: {example.db_id} ({count})"
+        in told.out
+    )
+    assert f"{count} of 24 rows could not be tested by the suite, and --strict is given" in told.err
     lost = cli("eval", "--predictions", "fixed.sql", "--suite", str(tmp_path / "artifacts"))
     assert lost.code == 1
     assert "none of the data's databases" in lost.err
@@ -234,6 +286,24 @@ def test_exposure_of_the_teacher_itself_is_undefined(cli: Cli, tiny_model: Path,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("positions", "too_long"), [(20, 0), (160, 2), (200, 1)])
+def test_exposure_leaves_out_what_the_student_does_not_take_whole(
+    cli: Cli, tiny_model: Path, tmp_path: Path, positions: int, too_long: int
+) -> None:
+    """Prompts of some 140 tokens: no question can be asked, or the gold of some is too long."""
+    student = make_student(tiny_model, tmp_path / "student")
+    config = json.loads((student / "config.json").read_text())
+    (student / "config.json").write_text(json.dumps(config | {"max_position_embeddings": positions}))
+    done = cli("eval", str(student), "--exposure", "--json", eval__limit=4, eval__max_new_tokens=256, sandbox__workers=1)
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found["examples"] == 4
+    asked = 4 - found["kinds"]["missing"]
+    assert (asked == 0) == (positions == 20)
+    assert found["exposure"]["answers"] == 2 * (asked - found["exposure"]["too_long"])
+    assert found["exposure"]["too_long"] == too_long
+
+
 def test_exposure_reads_the_teachers_scores_from_the_store(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
     small = {"eval__max_new_tokens": 6, "sandbox__workers": 1}
     student = str(make_student(tiny_model, tmp_path / "student"))
@@ -242,7 +312,7 @@ def test_exposure_reads_the_teachers_scores_from_the_store(cli: Cli, tiny_model:
     assert nobody.code == 1
     assert "none is named, and no build's scores are stored" in " ".join(nobody.err.split())
     computed = json.loads(cli(*command, **small, store__path=str(tmp_path / "unbuilt")).out)
-    assert computed["exposure"] == {"answers": 8, "stored": 0, "scored": 8}
+    assert computed["exposure"] == {"answers": 8, "stored": 0, "scored": 8, "too_long": 0}
     assert cli("build-imperfect", "--until", "gold_score", score__top_k=64).code == 0
     assert cli("build-imperfect", score__top_k=64).code == 0
     first = json.loads(cli(*command, **small, score__top_k=64).out)
@@ -251,7 +321,7 @@ def test_exposure_reads_the_teachers_scores_from_the_store(cli: Cli, tiny_model:
     # Stored scores are half precision and cut where little mass is left.
     assert first["exaccerr"] == pytest.approx(computed["exaccerr"], rel=0.02, abs=0.1)
     again = json.loads(cli(*command, **small, teacher__model="").out)
-    assert again["exposure"] == {"answers": 8, "stored": 8, "scored": 0}
+    assert again["exposure"] == {"answers": 8, "stored": 8, "scored": 0, "too_long": 0}
     assert again["exaccerr"] == first["exaccerr"]
     lacking = cli(*command[:-2], "20", "--json", **small, teacher__model="")
     assert lacking.code == 1

@@ -3,6 +3,7 @@
 import sqlite3
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from kidcore.config.config import IngestSettings
@@ -62,6 +63,28 @@ def test_values_shows_some_distinct_values_and_cuts_long_ones(tmp_path: Path) ->
     assert "- id integer, primary key (values: 1, 2, 3)\n" in text
     assert "- \"ship to\" text (values: 'Rome', 'Oslo')\n" in text
     assert "- note text (values: 'it''s', '" + "x" * 39 + "…')\n" in text
+
+
+def test_values_of_duckdb_can_be_copied_into_a_query(tmp_path: Path) -> None:
+    columns = {
+        "d": ("DATE", "'2024-01-02'"),
+        "s": ("TIMESTAMP", "'2024-01-02 03:04:05'"),
+        "z": ("TIMESTAMPTZ", "'2024-01-02 03:04:05+00'"),
+        "t": ("TIME", "'01:02:03'"),
+        "i": ("INTERVAL", "'-3 days 1:00:00'"),
+        "u": ("UUID", "'00000000-0000-0000-0000-000000000001'"),
+        "n": ("DECIMAL(4, 2)", "1.50"),
+    }
+    database = tmp_path / "a.duckdb"
+    with duckdb.connect(str(database)) as connection:
+        connection.execute(f"CREATE TABLE a ({', '.join(f'{name} {kind}' for name, (kind, _value) in columns.items())})")
+        connection.execute(f"INSERT INTO a VALUES ({', '.join(value for _kind, value in columns.values())})")
+    text = load_template("values").schema(view(database))
+    with duckdb.connect(str(database)) as connection:
+        for name, (_kind, value) in columns.items():
+            shown = text.partition(f"\n- {name} ")[2].partition("(values: ")[2].partition(")\n")[0]
+            assert shown == value
+            assert connection.execute(f"SELECT count(*) FROM a WHERE {name} = {shown}").fetchall() == [(1,)]
 
 
 def test_values_are_the_first_ones_whatever_comes_later(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """What a template sees of a database: names as SQL needs them, values cut visibly, and nothing read that it does not ask for."""
 
 from dataclasses import replace
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -33,6 +36,16 @@ def keys(view: SchemaView) -> list[str]:
         (10**60, "1" + "0" * 38 + "…", "1" + "0" * 38 + "…"),
         ("'" * 41, "'" * 39 + "…", "'" + "''" * 39 + "…'"),
         (b"x" * 10**6, "<1000000 bytes>", "<1000000 bytes>"),
+        (None, "None", "None"),
+        # DuckDB's.
+        (Decimal("1.50"), "1.50", "1.50"),
+        (["a", 1], "['a', 1]", "['a', 1]"),
+        ({"a": 1}, "{'a': 1}", "{'a': 1}"),
+        (date(2024, 1, 2), "2024-01-02", "'2024-01-02'"),
+        (datetime(2024, 1, 2, 3, 4), "2024-01-02 03:04:00", "'2024-01-02 03:04:00'"),
+        (time(1, 2), "01:02:00", "'01:02:00'"),
+        (timedelta(days=3, hours=-2), "2 days, 22:00:00", "'2 days 22:00:00'"),
+        (UUID(int=1), "00000000-0000-0000-0000-000000000001", "'00000000-0000-0000-0000-000000000001'"),
     ],
 )
 def test_values_are_on_one_line_and_cut_visibly(value: Any, shown: str, written: str) -> None:

@@ -1,6 +1,7 @@
 """DuckDB databases in the sandbox: the same rules as for SQLite, and the same verdicts."""
 
 import hashlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from eval.execution import GoldCache
 from eval.verdicts import VerdictKind, judge, judge_one
 from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.sql.datasets import Example
+from kidcore.sql.sandbox.duckdb_values import untagged
 from kidcore.sql.sandbox.job import Job, Limits, ResultKind
 from kidcore.sql.sandbox.pool import SandboxPool
 from tests.eval.attacks import peaks_mib, within_a_second
@@ -147,6 +149,73 @@ def test_times_with_a_zone_are_compared_by_content_and_kept_in_order(world: Path
     earlier = pool.execute(Job(str(world), "SELECT TIMESTAMPTZ '2024-01-07 02:00:00+02'"))
     assert earlier.rows == [(("datetime", "2024-01-07 00:00:00+00"),)]
     assert pool.execute(Job(str(world), "FROM (VALUES (TIMESTAMPTZ '2024-01-07 02:00:00+02'))")).rows == earlier.rows
+
+
+@pytest.mark.parametrize("end", ["; -- the times", " -- a; b", ";;\n/* ; */ ;"])
+def test_columns_are_read_as_text_whatever_the_statement_ends_in(end: str, world: Path, pool: SandboxPool) -> None:
+    result = pool.execute(Job(str(world), "SELECT TIMESTAMPTZ '2024-01-07 00:00:00+00', INTERVAL 3 DAY, '; --'" + end))
+    assert result.rows == [(("datetime", "2024-01-07 00:00:00+00"), ("interval", "3 days 0:00:00"), "; --")], result.message
+
+
+BIG = "12345678901234567890"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "are_same"),
+    [
+        (f"{BIG}.12::DECIMAL(38, 2)", f"{BIG}.13::DECIMAL(38, 2)", False),
+        (f"{BIG}.12::DECIMAL(38, 2)", f"{BIG}.120::DECIMAL(38, 3)", True),
+        (f"[{BIG}.12::DECIMAL(38, 2)]", f"[{BIG}.13::DECIMAL(38, 2)]", False),
+        (f"{BIG}.00::DECIMAL(38, 2)", f"{BIG}::HUGEINT", True),
+        ("1.5::DECIMAL(5, 2)", "1.5::DOUBLE", True),
+        ("0.1::DECIMAL(5, 2)", "0.1::DOUBLE", True),
+        ("-0.10::DECIMAL(5, 2)", "-0.1::DECIMAL(3, 1)", True),
+        ("TIMESTAMP_NS '2024-01-01 00:00:00.123456789'", "TIMESTAMP_NS '2024-01-01 00:00:00.123456788'", False),
+        ("TIMESTAMP_NS '2024-01-01 00:00:00.123456789'", "TIMESTAMP '2024-01-01 00:00:00.123456'", False),
+        ("TIMESTAMP_NS '2024-01-01 00:00:00.120'", "TIMESTAMP '2024-01-01 00:00:00.12'", True),
+        ("TIMESTAMP_NS '2024-01-01'", "TIMESTAMP '2024-01-01'", True),
+        ("[TIMESTAMP_NS '2024-01-01 00:00:00.123456789']", "[TIMESTAMP_NS '2024-01-01 00:00:00.123456788']", False),
+        ("TIME_NS '01:02:03.123456789'", "TIME_NS '01:02:03.123456788'", False),
+        ("TIME_NS '01:02:03'", "TIME '01:02:03'", True),
+        ("TIMESTAMPTZ_NS '2024-01-01 00:00:00.5+00'", "TIMESTAMPTZ '2024-01-01 01:00:00.5+01'", True),
+        ("INTERVAL 1 MONTH", "INTERVAL 30 DAY", False),
+        ("{'a': INTERVAL 1 MONTH}", "{'a': INTERVAL 30 DAY}", False),
+        ("INTERVAL 14 MONTH", "INTERVAL '1 year 2 months'", True),
+        ("INTERVAL 1 MONTH", "-INTERVAL (-1) MONTH", True),
+        ("INTERVAL 26 HOUR", "TIMESTAMP '2024-01-02 02:00:00' - TIMESTAMP '2024-01-01'", True),
+        ("INTERVAL '-0.5 seconds'", "INTERVAL '0.5 seconds'", False),
+        ("INTERVAL '-0.5 seconds'", "-INTERVAL '500 milliseconds'", True),
+        ("'INTERVAL'::ENUM('INTERVAL', 'x')", "'INTERVAL'", True),
+        ("NULL::INTERVAL", "NULL::TIMESTAMP_NS", True),
+    ],
+)
+def test_values_are_told_apart_by_content_and_not_by_type(
+    first: str, second: str, are_same: bool, world: Path, pool: SandboxPool
+) -> None:
+    results = [pool.execute(Job(str(world), f"SELECT {sql}")) for sql in (first, second)]
+    assert all(result.is_ok for result in results), results
+    assert (results[0].rows == results[1].rows) is are_same
+
+
+def test_values_are_shown_without_their_tags(world: Path, pool: SandboxPool) -> None:
+    sql = (
+        "SELECT DATE '2024-01-02', TIMESTAMPTZ '2024-01-02 03:04:05+00', [DATE '2024-01-02', NULL], {'b': [1.5], 'a': 'x'}, "
+        f"MAP {{'k': TIME '01:02:03'}}, {BIG}.12::DECIMAL(38, 2), INTERVAL 1 MONTH, '\\xAA'::BLOB, NULL, 'nan'::DOUBLE"
+    )
+    (row,) = pool.execute(Job(str(world), sql)).rows
+    shown = [untagged(value) for value in row]
+    assert math.isnan(shown.pop())
+    assert shown == [
+        "2024-01-02",
+        "2024-01-02 03:04:05+00",
+        ["2024-01-02", None],
+        {"a": "x", "b": [1.5]},
+        {"k": "01:02:03"},
+        f"{BIG}.12",
+        "1 months 0:00:00",
+        b"\xaa",
+        None,
+    ]
 
 
 def test_verdicts_in_duckdbs_dialect(world: Path) -> None:
