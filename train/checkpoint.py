@@ -109,16 +109,22 @@ class Checkpoints:
 
     They do not know how many processes wrote them, and no random generator is in them: what dropout does follows from the
     seed, the step and the pack.
+
+    Args:
+        folder: of the checkpoints.
+        pack_tokens: what the settings say of them now.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pack_tokens: int | str = "auto") -> None:
         self._folder = folder
+        self._asked = pack_tokens
 
     def save(self, progress: RunProgress, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
         """Write a checkpoint, then drop the oldest. All processes take part; of a divided student each writes its part."""
         trained = _trained_state(model)
         target = self._folder / f"step-{progress.step:08d}"
         is_divided = needs_division(trained)
+        said = asdict(progress) | {"pack_tokens_asked": self._asked}
 
         def write(folder: Path) -> None:
             if is_divided:
@@ -127,7 +133,7 @@ class Checkpoints:
             else:
                 torch.save(trained, folder / "model.pt")
                 torch.save(optimizer.state_dict(), folder / "optimizer.pt")
-            (folder / "progress.json").write_text(json.dumps(asdict(progress), indent=2) + "\n", encoding="utf-8")
+            (folder / "progress.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 
         if not ranks.is_first:
             if is_divided:
@@ -171,10 +177,10 @@ class Checkpoints:
         found = self._all()
         return int(found[-1].name.removeprefix("step-")) if found else 0
 
-    def pack_tokens(self, asked: int | str) -> int:
-        """The size of the packs of the run so far: another one would round otherwise. 0 where nothing is known or another is asked."""
+    def pack_tokens(self) -> int:
+        """The size of the packs of the run so far: another one would round otherwise. 0 where it is unknown, or not asked for."""
         size = int(self._began_with("pack_tokens", 0))
-        return size if asked in ("auto", self._began_with("pack_tokens_asked", "auto")) else 0
+        return size if self._asked in ("auto", self._began_with("pack_tokens_asked", "auto")) else 0
 
     def held_out(self) -> int:
         """Examples that the run keeps for evaluation; 0 before its first checkpoint, -1 where an older kidpipe began it."""

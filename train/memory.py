@@ -177,8 +177,8 @@ def fitted(settings: TrainSettings, student: Path, ranks: Ranks, began_with: int
     """The settings with a number of tokens a pack, and with smaller packs or with checkpointing where these would not fit.
 
     Losses stay but for their last digits. A run that goes on keeps the packs that it `began_with`; 0 where it is new, or told
-    otherwise. No pack is smaller than the `longest` sequence of the data, whatever its budget. Processes with a whole student each
-    cut the same packs of the same examples: the one with the least memory decides for all.
+    otherwise. No pack is smaller than the `longest` sequence of the data, whatever its budget. Processes that each have the
+    whole student cut the same packs of the same examples: the one with the least memory decides for all.
 
     Raises:
         KidpipeError: nothing that may be changed makes a step fit.

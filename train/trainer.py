@@ -90,11 +90,10 @@ def run(
     logging.getLogger("train").setLevel(heard if ranks.is_first else logging.CRITICAL)
     workers = choose_workers(settings.loader_workers, processes.local_world_size())
     with flat_memory(), claimed(out, settings, source, student_path, ranks, online, digests):
-        checkpoints = Checkpoints(out / "checkpoints")
+        checkpoints = Checkpoints(out / "checkpoints", settings.pack_tokens)
         finished = read_result(out)
         if finished is None:
-            asked = settings.pack_tokens
-            settings = fitted(settings, student_path, ranks, checkpoints.pack_tokens(asked), source.longest)
+            settings = fitted(settings, student_path, ranks, checkpoints.pack_tokens(), source.longest)
             settings = keeping_holdout(settings, checkpoints.held_out())
             with (
                 StopRequest() as stop,
@@ -104,7 +103,7 @@ def run(
             ):
                 try:
                     session = _Session(
-                        settings, asked, source, student_path, out, ranks, checkpoints, loader, online, engine, companions, trackers
+                        settings, source, student_path, out, ranks, checkpoints, loader, online, engine, companions, trackers
                     )
                     finished = session.train(stop, teacher, show=progress)
                 except KeyboardInterrupt:
@@ -137,7 +136,6 @@ class _Session:
     def __init__(
         self,
         settings: TrainSettings,
-        pack_tokens_asked: int | str,
         source: Source,
         origin: Path,
         out: Path,
@@ -179,8 +177,7 @@ class _Session:
         self._save_every = settings.save_every or self._eval_every
         fresh = RunProgress(step=0, best_step=0, best_nll=math.inf, log_bytes=0, seconds=0.0)
         progress = checkpoints.load(self._model, self._optimizer, ranks.device) or fresh
-        begun = {"pack_tokens": pack_size(settings), "pack_tokens_asked": pack_tokens_asked, "held_out": self._data.num_held_out}
-        self._progress = replace(progress, **begun)  # type: ignore[arg-type]
+        self._progress = replace(progress, pack_tokens=pack_size(settings), held_out=self._data.num_held_out)
         self._watch = MemoryWatch(expected_bytes(settings, origin, ranks, source.longest), ranks.device)
 
     def train(self, stop: StopRequest, teacher: GoldKnowledge | None, *, show: bool) -> TrainResult:

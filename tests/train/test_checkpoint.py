@@ -41,7 +41,7 @@ def progress(step: int, **changes: float) -> RunProgress:
 
 
 def test_what_was_saved_comes_back_and_goes_on_the_same(tmp_path: Path) -> None:
-    model, store = Half(), Checkpoints(tmp_path)
+    model, store = Half(), Checkpoints(tmp_path, 8192)
     optimizer = optimizer_of(model)
     stepped(model, optimizer)
     saved = progress(2, start_nll=3.25, pack_tokens=4096, pack_tokens_asked=8192, held_out=7)
@@ -50,8 +50,9 @@ def test_what_was_saved_comes_back_and_goes_on_the_same(tmp_path: Path) -> None:
     again = optimizer_of(other)
     frozen = other.frozen.weight.clone()
     assert store.load(other, again, CPU) == saved
-    assert (store.newest_step(), store.pack_tokens("auto"), store.held_out()) == (2, 4096, 7)
-    assert (store.pack_tokens(4096), store.pack_tokens(8192)) == (0, 4096), "of settings that asked for more than there was room for"
+    assert (store.newest_step(), store.pack_tokens(), store.held_out()) == (2, 4096, 7)
+    asked = [Checkpoints(tmp_path, size).pack_tokens() for size in ("auto", 8192, 4096)]
+    assert asked == [4096, 4096, 0], "settings that ask for as much as before have as much room as then"
     for each in ((model, optimizer), (other, again)):
         stepped(*each)
     assert torch.equal(other.trained.weight, model.trained.weight), "moments and their count of steps came along"
@@ -72,7 +73,7 @@ def test_the_newest_two_are_kept_and_the_newest_is_read(tmp_path: Path) -> None:
     assert (found.step, store.newest_step()) == (100, 100)
     assert math.isnan(found.start_nll)
     store.clear()
-    assert (store.newest_step(), store.pack_tokens("auto"), store.held_out(), store.load(model, optimizer, CPU)) == (0, 0, 0, None)
+    assert (store.newest_step(), store.pack_tokens(), store.held_out(), store.load(model, optimizer, CPU)) == (0, 0, 0, None)
     store.clear()
 
 
@@ -85,7 +86,7 @@ def test_a_checkpoint_of_an_older_kidpipe_has_no_pack_and_no_start(tmp_path: Pat
     path.write_text(json.dumps(before))
     found = store.load(model, optimizer_of(model), CPU)
     assert found is not None
-    assert (found.pack_tokens, store.pack_tokens("auto"), found.held_out, store.held_out()) == (0, 0, -1, -1)
+    assert (found.pack_tokens, store.pack_tokens(), found.held_out, store.held_out()) == (0, 0, -1, -1)
 
 
 @pytest.mark.parametrize("file", ["model.pt", "optimizer.pt", "progress.json"])

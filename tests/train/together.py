@@ -130,7 +130,7 @@ def see_memory_for(pack_tokens: int | str, settings: TrainSettings, student: Pat
     shape = StudentShape.of(student)
     assert shape is not None
     needed = step_bytes(shape, settings.model_copy(update={"pack_tokens": pack_tokens}), torch.device("cpu"))
-    memory.free_bytes = lambda device: int(needed / memory._SHARE) + 1
+    memory.free_bytes = lambda _: int(needed / memory._SHARE) + 1
 
 
 def work(job: str, folder: Path, out: Path, changes: dict[str, object]) -> None:
