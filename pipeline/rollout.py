@@ -24,11 +24,11 @@ from pipeline.sampling import sampling_of
 def bind(context: Context) -> Callable[[Task], Output]:
     """The stage under the settings of `context`, with the student that it names."""
     settings, stops = context.config.rollout, sorted({context.tokens.eos_id, *special_ids(context.tokenizer)})
+    # A student that takes less than the teacher does: its prompts were made for the teacher.
+    longest = min(context.longest, context.start.max_length if context.start else context.longest)
 
     def run(task: Task) -> Output:
-        return rollout(
-            settings, context.tokens, stops, context.longest, context.decode, context.dialect, context.open_start(), task
-        )
+        return rollout(settings, context.tokens, stops, longest, context.decode, context.dialect, context.open_start(), task)
 
     return run
 
@@ -43,7 +43,7 @@ def rollout(
     backend: Backend,
     task: Task,
 ) -> Output:
-    """One answer to each prompt; `task.view` is the number of the answer.
+    """One answer to each prompt, none to one that leaves the student no room; `task.view` is the number of the answer.
 
     Args:
         stop_ids: tokens that end an answer.
@@ -53,13 +53,15 @@ def rollout(
     ingest = usable(task.tables["ingest"])
     prompts, db_ids = lists(ingest, "prompt_ids"), ingest.column("db_id").to_pylist()
     order = by_shared_prefix(prompts)
-    asked = [prompts[row].tolist() for row in order]
+    asked = [prompts[row].tolist() for row in order if len(prompts[row]) < max_length]
     sampling = sampling_of(settings, "rollout", task.view)
-    whole = in_row_order(order, list(backend.generate(asked, settings.max_new_tokens, stop_ids, sampling, task.advance)))
+    answers = iter(backend.generate(asked, settings.max_new_tokens, stop_ids, sampling, task.advance))
+    whole = in_row_order(order, [next(answers) if len(prompts[row]) < max_length else [] for row in order])
     kept = [_kept(answer, max_length - len(prompt) - 1, tokens) for prompt, answer in zip(prompts, whole, strict=True)]
     texts = [decode(answer) for answer in kept]
     parsed = [parses(text, dialect(db_id)) for text, db_id in zip(texts, db_ids, strict=True)]
-    ends = [len(new) == len(old) < settings.max_new_tokens for new, old in zip(kept, whole, strict=True)]
+    room = [min(settings.max_new_tokens, max_length - len(prompt)) for prompt in prompts]
+    ends = [len(new) == len(old) < most for new, old, most in zip(kept, whole, room, strict=True)]
     columns: dict[str, Any] = {
         "example_id": ingest.column("example_id").to_pylist(),
         "db_id": db_ids,

@@ -80,7 +80,8 @@ def _value(node: exp.Expr) -> object:
         return None
     if node.is_string:
         return node.this
-    return int(node.this) if node.this.isdigit() else float(node.this)
+    # SQLite reads a whole number beyond its integers as a real.
+    return number if node.this.isdigit() and (number := int(node.this)) < 2**63 else float(node.this)
 
 
 def _changes(node: exp.Expr) -> Iterator[Change]:

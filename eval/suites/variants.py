@@ -4,7 +4,8 @@ import contextlib
 import random
 import shutil
 import sqlite3
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,35 +76,61 @@ def _resample(
     }
     foreign = {column.lower(): (other, target) for column, other, target in table.links}
     strict = {row[1].lower() for row in connection.execute(f"PRAGMA table_info({name})") if row[3]}
+    fixed = keyed | {column.name.lower() for column in table.columns if column.is_primary or column.is_generated}
+    together = _columns_of_joint_keys(table)
+    for key in table.foreign_keys:
+        lows = {column.lower() for column in key.columns}
+        if len(lows) > 1 and not lows & fixed and all(together[low] == 1 for low in lows):
+            rows = _references(generator, _rows(connection, key.table, key.targets), len(rowids), not lows & strict)
+            _update(connection, name, key.columns, rows, rowids)
     for column in table.columns:
         low = column.name.lower()
-        if column.is_primary or column.is_generated or low in keyed:
+        if low in fixed or low in together:
             continue
-        quoted = always_quoted(column.name)
         if low in foreign:
-            values = _references(generator, _values(connection, *foreign[low]), len(rowids), low not in strict)
+            values = _references(generator, _rows(connection, foreign[low][0], foreign[low][1:]), len(rowids), low not in strict)
         else:
             pool = _part(generator, _values(connection, table.name, column.name))
             if aim.few and generator.random() < 0.5:
                 pool = _few(generator, connection, tables, low)
             wanted = sorted(literals.get(low, ()), key=repr)
-            values = [_draw(generator, pool, wanted, low in strict, aim) for _ in rowids] if pool or wanted else []
-        # A check or a unique index that the schema text doesn't show: such a row keeps its value.
-        updates = zip(values, rowids, strict=False)
-        # A STRICT column may refuse a value, and an index may need a collation that nobody has: the column keeps its values.
-        with contextlib.suppress(sqlite3.Error):
-            connection.executemany(f"UPDATE OR IGNORE {name} SET {quoted} = ? WHERE rowid = ?", updates)
+            values = [(_draw(generator, pool, wanted, low in strict, aim),) for _ in rowids] if pool or wanted else []
+        _update(connection, name, [column.name], values, rowids)
     if not is_referenced and len(rowids) > 3:
         gone = generator.sample(rowids, int(len(rowids) * generator.uniform(0, _DELETED_SHARE)))
         with contextlib.suppress(sqlite3.Error):
             connection.executemany(f"DELETE FROM {name} WHERE rowid = ?", [(rowid,) for rowid in gone])
 
 
-def _references(generator: random.Random, targets: list[Any], number: int, may_miss: bool) -> list[Any]:
-    """References to some of the targets, so that others are never referred to; a few are missing where the column admits it."""
+def _columns_of_joint_keys(table: Table) -> Counter[str]:
+    """The columns, in lower case, that are drawn as others are or not at all, each with the number of keys that it is in.
+
+    They are those of keys of several columns, whose values go together, and those of several keys, which a value drawn for one
+    of them would break.
+    """
+    keys = [[column.lower() for column in key.columns] for key in table.foreign_keys]
+    number = Counter(low for key in keys for low in key)
+    return Counter({low: number[low] for key in keys for low in key if len(key) > 1 or number[low] > 1})
+
+
+def _update(
+    connection: sqlite3.Connection, table: str, columns: Sequence[str], values: Sequence[Sequence[Any]], rowids: Sequence[int]
+) -> None:
+    """Set the columns of each row. `table` is quoted."""
+    # A check or a unique index that the schema text doesn't show: such a row keeps its value.
+    changes = ", ".join(f"{always_quoted(column)} = ?" for column in columns)
+    updates = ((*row, rowid) for row, rowid in zip(values, rowids, strict=False))
+    # A STRICT column may refuse a value, and an index may need a collation that nobody has: the column keeps its values.
+    with contextlib.suppress(sqlite3.Error):
+        connection.executemany(f"UPDATE OR IGNORE {table} SET {changes} WHERE rowid = ?", updates)
+
+
+def _references(generator: random.Random, targets: list[tuple[Any, ...]], number: int, may_miss: bool) -> list[tuple[Any, ...]]:
+    """References to some of the targets, so that others are never referred to; a few are missing where the columns admit it."""
     pool = _part(generator, targets)
     missing = _MISSING_SHARE if may_miss else 0.0
-    return [None if generator.random() < missing else generator.choice(pool) for _ in range(number)] if pool else []
+    none = (None,) * len(pool[0]) if pool else ()
+    return [none if generator.random() < missing else generator.choice(pool) for _ in range(number)] if pool else []
 
 
 def _part(generator: random.Random, pool: list[Any]) -> list[Any]:
@@ -142,9 +169,16 @@ def _near(generator: random.Random, value: Any, moved: bool) -> Any:
 
 def _values(connection: sqlite3.Connection, table: str, column: str) -> list[Any]:
     """A column's distinct values other than NULL, in an order that doesn't depend on the file."""
-    query = f"SELECT DISTINCT {always_quoted(column)} FROM {always_quoted(table)} WHERE {always_quoted(column)} IS NOT NULL"
+    return [row[0] for row in _rows(connection, table, [column])]
+
+
+def _rows(connection: sqlite3.Connection, table: str, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    """The distinct values that some columns have together, without NULL, in an order that doesn't depend on the file."""
+    names = [always_quoted(column) for column in columns]
+    there = " AND ".join(f"{name} IS NOT NULL" for name in names)
+    query = f"SELECT DISTINCT {', '.join(names)} FROM {always_quoted(table)} WHERE {there}"
     try:
-        return sorted((row[0] for row in connection.execute(query)), key=repr)
+        return sorted(connection.execute(query), key=repr)
     except sqlite3.OperationalError:
         return []  # a foreign key that names a table or column which isn't there
 

@@ -110,7 +110,7 @@ def _parsed_identifiers(sql: str, dialect: str) -> list[tuple[int, int]]:
 
 def _guessed_identifiers(tokens: list[Token]) -> list[tuple[int, int]]:
     """Without a parse: names that no parenthesis follows (that would be a function)."""
-    following = [token.token_type for token in tokens[1:]] + [None]
+    following = [token.token_type for token in tokens[1:]] + [None] * bool(tokens)
     names = {TokenType.VAR, TokenType.IDENTIFIER}
     return [
         (token.start, token.end)

@@ -15,7 +15,8 @@ from kidpipe.commands.session import Session
 from kidpipe.commands.shown_tables import print_table
 
 _JUDGING = ("keep_distinct", "mend_operators", "max_steps", "exact_match")
-_LIMITS = ("timeout_s", "gold_timeout_s", "memory_mib")
+LIMITS = ("timeout_s", "gold_timeout_s", "memory_mib")
+"""Settings of the sandbox that decide verdicts."""
 
 
 def compare_evaluations(session: Session, first: str, second: str, *, rows: int, as_json: bool) -> dict[str, object]:
@@ -63,8 +64,8 @@ def _how(folder: Path) -> dict[str, object]:
     path = folder / SUMMARY_FILE
     summary = read_json(path) if path.is_file() else {}
     settings = EvalSettings().model_dump(include=set(_JUDGING)) | summary.get("settings", {})
-    limits = SandboxSettings().model_dump(include=set(_LIMITS)) | summary.get("sandbox", {})
-    chosen = {name: settings[name] for name in _JUDGING} | {f"sandbox.{name}": limits[name] for name in _LIMITS}
+    limits = SandboxSettings().model_dump(include=set(LIMITS)) | summary.get("sandbox", {})
+    chosen = {name: settings[name] for name in _JUDGING} | {f"sandbox.{name}": limits[name] for name in LIMITS}
     return chosen | {"suite": summary.get("suite")}
 
 

@@ -19,7 +19,7 @@ from kidpipe.commands.evaluate import find_model
 from kidpipe.commands.session import Session, show_bytes
 
 _CARD = "README.md"
-_SCORES = ("ex_bag", "ex_set", "exact_set_match", "soft_f1", "r_ves")
+_SCORES = ("ex_bag", "ts_bag", "ex_set", "exact_set_match", "soft_f1", "r_ves")
 _ABOUT_DATA = """---
 tags: [text-to-sql, knowledge-distillation, kidpipe]
 configs:
@@ -144,8 +144,11 @@ def _with_scores(card: str, evaluations: Mapping[str, Mapping[str, Any]], reposi
         index += ["  - task: {type: text-generation, name: text-to-SQL}"]
         index += [f'    dataset: {{name: "{data}", type: "{data}", split: "{split}"}}']
         index += [f"    metrics: [{{type: {metric}, value: {value}}}]"]
-    head, _, rest = card.removeprefix("---\n").partition("---\n")
-    return f"---\n{head}" + "\n".join(index) + f"\n---\n{rest}" + "\n".join(lines) + "\n"
+    head, end, rest = card.removeprefix("---\n").partition("\n---\n")
+    if not (card.startswith("---\n") and end):
+        # A model's own card may be without front matter, and a line in it that looks like its end is a rule.
+        head, rest = "", card
+    return f"---\n{head}\n" + "\n".join(index) + f"\n---\n{rest}" + "\n".join(lines) + "\n"
 
 
 def _of_build(session: Session, repository: str) -> Files:

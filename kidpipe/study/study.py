@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from kidcore.atomic import replacing
 from kidcore.config import processes
-from kidcore.config.config import Config
+from kidcore.config.config import Config, SandboxSettings
 from kidcore.config.config_load import Loaded
 from kidcore.config.digests import FileDigests
 from kidcore.config.settings import fingerprint
@@ -20,11 +20,12 @@ from kidcore.sql.datasets import read
 from kidcore.store.manifest import Manifest
 from kidcore.store.stages import needs_start
 from kidcore.store.store import Store
+from kidpipe.commands.compare_evaluations import LIMITS
 from kidpipe.commands.gc import STUDY_MANIFESTS
 from kidpipe.commands.session import Session
 from kidpipe.commands.shown_tables import print_table
 from kidpipe.commands.train import prepare_run
-from kidpipe.study.grid import SEED, Trial, make_arm_cells, make_cells
+from kidpipe.study.grid import ARM, SEED, Trial, make_arm_cells, make_cells
 from kidpipe.study.runs import Run, run_all
 from kidpipe.study.table import groups_of, rows_of, table_of
 from kidpipe.study.trial import RESULT
@@ -82,6 +83,10 @@ def compare_grid(
     if only_finished:
         runs = _finished(runs)
     run_all(runs, jobs, lambda line: session.errors.print(line, soft_wrap=True))
+    if arms is not None:
+        # They ran seed by seed; the first arm is the one that comes first in the file, whatever its seeds.
+        order = list(arms)
+        runs.sort(key=lambda run: order.index(run.cell.axes[ARM]))
     if not only_finished and all(run.result for run in runs):
         # What finished runs read, they refer to themselves.
         (files.root / STUDY_MANIFESTS).unlink(missing_ok=True)
@@ -167,7 +172,8 @@ def _runs(
                 name, identity = prepared.name, fingerprint(prepared.identity)
         except KidpipeError as wrong:
             error = wrong.what
-        key = fingerprint([identity, checkpoint, dev, cell.config.eval.identity(), cell.config.eval.limit], 16)
+        judged = [dev, cell.config.eval.identity(), cell.config.eval.limit, *_unusual_limits(cell.config)]
+        key = fingerprint([identity, checkpoint, *judged], 16)
         request = {
             "config": _with_shared_cores(cell.config, jobs).model_dump(),
             "manifest": manifest,
@@ -177,6 +183,13 @@ def _runs(
         }
         runs.append(Run(cell, store.root / "compare" / _RUNS / key, {} if error else request, error))
     return runs
+
+
+def _unusual_limits(config: Config) -> list[dict[str, Any]]:
+    """Of the sandbox, those that decide verdicts and are not the default: with these, keys are what they always were."""
+    usual, chosen = SandboxSettings(), config.sandbox
+    limits = {name: getattr(chosen, name) for name in LIMITS if getattr(chosen, name) != getattr(usual, name)}
+    return [limits] if limits else []
 
 
 def _finished(runs: Sequence[Run]) -> list[Run]:
@@ -218,5 +231,13 @@ def _report(session: Session, runs: list[Run], out: Path, as_json: bool) -> dict
 
 
 def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: _of_one_kind([row.get(name) for row in rows]) for name in names}
     with replacing(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows), temporary, compression="zstd")
+        pq.write_table(pa.table(columns), temporary, compression="zstd")
+
+
+def _of_one_kind(values: list[Any]) -> list[Any]:
+    """The values of a column, as text where it holds several kinds: a setting may be a number, true or "auto"."""
+    kinds = {float if isinstance(value, int) and not isinstance(value, bool) else type(value) for value in values} - {type(None)}
+    return values if len(kinds) < 2 else [None if value is None else str(value) for value in values]

@@ -147,6 +147,7 @@ def test_schema_masking_reads_what_does_not_parse_and_falls_back_to_all() -> Non
     assert broken.index("WHERE") not in chosen
     assert broken.index("count") not in chosen
     assert len(schema_positions("SELECT 'open", np.arange(12, dtype=np.int32))) == 12
+    assert len(schema_positions("-- none yet", np.arange(11, dtype=np.int32))) == 11
 
 
 def test_rows_set_aside_are_left_out() -> None:

@@ -1,5 +1,6 @@
 """A student's own answers: those of plain decoding, whatever they are; scored as any engine does; kept with what they do."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,23 @@ def test_answers_are_the_students_greedy_ones_and_the_scores_the_teachers(small:
         assert scores[example_id]["imperfect_ids"] == expected
         np.testing.assert_allclose(scores[example_id]["actual_logprob"], actual.numpy(), atol=2e-4)
         assert len(scores[example_id]["topk_count"]) == len(expected) + 1
+
+
+def test_a_student_that_takes_less_than_the_teacher_is_asked_what_fits(small: dict[str, object]) -> None:
+    """The longest prompt leaves it no room, and another one less than it may write."""
+    student = Path(str(small["train.student"]))
+    config = configure(small)
+    run_rollouts(config, until="rollout")
+    whole, lengths = rows(config, "rollout"), {name: len(row["prompt_ids"]) for name, row in rows(config, "ingest").items()}
+    longest = max(lengths.values())
+    settings = json.loads((student / "config.json").read_text())
+    (student / "config.json").write_text(json.dumps(settings | {"max_position_embeddings": longest}))
+    run_rollouts(config)
+    for name, row in rows(config, "rollout").items():
+        room = longest - lengths[name]
+        assert row["imperfect_ids"] == whole[name]["imperfect_ids"][: max(0, room - 1)]
+        assert row["ends"] == (whole[name]["ends"] and len(whole[name]["imperfect_ids"]) < room)
+    assert min(longest - length for length in lengths.values()) == 0 < max(longest - length for length in lengths.values())
 
 
 def test_kind_and_result_of_each_answer_are_stored_without_the_teacher(small: dict[str, object]) -> None:

@@ -78,6 +78,7 @@ def test_a_flipped_order_keeps_nulls_the_smallest() -> None:
     [
         ("SELECT a FROM t WHERE a = 3 AND b > 2.5", {"a": {3}, "b": {2.5}}),
         ("SELECT a FROM t WHERE 3 < A", {"a": {3}}),
+        (f"SELECT a FROM t WHERE a < {10**20} OR a > {2**63 - 1}", {"a": {1e20, 2**63 - 1}}),
         ("SELECT a FROM t WHERE a > -5 OR a < -0.5", {"a": {-5, -0.5}}),
         ("SELECT a FROM t WHERE T1.name IN ('x', 'y')", {"name": {"x", "y"}}),
         ('SELECT a FROM t WHERE name = "Peru"', {"name": {"Peru"}}),

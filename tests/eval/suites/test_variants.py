@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from eval.suites.fuzz import REPORT_FILE, DatabaseReport, make_suite, total
+from eval.suites.mutants import literals
 from eval.suites.variants import Aim, make_variant
 from kidcore.config.config import EvalSettings
 from kidcore.errors import KidpipeError
@@ -81,6 +82,37 @@ def test_references_point_at_rows_and_may_be_missing_only_where_they_may(tmp_pat
     assert missing
 
 
+def test_keys_of_several_columns_refer_to_rows_as_a_whole(tmp_path: Path) -> None:
+    script = (
+        "CREATE TABLE p (x INTEGER, y INTEGER, PRIMARY KEY (x, y)); CREATE TABLE q (x INTEGER PRIMARY KEY);"
+        " CREATE TABLE c (id INTEGER PRIMARY KEY, x INTEGER NOT NULL, y INTEGER NOT NULL, n INTEGER,"
+        " FOREIGN KEY (x, y) REFERENCES p (x, y));"
+        # A column of two keys: a value drawn for one of them would break the other.
+        " CREATE TABLE two (id INTEGER PRIMARY KEY, x INTEGER REFERENCES q, y INTEGER, FOREIGN KEY (x, y) REFERENCES p (x, y));"
+        " CREATE TABLE maybe (id INTEGER PRIMARY KEY, x INTEGER, y INTEGER, FOREIGN KEY (x, y) REFERENCES p (x, y));"
+    )
+    pairs = [(n, 10 * n) for n in range(8)]
+    given: dict[str, list[tuple[object, ...]]] = {
+        "p": [*pairs],
+        "q": [(n,) for n in range(12)],
+        "c": [(n, n % 8, n % 8 * 10, n) for n in range(40)],
+        "two": [(n, n % 8, n % 8 * 10) for n in range(40)],
+        "maybe": [(n, n % 8, n % 8 * 10) for n in range(40)],
+    }
+    source = made(tmp_path, script, given)
+    changed = missing = 0
+    for path in variants(source, tmp_path):
+        assert read(path, "PRAGMA foreign_key_check") == []
+        assert {(row[1], row[2]) for row in read(path, "SELECT id, x, y FROM c")} <= set(pairs)
+        changed += sum((row[1], row[2]) != (row[0] % 8, row[0] % 8 * 10) for row in read(path, "SELECT id, x, y FROM c"))
+        assert all(row == (row[0], row[0] % 8, row[0] % 8 * 10) for row in read(path, "SELECT id, x, y FROM two"))
+        found = read(path, "SELECT x, y FROM maybe")
+        assert all((x is None) == (y is None) for x, y in found)
+        missing += sum(x is None for x, _ in found)
+    assert changed
+    assert missing
+
+
 def test_literals_and_their_neighbours_are_met(tmp_path: Path) -> None:
     source = made(tmp_path, "CREATE TABLE t (n INTEGER, s TEXT)", {"t": [(n, f"s{n}") for n in range(60)]})
     found = [row for path in variants(source, tmp_path, n={5000}, s={"%Peru%"}) for row in read(path, "SELECT n, s FROM t")]
@@ -89,6 +121,13 @@ def test_literals_and_their_neighbours_are_met(tmp_path: Path) -> None:
     assert {"Peru", "Perux"} <= texts
     assert not any("%" in text for text in texts if text)
     assert None in texts
+
+
+def test_a_literal_beyond_sqlites_integers_is_a_real(tmp_path: Path) -> None:
+    source = made(tmp_path, "CREATE TABLE t (n INTEGER)", {"t": [(n,) for n in range(60)]})
+    found = literals(f"SELECT n FROM t WHERE n < {10**20}")
+    values = {value for path in variants(source, tmp_path, n=found["n"]) for (value,) in read(path, "SELECT n FROM t")}
+    assert 1e20 in values
 
 
 @pytest.mark.parametrize("rows", [[], [(None, None)], [(2**63 - 1, b"\x00\xff")], [(-(2**63), "")]])

@@ -297,3 +297,25 @@ def test_a_missing_figure_is_a_blank_and_the_table_is_whole(tmp_path: Path) -> N
     assert [group["figures"]["ex_bag"] and group["figures"]["ex_bag"]["mean"] for group in groups] == [0.5, None]
     assert groups[1]["ex_bag_minus_first"] is None
     assert table_of(groups).row_count == 2
+
+
+@pytest.mark.slow
+def test_axes_of_mixed_kinds_other_limits_and_the_first_arm(compare: Cli, tmp_path: Path) -> None:
+    compare.settings.update({"train.max_steps": 1, "eval.limit": 2})
+    grid, arms = tmp_path / "grid.toml", tmp_path / "arms.toml"
+    grid.write_text('train.learning_rate = ["auto", 1e-4]\n')
+    command = ("compare", "--methods", "sft", "--seeds", "0", "--grid", str(grid))
+    mixed = compare(*command)
+    assert mixed.code == 0, mixed.err
+    assert [row["learning_rate"] for row in rows(tmp_path)] == ["auto", "0.0001"]
+    grid.write_text("sandbox.timeout_s = [0.00001, 10.0]\n")
+    limited = compare(*command, "--name", "limits")
+    assert limited.code == 0, limited.err
+    assert "1 of 2 runs were finished before" in limited.err, "the one under the limit of before"
+    short, usual = rows(tmp_path, "limits")
+    assert short["run"] == usual["run"], "trained once"
+    assert short["evaluation"] != usual["evaluation"], "judged under each limit"
+    arms.write_text('[base]\ntrain = {method = "sft", seed = [1]}\n[other]\ntrain = {method = "sft", learning_rate = 1e-4}\n')
+    done = compare("compare", "--arms", str(arms), "--seeds", "0,1", "--name", "arms", "--json")
+    assert done.code == 0, done.err
+    assert [group["axes"]["arm"] for group in json.loads(done.out)["groups"]] == ["base", "other"]

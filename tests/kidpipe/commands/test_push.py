@@ -9,6 +9,7 @@ import yaml
 from huggingface_hub import ModelCard, constants
 from transformers import AutoModelForCausalLM
 
+from kidpipe.commands.push import _with_scores
 from tests.hub import TOKEN, Hub, stand_in
 from tests.kidpipe.commands.running import Cli
 
@@ -63,6 +64,17 @@ def test_a_student_and_its_data_go_up_and_come_down(cli: Cli, hub: Hub, tmp_path
     again = json.loads(cli("train", "--name", "two", "--json", store__path=down, **small, **training).out)
     first = json.loads((tmp_path / "artifacts" / "runs" / "one" / "result.json").read_text())
     assert again["final_nll"] == first["final_nll"]
+
+
+@pytest.mark.parametrize("own", ["# Mine\n\ntext\n\n---\n\nmore\n", "---\nlicense: mit\n---\n# Mine\n\ntext\n\n---\n\nmore\n"])
+def test_a_card_of_ones_own_stays_whole_and_has_every_score(own: str) -> None:
+    score = {"all": {"value": 0.5, "low": 0.4, "high": 0.6, "num_rows": 10}}
+    summary = {"split": "dev", "data": "spider", "metrics": {"ex_bag": score, "ts_bag": score}}
+    text = _with_scores(own, {"one": summary}, "ada/student")
+    card = ModelCard(text)
+    assert [result.metric_type for result in card.data.eval_results] == ["ex_bag", "ts_bag"]
+    assert card.text.strip().startswith("# Mine\n\ntext\n\n---\n\nmore\n")
+    assert card.data.to_dict().get("license") == ("mit" if "license" in own else None)
 
 
 def test_what_cannot_be_pushed_is_said(cli: Cli, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
