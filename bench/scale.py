@@ -83,7 +83,7 @@ def measure_driver(workers: int, seconds: float, parts: int, sql_workers: int) -
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
         grid = Grid(graph(), [Partition(part, _ROWS, {"source": str(part)}) for part in range(parts)], store)
-        place = Place(Path.cwd(), store.root, b"", threads=1, neighbours=1, uses_gpu=False)
+        place = Place(Path.cwd(), store.root, "", threads=1, neighbours=1, uses_gpu=False)
         places: dict[Kind, Place] = {"engine": place, "sql": place}
         cluster = connect("", verbose=False)
         pool = WorkerPool(places, Sleepers(seconds).open, gpus=0)

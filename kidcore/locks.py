@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -106,6 +106,12 @@ def holder(path: Path) -> str:
             heard = f", last heard of {max(age, 0):.0f} s ago" if record.beats else ", which cannot be seen from here"
             return f"{record.owner}{heard}"
     return ""
+
+
+def mark(path: Path) -> str:
+    """What tells the holder from any other, the same as long as it holds the lock; empty where nobody is known to."""
+    record = _read(_held_file(path)) or _read(path)
+    return "" if record is None else replace(record, beats=0).as_bytes().decode()
 
 
 def _flock(descriptor: int, path: Path, busy: str, *, must: bool) -> bool:

@@ -30,8 +30,8 @@ from pipeline.stages import every_stage, stages
 from pipeline.workers.wanted import engines_here, require_ray
 
 _LOG = logging.getLogger(__name__)
-# A shard found damaged while it is read is made again; the same one twice is the disk's fault, not an accident.
-_MOST_REPAIRS = 8
+# A shard found damaged while it is read is made again; the same one once more after that is the disk's fault, not an accident.
+_MOST_REPAIRS = 2
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,14 @@ def build(
         # Where ingest is all that was asked for, its shards are listed all the same: people look there for reasons.
         check = (lambda: None) if until == "ingest" else (lambda: _require_rows(context, store, grid))
         with closing(_runner(grid, store, progress, context, check)) as runner:
-            for _ in range(_MOST_REPAIRS):
+            repairs: Counter[tuple[str, str]] = Counter()
+            while True:
                 try:
                     runner.run()
                     listed, manifest, knowledge = _take_stock(runner, context, store, is_latest=is_latest)
                     break
                 except DamagedShard as damage:
-                    store.set_aside(damage.shard)
-                    runner.grid.drop(damage.shard)
-            else:
-                raise KidpipeError("shards are damaged as fast as they are made", where=str(store.root), fix="check the disk")
+                    _repair(store, runner.grid, damage, repairs)
         write_manifest(store, manifest, is_latest=is_latest)
         _remember_models(context, store, until)
         if keep is not None:
@@ -105,6 +103,18 @@ def finished_manifest(context: Context, store: Store, until: str) -> Manifest | 
     if not all(map(grid.is_finished, grid.stages)):
         return None
     return make_manifest(grid, store, _facts(context))
+
+
+def _repair(store: Store, grid: Grid, damage: DamagedShard, repairs: Counter[tuple[str, str]]) -> None:
+    """Set a damaged shard aside, so that it is made anew; `repairs` counts how often each was. Raises KidpipeError."""
+    shard = damage.shard
+    store.set_aside(shard)
+    grid.drop(shard)
+    repairs[shard.stage, shard.key] += 1
+    if repairs[shard.stage, shard.key] > _MOST_REPAIRS:
+        raise KidpipeError(
+            f"a shard is damaged as fast as it is made: {damage.why}", where=str(store.path(shard)), fix="check the disk"
+        )
 
 
 def _require_known_models(context: Context, grid: Grid) -> None:

@@ -18,7 +18,7 @@ from kidcore.models.prompts import PromptBuilder, answer_end, prompt_identity
 from kidcore.models.sources import ModelSource, require_whole
 from kidcore.models.templates.template import load_template
 from kidcore.models.tokenizer_files import TokenizerFiles
-from kidcore.models.tokenizers import Tokens, eos_id, is_mask_of_old, require_same, tokenizer_digest, tokens_of
+from kidcore.models.tokenizers import Tokens, eos_id, require_same, tokenizer_digest, tokens_of
 from kidcore.sql.availability import lacking_of
 from kidcore.sql.column_values import description_files
 from kidcore.sql.datasets import DataSet, Example
@@ -29,7 +29,15 @@ from kidcore.store.manifest import read_manifest
 from kidcore.store.store import Store
 from pipeline.chat import ChatChoice, ChatQuestion
 from pipeline.engines import EnginePool
-from pipeline.named_models import find_model, find_predictor, find_start, find_teacher, recorded_teacher, tokenizer_of_served
+from pipeline.named_models import (
+    find_model,
+    find_predictor,
+    find_start,
+    find_teacher,
+    recorded_teacher,
+    tokenizer_of_served,
+    warn_of_short_students,
+)
 from pipeline.outline import Outline, read_outlined, split_parts
 
 
@@ -72,14 +80,6 @@ class Context:
     def tokenizer(self) -> Any:
         """Loaded when first asked for: a plan whose keys are known does without."""
         return self.tokenizer_files.tokenizer
-
-    @cached_property
-    def auto_mask_id(self) -> int | None:
-        """What 'auto' takes as mask token, None where that is what kidpipe 0.1.0 took."""
-        found: int | None = self.tokenizer_files.remembered(
-            "auto mask", lambda tokenizer: None if is_mask_of_old(tokenizer) else tokens_of(tokenizer, "auto").mask_id
-        )
-        return found
 
     @cached_property
     def tokens(self) -> Tokens:
@@ -260,6 +260,8 @@ def open_context(
         start=start,
         verbose=verbose,
     )
+    if may_ask:
+        warn_of_short_students(config, start, context.longest)
     if config.ingest.chat == "auto":
         try:
             _settle_chat(context, named, is_teacher=teacher is not None, may_ask=may_ask)

@@ -1,15 +1,21 @@
 """The names of models in a configuration in; each resolved to its files, or None where nobody needs it, out."""
 
+import logging
 from pathlib import Path
 
 from kidcore.config.config import Config
 from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
-from kidcore.models.sources import UNBOUNDED, ModelSource, resolve, tokenizer_folder
+from kidcore.models.sources import UNBOUNDED, ModelSource, read_source, resolve, tokenizer_folder
 from kidcore.models.teachers import is_url, known_length, resolve_teacher
 from kidcore.store.manifest import read_manifest
 from kidcore.store.model_names import model_names
+from kidcore.store.stages import STAGE_TABLE
 from kidcore.store.store import Store
+
+_NO_TOKEN = -1
+"""The id of none, where it is not known which one a model's configuration names."""
+_LOG = logging.getLogger(__name__)
 
 
 def find_teacher(config: Config, is_needed: bool, digests: FileDigests) -> ModelSource | None:
@@ -42,9 +48,19 @@ def recorded_teacher(config: Config) -> ModelSource | None:
     store = Store(Path(config.store.path))
     manifest = read_manifest(store)
     teacher = manifest.facts.teacher if manifest else None
-    if teacher is None or (config.teacher.model and config.teacher.model not in model_names(store, teacher.identity)):
+    if manifest is None or teacher is None:
         return None
-    return ModelSource(config.teacher.model, Path(), teacher.identity, UNBOUNDED, teacher.vocab_size, "", "")
+    if config.teacher.model and config.teacher.model not in model_names(store, teacher.identity):
+        return None
+    # What its configuration would say, from what was in keys beside it: pipeline/model_keys.py.
+    settings = {name: record.settings for name, record in manifest.stages.items()}
+    ends = any("answer.end" in settings.get(row.name, ()) for row in STAGE_TABLE.values() if row.model == "teacher")
+    eos = _NO_TOKEN if ends else manifest.facts.eos_id
+    pad = _NO_TOKEN if "mask_token.id" in settings.get("predict", ()) else manifest.facts.mask_id
+    longest = manifest.facts.max_tokens if "prompt.max_length" in settings.get("ingest", ()) else UNBOUNDED
+    return ModelSource(
+        config.teacher.model, Path(), teacher.identity, longest, teacher.vocab_size, "", "", eos_id=eos, pad_id=pad
+    )
 
 
 def find_predictor(config: Config, is_needed: bool, digests: FileDigests) -> ModelSource | None:
@@ -80,6 +96,16 @@ def find_start(config: Config, is_needed: bool, digests: FileDigests) -> ModelSo
             fix="set train.student (the start of the run), or rollout.model",
         )
     return start
+
+
+def warn_of_short_students(config: Config, start: ModelSource | None, longest: int) -> None:
+    """Say before the teacher works that a student takes less than ingest lets through: training refuses it, hours later."""
+    trained = Path(config.train.student or " ").expanduser()
+    students = [start, read_source(trained) if trained.is_dir() else None]
+    for name, length in {student.name: student.max_length for student in students if student is not None}.items():
+        if length < longest:
+            fix = "lower ingest.max_prompt_tokens and ingest.max_sql_tokens to train it on these data"
+            _LOG.warning("%s takes %d tokens, and ingest lets up to %d through: %s", name, length, longest, fix)
 
 
 def find_model(model: str, setting: str, digests: FileDigests) -> ModelSource | None:

@@ -55,7 +55,9 @@ def rollout(
     order = by_shared_prefix(prompts)
     asked = [prompts[row].tolist() for row in order if len(prompts[row]) < max_length]
     sampling = sampling_of(settings, "rollout", task.view)
-    answers = iter(backend.generate(asked, settings.max_new_tokens, stop_ids, sampling, task.advance))
+    task.advance(len(prompts) - len(asked))
+    # To the end of what it yields: that is where it tells of the last one.
+    answers = iter(list(backend.generate(asked, settings.max_new_tokens, stop_ids, sampling, task.advance)))
     whole = in_row_order(order, [next(answers) if len(prompts[row]) < max_length else [] for row in order])
     kept = [_kept(answer, max_length - len(prompt) - 1, tokens) for prompt, answer in zip(prompts, whole, strict=True)]
     texts = [decode(answer) for answer in kept]

@@ -16,6 +16,7 @@ from kidcore.store.graph import Output, Stage, Task, settings_of
 from kidcore.store.stages import STAGE_TABLE, StageTraits, built_by
 from pipeline.context import Context
 from pipeline.derivations import derivation_of
+from pipeline.model_keys import beside_weights
 
 
 class Body(Protocol):
@@ -54,11 +55,7 @@ def _stage(context: Context, row: StageTraits) -> Stage:
         sections["prompt"] = context.identity()
     if model := _model_of(context, row):
         sections[row.model] = _model_identity(config, row.model, model)
-    if row.model == "teacher" and context.turn_end is not None:
-        # What stands behind every sequence that the teacher scores; its own answers end with it.
-        sections["answer"] = {"end": context.turn_end}
-    if row.name == "predict" and config.predict.mask_token == "auto" and context.auto_mask_id is not None:
-        sections["mask_token"] = {"id": context.auto_mask_id}
+        sections |= beside_weights(context, row, model)
     reads_sql = row.name == "rewrite" or (row.name == "mask" and config.mask.strategy == "schema")
     if reads_sql and context.dialects != ["sqlite"]:
         sections["dialects"] = {"of": context.dialects}

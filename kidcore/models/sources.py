@@ -66,6 +66,14 @@ class ModelSource:
     dtype: str
     """Precision that the weights were saved in, such as "bfloat16"; empty where the configuration does not say."""
     served: Served | None = None
+    eos_id: int | None = None
+    """What ends a sequence as the model's configuration has it: its tokenizer may have another. None where it does not say."""
+    pad_id: int | None = None
+    """The same of padding."""
+
+    def brings(self, tokenizer: Path) -> bool:
+        """Whether its identity stands for the tokenizer in this folder too; that of a folder is of configuration and weights."""
+        return self.path == tokenizer and self.identity.startswith(("hub:", "served:"))
 
 
 def resolve(model: str, revision: str = "", *, digests: FileDigests | None = None) -> ModelSource:
@@ -135,7 +143,15 @@ def _source(name: str, path: Path, identity: str, config: dict[str, Any]) -> Mod
     lengths = [text[key] for key in _LENGTH_KEYS if isinstance(text.get(key), int)]
     architectures = config.get("architectures") or [""]
     dtype = str(text.get("dtype") or text.get("torch_dtype") or "").removeprefix("torch.")
-    return ModelSource(name, path, identity, min(lengths, default=UNBOUNDED), vocab_size, str(architectures[0]), dtype)
+    eos, pad = _last(text.get("eos_token_id")), _last(text.get("pad_token_id"))
+    longest = min(lengths, default=UNBOUNDED)
+    return ModelSource(name, path, identity, longest, vocab_size, str(architectures[0]), dtype, eos_id=eos, pad_id=pad)
+
+
+def _last(ids: Any) -> int | None:
+    """Of several ends that a configuration names, Llama's tokenizers take the last: that of a turn."""
+    named = [x for x in (ids if isinstance(ids, list) else [ids]) if isinstance(x, int) and x >= 0]
+    return named[-1] if named else None
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

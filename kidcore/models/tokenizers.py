@@ -18,6 +18,11 @@ _STATEFUL = ("padding", "truncation", "version")
 _SPARE = ("mask", "pad", "unused", "reserved", "extra", "blank")
 """What is in the names of special tokens that models keep for no use of their own, the fittest first."""
 
+_MADE = ("<pad>", "<eos>", "<mask>", "<unk>")
+"""What the vocabularies of made models begin with (kidpipe demo): they name their mask token, as hardly a language model does."""
+_PADS = ("<|endoftext|>", "<｜end▁of▁sentence｜>", "<pad>", "<unk>")
+"""What Qwen2.5, DeepSeek and Mistral pad with, or have instead: their configurations do not say it."""
+
 _BATTERY = (
     "SELECT count(*) FROM singer",
     "SELECT T1.name, T2.year FROM stadium AS T1 JOIN concert AS T2 ON T1.stadium_id = T2.stadium_id WHERE T2.year >= 2014",
@@ -176,6 +181,19 @@ def is_mask_of_old(tokenizer: Any) -> bool:
         if getattr(tokenizer, name) is not None:
             return bool(getattr(tokenizer, name) != tokenizer.eos_token_id)
     return False
+
+
+def usual_mask(tokenizer: Any, pad_id: int | None) -> int | None:
+    """What 'auto' gives where tokenizer_config.json names the tokens that vocabulary and configuration make one expect.
+
+    Of the vocabulary only ids count, not which are special: these can't be others while the weights are the same, of which each
+    is a row.
+    """
+    vocab = tokenizer.get_vocab()
+    if [vocab.get(token) for token in _MADE] == list(range(len(_MADE))):
+        return _MADE.index("<mask>")
+    named = next((int(vocab[token]) for token in _PADS if token in vocab), None)
+    return named if pad_id is None else pad_id
 
 
 def special_ids(tokenizer: Any) -> set[int]:

@@ -161,24 +161,34 @@ class Grid:
 
     def source(self, stage: Stage, part: Partition, view: int) -> Shard | None:
         """A finished shard of the same rows that this one can be made from without a model, if there is one."""
-        found = (self._finished_at(stage, part, view, values) for values in self._usable_values(stage))
+        found = (self.finished_at(stage, part, view, values) for values in self.usable_values(stage))
         return next((shard for shard in found if shard is not None), None)
 
-    def _finished_at(self, stage: Stage, part: Partition, view: int, values: Values) -> Shard | None:
+    def finished_at(self, stage: Stage, part: Partition, view: int, values: Values) -> Shard | None:
         """As `look` finds a finished shard, but under other values, in what it is made from as well."""
-        sources = zip((self._by_name[name] for name in stage.inputs), self.inputs(stage, part, view), strict=True)
-        inputs = [self._finished_at(other, part, view, values) if _shares(stage, other) else shard for other, shard in sources]
-        key = _key(self._start_at(stage, values), stage, part, view, inputs)
+        inputs = self.inputs_at(stage, part, view, values)
+        key = _key(self.start_at(stage, values), stage, part, view, list(inputs.values()))
         return None if key is None else self._finished[stage.name].get(key)
 
-    def _start_at(self, stage: Stage, values: Values) -> str:
+    def inputs_at(self, stage: Stage, part: Partition, view: int, values: Values | None) -> dict[str, Shard | None]:
+        """As `inputs`, by stage, but under other values where the input has those settings too; None: as they are."""
+        inputs = zip((self._by_name[name] for name in stage.inputs), self.inputs(stage, part, view), strict=True)
+        return {
+            other.name: shard if values is None or not _shares(stage, other) else self.finished_at(other, part, view, values)
+            for other, shard in inputs
+        }
+
+    def start_at(self, stage: Stage, values: Values | None) -> str:
+        """What the keys of a stage have in common under other values; None: under its own."""
+        if values is None:
+            return self._key_starts[stage.name]
         name = (stage.name, repr(values))
         if name not in self._starts_at:
             assert stage.derivation is not None
             self._starts_at[name] = key_start(stage.name, stage.version, stage.derivation.identity_at(values))
         return self._starts_at[name]
 
-    def _usable_values(self, stage: Stage) -> Sequence[Values]:
+    def usable_values(self, stage: Stage) -> Sequence[Values]:
         """Values that shards of the stage were made with and that its own can be made from."""
         if stage.derivation is None:
             return []
@@ -204,8 +214,8 @@ class Grid:
         """Shards of a stage in the store, of this configuration or any other."""
         return len(self._finished[stage.name])
 
-    def some_finished(self, stage: Stage, most: int) -> list[Shard]:
-        """At most so many of them."""
+    def some_finished(self, stage: Stage, most: int | None = None) -> list[Shard]:
+        """At most so many of them; all where no number is given."""
         return list(islice(self._finished[stage.name].values(), most))
 
     def add(self, shard: Shard) -> None:

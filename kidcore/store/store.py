@@ -237,6 +237,11 @@ class Store:
         return locks.holder(self._lock_file)
 
     @property
+    def lock_mark(self) -> str:
+        """What tells who holds the lock from any other holder; empty where nobody does."""
+        return locks.mark(self._lock_file)
+
+    @property
     def _lock_file(self) -> Path:
         return self.root / "build.lock"
 

@@ -156,8 +156,9 @@ def _claim(session: Session, out: Path, prepared: PreparedRun) -> None:
     adopt_run(store, out.name, prepared.identity)
     if not is_another_run(store, out.name, prepared.identity):
         write_companions(session, manifest, prepared.student.path, out)
-        store.write_json(f"manifests/{manifest.digest}.json", manifest.as_json())
+        # The reference first: `gc` refuses one to a manifest that is not there, and would delete a manifest without one.
         store.write_json(f"runs/{out.name}/manifest.json", {"digest": manifest.digest})
+        store.write_json(f"manifests/{manifest.digest}.json", manifest.as_json())
 
 
 def _teacher_on_gold(session: Session, manifest: Manifest) -> GoldKnowledge | None:
@@ -202,7 +203,7 @@ def _show(session: Session, summary: dict[str, Any], *, as_json: bool) -> None:
             session.console.print(f"{said:<11} {overlap}")
     session.console.print(f"student     {Path(summary['run']) / 'best'}")
     if not session.is_step:
-        session.console.print(f"next        {summary['next']}", markup=False, soft_wrap=True)
+        session.console.print(f"next        {summary['next']}", soft_wrap=True)
 
 
 def _device(session: Session) -> str:

@@ -12,7 +12,7 @@ from kidcore.store.store import Store
 from pipeline.context import Context
 from pipeline.workers.cluster import Cluster, connect
 from pipeline.workers.parallel import Crew, ParallelRunner
-from pipeline.workers.pool import Kind, WorkerPool, store_lock
+from pipeline.workers.pool import Kind, WorkerPool
 from pipeline.workers.setup import BuildSetup, model_of, threads_asked
 from pipeline.workers.wanted import num_workers
 from pipeline.workers.worker import Place
@@ -48,7 +48,7 @@ def _crew(context: Context, store: Store, cluster: Cluster) -> Crew:
     engine = Place(
         Path.cwd(),
         root,
-        store_lock(root),
+        store.lock_mark,
         threads=threads_asked(),
         neighbours=-(-engines // cluster.nodes),
         uses_gpu=per_engine > 0,

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import ray
@@ -210,11 +209,3 @@ def _reason(error: RayError) -> str:
     if "node" in text and "died" in text and "worker process has died" not in text:
         return "its node is gone"
     return "its process was killed or crashed"
-
-
-def store_lock(root: Path) -> bytes:
-    """What stands in the lock of a store."""
-    try:
-        return (root / "build.lock").read_bytes()
-    except OSError:
-        return b""

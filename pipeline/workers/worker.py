@@ -54,8 +54,8 @@ class Place:
     folder: Path
     """The driver's working folder: relative paths start there."""
     store: Path
-    lock: bytes
-    """What stands in the store's lock: another folder of that name has another."""
+    lock: str
+    """The mark of the store's lock: another folder of that name has another."""
     threads: int
     """Threads of a stage; 0 = this worker's share of the machine's cores."""
     neighbours: int
@@ -93,14 +93,12 @@ class Worker:
 
     def greet(self) -> Greeting:
         """Say where it runs, and whether the store is the same."""
-        lock = self._place.store / "build.lock"
-        sees = not self._place.lock
+        store, sees = Store(self._place.store), not self._place.lock
         for pause in _UNSEEN_S:
             if sees:
                 break
             time.sleep(pause)
-            with suppress(OSError):
-                sees = lock.read_bytes() == self._place.lock
+            sees = store.lock_mark == self._place.lock
         return Greeting(os.uname().nodename, os.getpid(), kidpipe_version(), sees)
 
     def tell(self) -> News:

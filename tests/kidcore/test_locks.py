@@ -180,3 +180,16 @@ def test_a_file_that_is_not_the_dead_ones_stays_also_where_nothing_stands_in_it_
     assert held.exists()
     locks._take_away(held, locks._mark(held))
     assert list(lock.parent.glob("build.lock*")) == []
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("kind", ["flock", "file"])
+def test_the_mark_of_a_holder_stays_while_it_beats_and_is_another_holders_no_more(lock: Path, kind: locks.LockKind) -> None:
+    assert locks.mark(lock) == ""
+    with locks.hold(lock, kind):
+        first = locks.mark(lock)
+        time.sleep(0.1)
+        assert locks.mark(lock) == first != ""
+    assert locks.mark(lock) == ""
+    held_by(lock, "elsewhere", 1)
+    assert locks.mark(lock) not in ("", first)

@@ -9,8 +9,8 @@ from kidcore.config.config import Config
 from kidcore.config.config_load import load_config
 from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
-from kidcore.models.sources import UNBOUNDED
-from kidcore.store.manifest import Facts, Manifest, TeacherRecord, write_manifest
+from kidcore.models.sources import UNBOUNDED, read_source
+from kidcore.store.manifest import Facts, Manifest, StageRecord, TeacherRecord, write_manifest
 from kidcore.store.model_names import remember_model
 from kidcore.store.store import Store
 from pipeline.named_models import (
@@ -20,6 +20,7 @@ from pipeline.named_models import (
     find_teacher,
     recorded_teacher,
     tokenizer_of_served,
+    warn_of_short_students,
 )
 
 NONE = FileDigests(None)
@@ -39,11 +40,11 @@ def config(tmp_path: Path, **flags: Any) -> Config:
     return load_config(None, {"store.path": str(tmp_path / "artifacts")} | named, {}, use_file=False).config
 
 
-def built_by(tmp_path: Path, identity: str, *names: str) -> None:
-    """As a build leaves its store whose teacher had this identity and these names."""
+def built_by(tmp_path: Path, identity: str, *names: str, **settings: dict[str, Any]) -> None:
+    """As a build leaves its store whose teacher had this identity and these names; `settings` are those of stages."""
     store = Store(tmp_path / "artifacts")
     facts = Facts(0, 1, "t", 9, teacher=TeacherRecord(identity, 500) if identity else None)
-    write_manifest(store, Manifest.of(facts, {}, {}, ()))
+    write_manifest(store, Manifest.of(facts, {name: StageRecord(1, x, 0) for name, x in settings.items()}, {}, ()))
     for name in names:
         remember_model(store, identity, name)
 
@@ -69,6 +70,39 @@ def test_the_latest_builds_teacher_is_known_where_none_or_that_one_is_named(tmp_
         assert found is not None
         assert (found.identity, found.name, found.vocab_size, found.max_length) == ("local:1", name, 500, UNBOUNDED)
     assert recorded_teacher(config(tmp_path, teacher__model="another")) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"gold_score": {}, "predict": {}, "ingest": {}}, (0, 1, UNBOUNDED)),
+        ({"gold_score": {"answer.end": 0}}, (-1, 1, UNBOUNDED)),
+        ({"predict": {"answer.end": 0}}, (0, 1, UNBOUNDED)),  # a student's, who expects another end
+        ({"predict": {"mask_token.id": 1}}, (0, -1, UNBOUNDED)),
+        ({"ingest": {"prompt.max_length": "9"}}, (0, 1, 9)),
+    ],
+)
+def test_what_a_recorded_teachers_configuration_said_is_known_by_what_was_in_keys_beside_it(
+    tmp_path: Path, settings: dict[str, dict[str, Any]], expected: tuple[int, int, int]
+) -> None:
+    built_by(tmp_path, "local:1", **settings)
+    found = recorded_teacher(config(tmp_path))
+    assert found is not None
+    assert (found.eos_id, found.pad_id, found.max_length) == expected
+
+
+def test_a_student_that_takes_less_than_ingest_lets_through_is_named_before_the_teacher_works(
+    tmp_path: Path, tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = read_source(tiny_model)
+    trained = config(tmp_path, train__student=str(tiny_model))
+    warn_of_short_students(trained, None, 512)
+    warn_of_short_students(config(tmp_path, train__student="some/student"), None, 513)
+    assert caplog.messages == []
+    warn_of_short_students(trained, start, 513)
+    warn_of_short_students(config(tmp_path), start, 513)
+    assert len(caplog.messages) == 2
+    assert all(f"{tiny_model} takes 512 tokens, and ingest lets up to 513 through" in text for text in caplog.messages)
 
 
 def test_a_build_without_a_teacher_records_none(tmp_path: Path) -> None:

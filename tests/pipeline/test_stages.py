@@ -16,8 +16,8 @@ from pipeline.context import Context
 from pipeline.outline import Outline
 from pipeline.stages import every_stage, stages
 
-TEACHER = ModelSource("teacher", Path(), "local:teacher", 4096, 600, "", "")
-STUDENT = ModelSource("student", Path(), "local:student", 4096, 600, "", "")
+TEACHER = ModelSource("teacher", Path(), "local:teacher", 4096, 600, "", "", eos_id=1, pad_id=0)
+STUDENT = ModelSource("student", Path(), "local:student", 4096, 600, "", "", eos_id=1, pad_id=0)
 
 
 @pytest.fixture(scope="module")

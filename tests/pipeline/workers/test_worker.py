@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from kidcore.locks import LockKind
 from kidcore.models.backends.base import EngineDied
 from kidcore.store.graph import Cell, Output, Task
 from kidcore.store.log import SHARDS, append, shard_records
@@ -38,7 +39,7 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def worker(store: Store, bodies: LightBodies, lock: bytes = b"") -> Worker:
+def worker(store: Store, bodies: LightBodies, lock: str = "") -> Worker:
     place = Place(Path.cwd(), store.root, lock, threads=1, neighbours=1, uses_gpu=False)
     return Worker(place, bodies.open)
 
@@ -156,9 +157,14 @@ def test_two_jobs_are_taken_and_one_computes_at_a_time(store: Store) -> None:
     assert all(isinstance(answer, Done) for answer in answers)
 
 
-def test_a_worker_says_whether_the_store_is_the_drivers(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["flock", "file"])
+def test_a_worker_says_whether_the_store_is_the_drivers(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: LockKind
+) -> None:
     monkeypatch.setattr("pipeline.workers.worker._UNSEEN_S", (0.0,))
-    store.root.mkdir(parents=True)
-    (store.root / "build.lock").write_bytes(b"the driver")
-    assert worker(store, LightBodies(), b"the driver").greet().sees_store
-    assert not worker(store, LightBodies(), b"another one").greet().sees_store
+    store, other = Store(store.root, kind), Store(tmp_path / "other", kind)
+    with store.lock():
+        assert store.lock_mark
+        assert worker(store, LightBodies(), store.lock_mark).greet().sees_store
+        assert not worker(other, LightBodies(), store.lock_mark).greet().sees_store
+        assert not worker(store, LightBodies(), "another's").greet().sees_store
