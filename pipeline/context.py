@@ -193,8 +193,12 @@ class Context:
         ingest = self.config.ingest
         identity = {"tokenizer": self.tokenizer_files.remembered("digest", tokenizer_digest)}
         identity |= prompt_identity(ingest, self.tokenizer if ingest.chat is True else None)
-        if load_template(ingest.template).mentions(".description"):
+        template = load_template(ingest.template)
+        if template.mentions(".description"):
             identity["descriptions"] = self._descriptions_digest
+        if template.mentions(".values") and "duckdb" in self.dialects:
+            # Up to kidpipe 0.1 dates, times and the like stood there without quotes.
+            identity["values"] = "quoted"
         # A model as long as the settings allow changes nothing; a shorter one sets rows aside.
         if self.max_length < ingest.max_prompt_tokens + ingest.max_sql_tokens + 1:
             identity["max_length"] = str(self.max_length)

@@ -147,6 +147,20 @@ def test_the_dialects_of_a_data_set_are_in_keys_where_its_sql_is_read(files: Tok
 
 
 @pytest.mark.parametrize(
+    ("template", "engine", "is_new"), [("values", "duckdb", 1), ("values", "sqlite", 0), ("ddl", "duckdb", 0)]
+)
+def test_only_prompts_that_show_values_of_duckdb_are_new(
+    files: TokenizerFiles, tmp_path: Path, template: str, engine: str, is_new: int
+) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / f"d.{engine}").write_bytes(b"x" * 8 + b"DUCK" + b"x" * 8 if engine == "duckdb" else b"SQLite format 3\x00")
+    dataset = DataSet([Example("train:0", "d", "q", "SELECT 1")], tmp_path)
+    config = load_config(None, {"ingest.template": template}, {}, use_file=False).config
+    context = Context(config, dataset, Outline.of(dataset.examples, 512), [], TEACHER, TEACHER, files, 4096)
+    assert ("prompt.values" in identities(stages(context, "ingest"))["ingest"]) == is_new
+
+
+@pytest.mark.parametrize(
     ("strategy", "sql", "named"),
     [("schema", "SELECT 名 FROM t", {"mask"}), ("schema", "SELECT a FROM t", set()), ("random", "SELECT 名 FROM t", set())],
 )
