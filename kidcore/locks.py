@@ -261,7 +261,11 @@ def _parse(text: bytes) -> _Record | None:
 
 
 def _write(descriptor: int, record: _Record) -> None:
-    """In place: readers find the old record, the new one, or a torn one that they take for a sign of life."""
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, record.as_bytes(), 0)
+    """In place, and never empty: a beat differs from the one before in its number alone, so that readers find one of the two.
+
+    What another holder left may be longer: for a moment a reader finds a torn record, which it takes for a sign of life.
+    """
+    text = record.as_bytes()
+    os.pwrite(descriptor, text, 0)
+    os.ftruncate(descriptor, len(text))
     os.fsync(descriptor)

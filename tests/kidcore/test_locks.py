@@ -33,7 +33,11 @@ def no_flock(*_: object) -> None:
 
 def held_by(path: Path, host: str, pid: int, beats: int = 1) -> None:
     record = {"owner": {"host": host, "pid": pid, "started": 1}, "token": "theirs", "beats": beats}
-    path.with_name(f"{path.name}.held").write_text(json.dumps(record))
+    descriptor = os.open(path.with_name(f"{path.name}.held"), os.O_WRONLY | os.O_CREAT)
+    text = json.dumps(record).encode()
+    os.pwrite(descriptor, text, 0)
+    os.ftruncate(descriptor, len(text))
+    os.close(descriptor)
 
 
 @pytest.mark.parametrize("kind", ["auto", "flock", "file"])

@@ -181,7 +181,8 @@ def test_a_build_whose_engine_and_whose_driver_are_killed_is_finished_without_ra
         engine.join()
         assert driver.out == "", "standard output is for results"
     result = run_build(configure(settings))
-    assert result.reused["gold_score"] > 0
+    # Not always one of gold_score: a shard's line in the log comes before the shard, and the worker may have died in between.
+    assert sum(result.reused.values()) > 0
     expected = Store(tmp_path / "plain")
     run_build(configure(settings, store__path=str(expected.root)))
     store.remove_temporaries()  # the last build may have begun while workers of the first were still dying
