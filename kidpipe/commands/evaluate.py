@@ -68,7 +68,7 @@ def evaluate(
     out = session.folder_of("eval", name or _default_name(default_name, split, settings.limit))
     _keep_whole(out, settings.limit)
     if predictions_file:
-        _keep_others(out, predictions_file)
+        _tell_of_others(out, predictions_file)
     _require_databases(dataset, settings.limit)
     with progress_lines(session) as bar:
         predictions = _read(predictions_file, dataset) if predictions_file else _generate(session, origin["model"], dataset, bar)
@@ -130,12 +130,12 @@ def _keep_whole(out: Path, limit: int) -> None:
             )
 
 
-def _keep_others(out: Path, predictions: Path) -> None:
-    """Refuse to put the judgement of one file in the place of another's: two folders may both have a predictions.sql."""
+def _tell_of_others(out: Path, predictions: Path) -> None:
+    """Say where the judgement of one file takes the place of another's: two folders may both have a predictions.sql."""
     before = read_json(out / SUMMARY_FILE) if (out / SUMMARY_FILE).is_file() else {}
     other = before.get("model") or before.get("predictions")
     if other and Path(other).absolute() != predictions.absolute():
-        raise KidpipeError(f"there is an evaluation of {other} by this name", where=str(out), fix="give another --name")
+        _LOG.warning("this takes the place of the evaluation of %s; --name keeps both", other)
 
 
 def _require_databases(dataset: DataSet, limit: int) -> None:
