@@ -71,7 +71,7 @@ def judge_predictions(
     how = {
         "limit": settings.limit or None,
         "settings": settings.model_dump(mode="json", exclude=unused),
-        "sandbox": golds.sandbox.model_dump(mode="json", exclude={"workers"}),
+        "sandbox": sandbox_limits(golds.sandbox),
     }
     untested = {"suite_untested": _untested(verdicts)} if databases.suite else {}
     summary: dict[str, Any] = finite({**(notes or {}), **how, **summarize(verdicts), **untested})
@@ -85,6 +85,11 @@ def judge_predictions(
             fix="check data.databases, and that the golds run",
         )
     return Evaluation(verdicts, summary, folder)
+
+
+def sandbox_limits(sandbox: SandboxSettings) -> dict[str, Any]:
+    """Its settings that can decide a verdict: all but the number of processes."""
+    return sandbox.model_dump(mode="json", exclude={"workers"})
 
 
 def _untested(verdicts: Sequence[Verdict]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from kidcore.store.graph import Output, Task
 from kidcore.store.schemas import schema_of
 from pipeline.context import Context
 from pipeline.rewrite import parses
-from pipeline.rows import by_shared_prefix, in_row_order, usable
+from pipeline.rows import by_shared_prefix, usable
 from pipeline.sampling import sampling_of
 
 
@@ -52,13 +52,13 @@ def rollout(
     """
     ingest = usable(task.tables["ingest"])
     prompts, db_ids = lists(ingest, "prompt_ids"), ingest.column("db_id").to_pylist()
-    order = by_shared_prefix(prompts)
-    asked = [prompts[row].tolist() for row in order if len(prompts[row]) < max_length]
-    sampling = sampling_of(settings, "rollout", task.view)
+    asked = [row for row in by_shared_prefix(prompts) if len(prompts[row]) < max_length]
     task.advance(len(prompts) - len(asked))
-    # To the end of what it yields: that is where it tells of the last one.
-    answers = iter(list(backend.generate(asked, settings.max_new_tokens, stop_ids, sampling, task.advance)))
-    whole = in_row_order(order, [next(answers) if len(prompts[row]) < max_length else [] for row in order])
+    sampling = sampling_of(settings, "rollout", task.view)
+    given = [prompts[row].tolist() for row in asked]
+    answers = backend.generate(given, settings.max_new_tokens, stop_ids, sampling, task.advance)
+    by_row = dict(zip(asked, answers, strict=True))
+    whole = [by_row.get(row, []) for row in range(len(prompts))]
     kept = [_kept(answer, max_length - len(prompt) - 1, tokens) for prompt, answer in zip(prompts, whole, strict=True)]
     texts = [decode(answer) for answer in kept]
     parsed = [parses(text, dialect(db_id)) for text, db_id in zip(texts, db_ids, strict=True)]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.comparison import ComparedRuns, compare_runs, difference_table, flip_lines
-from eval.evaluate import SUMMARY_FILE, VERDICTS_FILE
+from eval.evaluate import SUMMARY_FILE, VERDICTS_FILE, sandbox_limits
 from eval.report import read_verdicts
 from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.errors import KidpipeError
@@ -15,8 +15,6 @@ from kidpipe.commands.session import Session
 from kidpipe.commands.shown_tables import print_table
 
 _JUDGING = ("keep_distinct", "mend_operators", "max_steps", "exact_match")
-LIMITS = ("timeout_s", "gold_timeout_s", "memory_mib")
-"""Settings of the sandbox that decide verdicts."""
 
 
 def compare_evaluations(session: Session, first: str, second: str, *, rows: int, as_json: bool) -> dict[str, object]:
@@ -64,8 +62,8 @@ def _how(folder: Path) -> dict[str, object]:
     path = folder / SUMMARY_FILE
     summary = read_json(path) if path.is_file() else {}
     settings = EvalSettings().model_dump(include=set(_JUDGING)) | summary.get("settings", {})
-    limits = SandboxSettings().model_dump(include=set(LIMITS)) | summary.get("sandbox", {})
-    chosen = {name: settings[name] for name in _JUDGING} | {f"sandbox.{name}": limits[name] for name in LIMITS}
+    limits = sandbox_limits(SandboxSettings()) | summary.get("sandbox", {})
+    chosen = {name: settings[name] for name in _JUDGING} | {f"sandbox.{name}": value for name, value in limits.items()}
     return chosen | {"suite": summary.get("suite")}
 
 

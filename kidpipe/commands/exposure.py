@@ -81,15 +81,15 @@ def exposure(session: Session, teacher: ScoringTeacher, student: str, made: Pred
 
     own = [with_end(prompt, made.answers[name]) for name, prompt in zip(fitting, prompts, strict=True)]
     asked = requests(prompts, [golds[name] for name in fitting]) + requests(prompts, own)
+    too_long = {"too_long": len(golds) - len(fitting)}
     if not asked:
-        counts = {"answers": 0, "stored": 0, "scored": 0, "too_long": len(golds)}
-        return {"exaccerr": math.nan, "exposure": counts}
+        return {"exaccerr": math.nan, "exposure": {"answers": 0, "stored": 0, "scored": 0} | too_long}
     by_teacher, stored = _teachers(session, teacher, asked, set(fitting))
     by_student = _ask(session, source, config.eval.dtype, asked)
     pairs = list(zip(by_teacher, by_student, strict=True))
     value = measure(pairs[: len(fitting)], pairs[len(fitting) :])
-    counts = {"answers": len(asked), "stored": stored, "scored": len(asked) - stored, "too_long": len(golds) - len(fitting)}
-    return {"exaccerr": value, "exposure": counts}
+    counts = {"answers": len(asked), "stored": stored, "scored": len(asked) - stored}
+    return {"exaccerr": value, "exposure": counts | too_long}
 
 
 def _teachers(

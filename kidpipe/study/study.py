@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eval.evaluate import sandbox_limits
 from kidcore.atomic import replacing
 from kidcore.config import processes
 from kidcore.config.config import Config, SandboxSettings
@@ -20,7 +21,6 @@ from kidcore.sql.datasets import read
 from kidcore.store.manifest import Manifest
 from kidcore.store.stages import needs_start
 from kidcore.store.store import Store
-from kidpipe.commands.compare_evaluations import LIMITS
 from kidpipe.commands.gc import STUDY_MANIFESTS
 from kidpipe.commands.session import Session
 from kidpipe.commands.shown_tables import print_table
@@ -187,8 +187,8 @@ def _runs(
 
 def _unusual_limits(config: Config) -> list[dict[str, Any]]:
     """Of the sandbox, those that decide verdicts and are not the default: with these, keys are what they always were."""
-    usual, chosen = SandboxSettings(), config.sandbox
-    limits = {name: getattr(chosen, name) for name in LIMITS if getattr(chosen, name) != getattr(usual, name)}
+    usual = sandbox_limits(SandboxSettings())
+    limits = {name: value for name, value in sandbox_limits(config.sandbox).items() if value != usual[name]}
     return [limits] if limits else []
 
 
