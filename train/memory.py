@@ -130,7 +130,8 @@ def _head_bytes(shape: StudentShape, settings: TrainSettings, device: torch.devi
     )
     # The logits of a chunk, and what the losses make of a part of them.
     chunks = _CHUNKS_ON_GPU if is_gpu else shape.vocab_size * ((2 if is_cast else 4) * size + 4 * part)
-    trained = 0 if settings.lora_rank else 4 * table + (0 if is_gpu or not is_cast else 2 * table)
+    # On a CPU the gradients of head and embedding are added in place (see train.student.tables).
+    trained = 4 * table if is_gpu and not settings.lora_rank else 0
     return chunks + trained + (2 * table if is_cast and not _stays_cast(shape, settings, is_cast=is_cast) else 0)
 
 

@@ -24,6 +24,7 @@ from train.loss.weights import divergence_of
 from train.student.layout import head_of, hidden_states
 from train.student.ranks import ALONE, Ranks
 from train.student.sharding import Sharded
+from train.student.tables import add_in_place, gathered
 
 _NUM_FIGURES = 2 + NUM_SUMS + 2
 """NLL and divergence, the knowledge of gold, tokens through the trunk and packs."""
@@ -100,6 +101,8 @@ class Runner:
         Each pack's sums are divided by the counts of the whole step, so the cut into packs does not matter. With a `seed`,
         dropout is decided by it and the pack's number alone.
         """
+        if self.sharded is None:
+            add_in_place(self.model)
         sums = self._run(share, recipe, train=True, seed=seed)
         if self.sharded is None:
             self.ranks.sum_gradients(self.model.parameters())
@@ -154,7 +157,7 @@ class Runner:
     def _run_pack(self, pack: Pack, objective: Objective, train: bool, eos_id: int | None) -> Tensor:
         def work(model: nn.Module) -> tuple[Tensor, Tensor]:
             hidden_RD, head = hidden_states(model, pack), head_of(model)
-            result = head_loss(hidden_RD, *head, pack.targets, objective)
+            result = head_loss(hidden_RD, *head, pack.targets, objective, self._gathers(head[0]) if train else None)
             sums = hidden_RD.new_zeros(2 + NUM_SUMS, dtype=torch.float64)
             sums[0], sums[1] = result.mle_sum, result.kd_sum
             if eos_id is not None:
@@ -169,16 +172,26 @@ class Runner:
                 loss.backward()
         return sums
 
+    def _gathers(self, weight: Tensor) -> Tensor | None:
+        """Where the LM head's gradient is added in place; None where autograd has to bring it."""
+        is_whole = self.sharded is None and weight.device.type == "cpu" and weight.dtype == torch.float32
+        return gathered(weight) if is_whole and weight.requires_grad else None
+
     def _casts_of_a_step(self) -> AbstractContextManager[None]:
         """One autocast around all packs, so that weights are cast once a step; nested ones keep what it has cast.
 
         Not where that would hold what was to be saved: the weights of divided layers, and those of checkpointed ones.
         """
-        saves = self.sharded is not None or getattr(self.model, "is_gradient_checkpointing", False)
-        return nullcontext() if saves else self._autocast()
+        return nullcontext() if self.sharded is not None or self._is_checkpointed else self._autocast()
+
+    @property
+    def _is_checkpointed(self) -> bool:
+        return bool(getattr(self.model, "is_gradient_checkpointing", False))
 
     def _autocast(self) -> AbstractContextManager[None]:
-        return torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None)
+        # A checkpointed pass uses each cast once, and would keep those of all layers until it ends.
+        enabled, keeps = self.autocast_dtype is not None, not self._is_checkpointed
+        return torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=enabled, cache_enabled=keeps)
 
 
 def autocast_dtype(settings: TrainSettings, device: torch.device) -> torch.dtype | None:

@@ -27,7 +27,7 @@ def settings(**changes: object) -> TrainSettings:
 @pytest.mark.parametrize(
     ("shape", "changes", "stays", "moves"),
     [
-        (HALF_BILLION, {}, 8.5, 8.3),
+        (HALF_BILLION, {}, 8.5, 7.5),
         (ONE_AND_A_HALF, {"lora_rank": 16, "pack_tokens": 1024}, 7.1, 6.4),
         (ONE_AND_A_HALF, {"lora_rank": 16}, 7.1, 15.9),
         (STORED_HALF, {"lora_rank": 16, "pack_tokens": 1024}, 4.0, 3.5),
@@ -39,7 +39,7 @@ def test_estimates_are_those_counted_by_hand(shape: StudentShape, changes: dict[
     assert step_bytes(shape, settings(**changes), CPU) / 1e9 == pytest.approx(stays + 1.35 * moves, rel=0.06)
 
 
-@pytest.mark.parametrize(("pack_tokens", "gigabytes"), [(1024, 15.3), (1024, 14.4), (811, 12.6), (480, 11.5)])
+@pytest.mark.parametrize(("pack_tokens", "gigabytes"), [(4096, 19.05), (2048, 14.8), (1024, 13.8)])
 def test_estimates_are_within_15_percent_of_what_was_measured(pack_tokens: int, gigabytes: float) -> None:
     """Largest resident sets of a student of 0.5 billion weights, all of them trained, by the rows of its packs."""
     assert step_bytes(HALF_BILLION, settings(pack_tokens=pack_tokens), CPU) / 1e9 == pytest.approx(gigabytes, rel=0.15)

@@ -53,6 +53,19 @@ def test_weights_cast_once_a_step_give_the_same_bits(adapted: bool, checkpointin
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_checkpointed_pass_keeps_no_casts_of_the_layers_before(checkpointing: bool) -> None:
+    model = make_student().train()
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+    assert choose_layout(model, "auto", torch.bfloat16) == "tree"
+    keeps: list[bool] = []
+    model.model.layers[0].register_forward_pre_hook(lambda *_: keeps.append(torch.is_autocast_cache_enabled()))
+    accumulated(model, make_examples(np.random.default_rng(0), 3, 3, 2), "tree", torch.bfloat16)
+    # Forward, and again in the backward pass.
+    assert set(keeps) == {not checkpointing}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
 def test_frozen_weights_kept_in_bfloat16_give_the_same_bits(checkpointing: bool) -> None:
     model = adapted_student().train()
     examples = make_examples(np.random.default_rng(1), 3, 3, 2)

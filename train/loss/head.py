@@ -14,6 +14,9 @@ from torch.nn.functional import pad
 from train.loss.chunk import Slots, chunk_loss
 from train.loss.losses import Divergence
 
+_PRODUCT_NUMBERS = 4 << 20
+"""Of the LM head's gradient on a CPU, made at a time: 8 to 16 MiB, which a processor's caches about hold."""
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -83,10 +86,27 @@ class HeadLoss:
     kd_sum: Tensor
 
 
-def head_loss(hidden_RD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets: Targets, objective: Objective) -> HeadLoss:
-    """The loss at the supervised slots; gradients of hidden states, LM head and bias come with the forward pass."""
+def head_loss(
+    hidden_RD: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    targets: Targets,
+    objective: Objective,
+    grad_VD: Tensor | None = None,
+) -> HeadLoss:
+    """The loss at the supervised slots; gradients of hidden states, LM head and bias come with the forward pass.
+
+    Where `grad_VD` is given, float32, the LM head's gradient of `loss` as it is, unscaled, is added to it there and then;
+    autograd is told of none.
+    """
     loss, mle_sum, kd_sum = _HeadLoss.apply(  # type: ignore[no-untyped-call]
-        hidden_RD, weight_VD, bias_V, targets, objective, torch.is_grad_enabled()
+        hidden_RD,
+        weight_VD if grad_VD is None else weight_VD.detach(),
+        bias_V,
+        targets,
+        objective,
+        grad_VD,
+        torch.is_grad_enabled(),
     )
     return HeadLoss(loss, mle_sum, kd_sum)
 
@@ -114,6 +134,7 @@ class _HeadLoss(torch.autograd.Function):
         bias_V: Tensor | None,
         targets: Targets,
         objective: Objective,
+        grad_VD: Tensor | None,
         grad_enabled: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         wants = tuple(grad_enabled and needed for needed in ctx.needs_input_grad[:3])
@@ -121,7 +142,7 @@ class _HeadLoss(torch.autograd.Function):
         device = hidden_RD.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
         with torch.autocast(device, enabled=False):
-            sums, grads = _run(hidden_RD, weight_VD, bias_V, targets, objective, wants, dtype)
+            sums, grads = _run(hidden_RD, weight_VD, bias_V, targets, objective, wants, dtype, grad_VD)
         ctx.save_for_backward(*(grad for grad in grads if grad is not None))
         ctx.is_spent = False
         ctx.present = [grad is not None for grad in grads]
@@ -136,7 +157,7 @@ class _HeadLoss(torch.autograd.Function):
         ctx.is_spent = True
         saved = iter(ctx.saved_tensors)
         grads = [next(saved).mul_(grad_loss) if present else None for present in ctx.present]
-        return (*grads, None, None, None)
+        return (*grads, None, None, None, None)
 
 
 def _run(
@@ -147,10 +168,11 @@ def _run(
     objective: Objective,
     wants: tuple[bool, ...],
     dtype: torch.dtype,
+    grad_VD: Tensor | None,
 ) -> tuple[tuple[Tensor, Tensor], list[Tensor | None]]:
     weight, bias = weight_VD.to(dtype), None if bias_V is None else bias_V.to(dtype)
     grad_hidden = torch.zeros_like(hidden_RD, dtype=torch.float32) if wants[0] else None
-    grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if wants[1] else None
+    grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if wants[1] else grad_VD
     grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if wants[2] and bias_V is not None else None
     device, num_slots = hidden_RD.device, targets.row_M.shape[0]
     mle_sum, kd_sum = torch.zeros((), device=device), torch.zeros((), device=device)
@@ -168,7 +190,7 @@ def _run(
         for begin in range(0, len(row_C), slice_size):
             end = min(begin + slice_size, len(row_C))
             slots = targets.chunk(start + begin, start + end)
-            mle, kd = chunk_loss(logits_CV[begin:end], slots, scales, objective.divergence, any(wants))
+            mle, kd = chunk_loss(logits_CV[begin:end], slots, scales, objective.divergence, any(wants) or grad_VD is not None)
             mle_sum += mle
             kd_sum += kd
         # The gradient stands where the logits stood.
@@ -180,7 +202,7 @@ def _run(
             grad_bias += logits_CV.sum(0, dtype=torch.float32)
     grads = [
         None if grad is None else grad.to(like.dtype)
-        for grad, like in ((grad_hidden, hidden_RD), (grad_weight, weight_VD), (grad_bias, weight_VD))
+        for grad, like in ((grad_hidden, hidden_RD), (grad_weight if wants[1] else None, weight_VD), (grad_bias, weight_VD))
     ]
     return (mle_sum, kd_sum), grads
 
@@ -201,4 +223,8 @@ def _add_product(total_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor) -> None:
     elif grad_CV.device.type == "cuda":
         torch.addmm(total_VD, grad_CV.T, hidden_CD, out_dtype=total_VD.dtype, out=total_VD)
     else:
-        total_VD += grad_CV.T @ hidden_CD
+        # A part at a time: a sum of two precisions first widens its second operand, and neither the product nor its wider copy
+        # is worth a gigabyte of memory that the system has to find, which takes as long as the product.
+        rows = max(1024, _PRODUCT_NUMBERS // total_VD.shape[1])
+        for begin in range(0, total_VD.shape[0], rows):
+            total_VD[begin : begin + rows] += grad_CV[:, begin : begin + rows].T @ hidden_CD
