@@ -25,7 +25,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bench.examples import make_steps
 from bench.mix import read_rows
-from kidcore.allocator import flat_memory, release_free_memory
+from kidcore.allocator import flat_memory
 from kidcore.models.trees.attention import has_tree_attention, install, uninstall
 from kidcore.models.trees.layout import PackLayout
 from train.data.examples import TrainingExample
@@ -189,7 +189,6 @@ class _Bench:
         busy = time.process_time()
         seconds, figures = _timed(self.device, lambda: (runner.accumulate(examples, recipe), self.optimizer.step())[0])
         busy = time.process_time() - busy
-        release_free_memory()
         peak = torch.cuda.max_memory_allocated() / 2**20 if self.device.type == "cuda" else float("nan")
         supervised = figures.counts.mle + figures.counts.kd
         floor = 6 * (figures.trunk_tokens * self.trunk_size + supervised * self.head_size) / self.rate

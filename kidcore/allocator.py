@@ -1,6 +1,7 @@
 """What keeps a process's memory flat: settings of the C library's allocator and of oneDNN, which multiplies matrices on a CPU.
 
-What a step or a shard freed is used again, and goes back to the system behind it.
+What a step or a shard freed is used again, and goes back to the system behind a shard, or where a run holds more than it should
+(see train.memory_watch).
 
 Packs have ever new lengths, so tensors have ever new sizes. Left alone, glibc keeps freed blocks, finds none that fits the
 next size well, and asks for more: a run of 40 steps grew from 15 to 24 GB. Blocks that are mapped and unmapped one by one

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from kidcore.allocator import flat_memory, release_free_memory
+from kidcore.allocator import flat_memory
 from kidcore.config import processes
 from kidcore.config.config import TrainSettings
 from kidcore.config.digests import FileDigests
@@ -274,7 +274,6 @@ class _Session:
             )
         self._optimizer.step()
         self._watch.look(step)
-        release_free_memory()
         epoch = step * self._settings.batch_size / self._data.num_examples
         named: dict[str, float | int | str] = {"kind": "step", "step": step, "epoch": epoch, "examples": share.digest}
         return {**named, **self._figures(figures), **extra, "lr": rate, "grad_norm": norm}

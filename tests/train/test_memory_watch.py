@@ -1,11 +1,13 @@
-"""A run that leaves hardly any memory says so once, by what it takes within its steps."""
+"""A run keeps what its steps need again and gives back the rest; one that leaves hardly any memory says so once."""
 
 import logging
+import os
+from pathlib import Path
 
 import pytest
 import torch
 
-from kidcore.allocator import release_free_memory
+from kidcore.allocator import flat_memory, release_free_memory
 from train import memory_watch
 from train.memory_watch import MemoryWatch
 
@@ -50,3 +52,49 @@ def test_what_was_taken_within_a_step_counts_and_what_was_before_the_run_does_no
     watch.look(2)
     (text,) = said(caplog)
     assert "expected" not in text
+
+
+def test_what_a_step_freed_is_kept_up_to_what_it_was_expected_to_take() -> None:
+    size = 200 << 20
+    with flat_memory():
+        took(size)
+        held = resident()
+        MemoryWatch(held + size, CPU).look(1)
+        assert resident() > held - size // 4, "the next step uses it again"
+        MemoryWatch(held - size // 4, CPU).look(1)
+        assert resident() < held - size // 2
+        took(size)
+        MemoryWatch(0, CPU).look(1)
+        assert resident() < held - size // 2, "nobody knows what a step should take"
+
+
+def test_nothing_is_kept_where_little_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 200 << 20
+    with flat_memory():
+        took(size)
+        held = resident()
+        monkeypatch.setattr(memory_watch, "free_bytes", lambda _device: held // 20)
+        MemoryWatch(held + size, CPU).look(1)
+        assert resident() < held - size // 2
+
+
+def test_from_the_tenth_step_on_a_run_holds_hardly_more_than_until_then() -> None:
+    size = 200 << 20
+    with flat_memory():
+        watch = MemoryWatch(1 << 40, CPU)
+        for step in range(10):
+            watch.look(step)
+        before = resident()
+        took(size)
+        watch.look(11)
+        assert resident() < before + size // 4
+
+
+def took(size: int) -> None:
+    """What a step takes within."""
+    block = torch.ones(size, dtype=torch.uint8)
+    del block
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
