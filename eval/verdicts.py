@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from eval.databases import Databases
-from eval.execution import Comparison, GoldCache, Pair, ProgressCallback, compare_results, gold_text
+from eval.execution import Comparison, Gold, GoldCache, Pair, ProgressCallback, compare_results, gold_text
 from eval.metrics.ves import measure_rewards
 from eval.spider.exact_match import hardness
 from kidcore.config.config import EvalSettings, SandboxSettings
@@ -91,21 +91,23 @@ def judge(
         said: what each prediction was read from, by example id; the prediction itself where it isn't there.
     """
     faults = _faults(examples, databases)
-    answered = [e for e in examples if predictions.get(e.example_id, "").strip() and e.example_id not in faults]
+    judgeable = [example for example in examples if example.example_id not in faults]
+    # Whatever was predicted: that a gold fails, or is flagged, is a fact of the data set.
+    known = _golds(judgeable, databases, golds)
+    answered = [example for example in judgeable if predictions.get(example.example_id, "").strip()]
     pairs = [Pair(example.gold_sql, predictions[example.example_id], databases.of(example.db_id)) for example in answered]
     comparisons = dict(zip((example.example_id for example in answered), compare_results(pairs, golds, progress), strict=True))
     survivors = [example for example in answered if comparisons[example.example_id].ex_bag]
     passed = _suite(survivors, predictions, databases, golds)
-    testable = _testable([example for example in examples if example.example_id not in faults], databases, golds)
+    testable = _testable(judgeable, databases, golds)
     suite = {example_id: bool(passed.get(example_id)) for example_id in testable}
     verdicts = []
     for example in examples:
         prediction = predictions.get(example.example_id, "")
-        verdict = _verdict(example, prediction, comparisons.get(example.example_id))
+        verdict = _verdict(example, prediction, known.get(example.example_id), comparisons.get(example.example_id))
         verdict = replace(verdict, answer=(said or {}).get(example.example_id, prediction))
         if example.example_id in faults:
-            message = faults[example.example_id]
-            verdict = replace(verdict, kind=VerdictKind.GOLD_ERROR, message=message, ex_bag=None, ex_set=None)
+            verdict = replace(verdict, message=faults[example.example_id])
         elif verdict.kind is VerdictKind.MISSING:
             verdict = replace(verdict, message=(reasons or {}).get(example.example_id, "no prediction"))
         verdicts.append(_with_text_metrics(verdict, databases, golds, suite))
@@ -131,6 +133,15 @@ def _faults(examples: Sequence[Example], databases: Databases) -> dict[str, str]
     lacking = {db_id: f"{fault.what}: {fault.where}" for db_id, fault in found_faults.items() if fault}
     found = {example.example_id: example.fault or lacking.get(example.db_id, "") for example in examples}
     return {example_id: fault for example_id, fault in found.items() if fault}
+
+
+def _golds(examples: Sequence[Example], databases: Databases, golds: GoldCache) -> dict[str, Gold]:
+    """The golds' results by example id, each run once; those with predictions need them anyway."""
+    places = [databases.of(example.db_id) for example in examples]
+    queries = [(on, gold_text(x.gold_sql, golds.settings, on.dialect)) for x, on in zip(examples, places, strict=True)]
+    golds.fill(queries, golds.settings.check_ties)
+    found = golds.get(queries)
+    return {example.example_id: found[query] for example, query in zip(examples, queries, strict=True)}
 
 
 def _suite(
@@ -162,10 +173,12 @@ def _testable(examples: Sequence[Example], databases: Databases, golds: GoldCach
     return found
 
 
-def _verdict(example: Example, prediction: str, comparison: Comparison | None) -> Verdict:
-    kind = VerdictKind.MISSING if comparison is None else _kind(comparison)
-    gold = comparison.gold if comparison and kind is not VerdictKind.GOLD_ERROR else None
-    failed = None if kind is VerdictKind.GOLD_ERROR else False
+def _verdict(example: Example, prediction: str, gold: Gold | None, comparison: Comparison | None) -> Verdict:
+    """The verdict by execution on the main database; without a gold the caller knows what is wrong with the example."""
+    kind = _kind(gold, comparison)
+    is_judged = kind is not VerdictKind.GOLD_ERROR
+    failed = False if is_judged else None
+    failure = "" if gold is None or gold.result.is_ok else gold.result.message
     return Verdict(
         example_id=example.example_id,
         db_id=example.db_id,
@@ -173,14 +186,14 @@ def _verdict(example: Example, prediction: str, comparison: Comparison | None) -
         gold_sql=example.gold_sql,
         prediction=prediction,
         kind=kind,
-        ex_bag=comparison.ex_bag if comparison and gold else failed,
-        ex_set=comparison.ex_set if comparison and gold else failed,
+        ex_bag=comparison.ex_bag if comparison and is_judged else failed,
+        ex_set=comparison.ex_set if comparison and is_judged else failed,
         ts_bag=None,
         exact_set_match=None,
-        soft_f1=comparison.soft_f1 if comparison and gold else None,
-        vacuous=bool(gold and gold.is_vacuous),
-        ties=bool(gold and gold.rests_on_ties),
-        message=comparison.message if comparison else "",
+        soft_f1=comparison.soft_f1 if comparison and is_judged else None,
+        vacuous=bool(gold and is_judged and gold.is_vacuous),
+        ties=bool(gold and is_judged and gold.rests_on_ties),
+        message=failure or (comparison.message if comparison else ""),
         seconds=comparison.seconds if comparison else 0.0,
         question=example.question,
     )
@@ -218,9 +231,11 @@ def _with_rewards(verdicts: list[Verdict], databases: Databases, golds: GoldCach
     ]
 
 
-def _kind(comparison: Comparison) -> VerdictKind:
-    if not comparison.gold.result.is_ok:
+def _kind(gold: Gold | None, comparison: Comparison | None) -> VerdictKind:
+    if gold is None or not gold.result.is_ok:
         return VerdictKind.GOLD_ERROR
+    if comparison is None:
+        return VerdictKind.MISSING
     if comparison.kind is ResultKind.OK:
         return VerdictKind.CORRECT if comparison.ex_bag else VerdictKind.WRONG
     return {ResultKind.TIMEOUT: VerdictKind.TIMEOUT, ResultKind.REFUSED: VerdictKind.REFUSED}.get(

@@ -53,6 +53,7 @@ def one(world: Path, gold: str, pred: str, **changes: object) -> Verdict:
         (FRANCE, FRANCE + ";", "correct", True, True),
         (FRANCE, "", "missing", False, False),
         ("SELECT nothing FROM nowhere", FRANCE, "gold_error", None, None),
+        ("SELECT nothing FROM nowhere", "", "gold_error", None, None),
         ("DELETE FROM singer", "DELETE FROM singer", "gold_error", None, None),
     ],
 )
@@ -85,6 +86,14 @@ def test_flags(world: Path) -> None:
     assert one(world, "SELECT name FROM singer LIMIT 1", FRANCE).ties
     assert one(world, "SELECT name FROM singer WHERE id = (SELECT id FROM singer ORDER BY country LIMIT 1)", FRANCE).ties
     assert not one(world, "SELECT country FROM singer ORDER BY country LIMIT 1", FRANCE).ties
+
+
+@pytest.mark.parametrize(
+    "gold", ["SELECT name FROM singer WHERE 0", "SELECT name FROM singer ORDER BY country LIMIT 1", "SELECT x FROM nowhere"]
+)
+def test_what_is_said_of_a_gold_is_the_same_whatever_was_predicted(world: Path, gold: str) -> None:
+    verdicts = [one(world, gold, pred) for pred in ("SELECT 1", "SELECT", "DROP TABLE singer", "")]
+    assert len({(v.vacuous, v.ties, v.kind == "gold_error", v.ex_bag is None, v.soft_f1) for v in verdicts}) == 1
 
 
 def test_opposite_ties_are_put_where_the_lists_end() -> None:
