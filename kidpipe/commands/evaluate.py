@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from kidcore.models.sources import resolve
 from kidcore.progress import Ticker, WorkProgress
 from kidcore.sql.answers import read_answer
 from kidcore.sql.availability import lacking_databases
-from kidcore.sql.datasets import DataSet, Split, read
+from kidcore.sql.datasets import DataSet, Example, Split, read
 from kidcore.sql.schema_text import read_schema
 from kidcore.sql.text_files import read_json
 from kidpipe.commands.exposure import exposure, find_teacher, show
@@ -71,7 +72,12 @@ def evaluate(
         _tell_of_others(out, predictions_file)
     _require_databases(dataset, settings.limit)
     with progress_lines(session) as bar:
-        predictions = _read(predictions_file, dataset) if predictions_file else _generate(session, origin["model"], dataset, bar)
+        if predictions_file:
+            # They are named after places in the whole file, of which data.sample leaves some.
+            whole = read(config.data.model_copy(update={"sample": 0}), _split(split)) if config.data.sample else dataset
+            predictions = _read(predictions_file, whole, dataset.examples[: settings.limit or None])
+        else:
+            predictions = _generate(session, origin["model"], dataset, bar)
         notes = origin | {"data": config.data.path, "split": split, "suite": str(suite) if suite else None}
         if predictions.lost_tables:
             lost = sum(bool(tables) for tables in predictions.lost_tables.values())
@@ -193,7 +199,8 @@ def _origin(session: Session, model: str, predictions: Path | None) -> tuple[dic
     return {"predictions": str(predictions)}, predictions.stem
 
 
-def _read(path: Path, dataset: DataSet) -> "Predictions":
+def _read(path: Path, dataset: DataSet, judged: Sequence[Example]) -> "Predictions":
+    """The predictions of the examples that are judged, from a file that may have them for all of the data set."""
 
     @cache
     def tables(db_id: str) -> frozenset[str] | None:
@@ -206,17 +213,18 @@ def _read(path: Path, dataset: DataSet) -> "Predictions":
     def dialect(db_id: str) -> str:
         return dataset.database(db_id).dialect
 
-    said = read_predictions(path, dataset.examples, tables, dialect)
-    homes = {example.example_id: example.db_id for example in dataset.examples}
+    found = read_predictions(path, dataset.examples, tables, dialect)
+    said = {example.example_id: found[example.example_id] for example in judged if example.example_id in found}
+    homes = {example.example_id: example.db_id for example in judged}
     made = Predictions({name: read_answer(text, dialect(homes[name])) for name, text in said.items()}, said=said)
-    total = len(dataset.examples)
+    total = len(judged)
     if lacking := total - len(said):
         _LOG.warning("%s has no prediction for %d of %d examples; they count as missing", path, lacking, total)
     if empty := sum(not sql for sql in made.sql.values()):
         _LOG.warning("%s has no SQL in the predictions of %d of %d examples; they count as missing", path, empty, total)
-    if changed := sum(made.sql[name] != text.strip() for name, text in said.items()) - empty:
+    if changed := sum(sql not in ("", said[name].strip()) for name, sql in made.sql.items()):
         _LOG.info("SQL was taken out of the text around it in %d of %d predictions", changed, len(said))
-    if made.sql and all(made.sql.get(e.example_id, "").rstrip("; ") == e.gold_sql for e in dataset.examples):
+    if made.sql and all(made.sql.get(e.example_id, "").rstrip("; ") == e.gold_sql for e in judged):
         _LOG.warning("every prediction in %s is its example's gold to the letter: is it a file of golds?", path)
     return made
 

@@ -96,6 +96,24 @@ def test_ids_join_and_what_is_lacking_is_said(cli: Cli, dev: DataSet, tmp_path: 
     assert "no prediction for 1 of 24 examples" in " ".join(done.err.split())
 
 
+def test_what_is_said_of_a_file_is_about_the_examples_that_are_judged(cli: Cli, dev: DataSet, tmp_path: Path) -> None:
+    rows = [{"id": number, "sql": f"```sql\n{dev.examples[number].gold_sql}\n```"} for number in (0, 1)] + [{"id": 2, "sql": ""}]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = cli("eval", "--predictions", "p.jsonl", "--limit", "3", "--verbose", sandbox__workers=1)
+    said = " ".join(done.err.split())
+    assert "no prediction for" not in said
+    assert "no SQL in the predictions of 1 of 3 examples" in said
+    assert "taken out of the text around it in 2 of 3 predictions" in said
+
+
+def test_ids_are_places_in_the_file_whatever_part_of_it_is_judged(cli: Cli, world: Path, tmp_path: Path) -> None:
+    golds = [example.gold_sql for example in read(DataSettings(path=str(world)), "train").examples]
+    (tmp_path / "p.jsonl").write_text("\n".join(json.dumps({"id": n, "sql": gold}) for n, gold in enumerate(golds)))
+    done = cli("eval", "--predictions", "p.jsonl", "--split", "train", "--json", sandbox__workers=1, data__sample=5)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["kinds"]["correct"] == 5
+
+
 def test_a_slipped_file_and_two_sources_are_refused(cli: Cli, lines: Callable[..., Path], tmp_path: Path) -> None:
     whole = lines("gold.sql")
     (tmp_path / "short.sql").write_text("\n".join(whole.read_text().splitlines()[1:]) + "\n")
