@@ -49,12 +49,11 @@ def estimate_crossed(values_SQ: NDArray[np.float64], clusters: Sequence[str]) ->
         values_SQ: of each seed and question; NaN takes the question out of all seeds.
         clusters: of each question, what stands or falls together.
     """
-    known_Q = ~np.isnan(values_SQ).any(axis=0)
-    values_SQ, names = values_SQ[:, known_Q], np.asarray(clusters, dtype=object)[known_Q].astype(str)
+    known_Q = np.asarray(~np.isnan(values_SQ).any(axis=0))
+    values_SQ = values_SQ[:, known_Q]
     if not values_SQ.size:
         return Estimate(math.nan, math.nan, math.nan, 0, 0)
-    _names, numbers_Q = np.unique(names, return_inverse=True)
-    size = int(numbers_Q.max()) + 1
+    numbers_Q, size = _numbered([name for name, is_known in zip(clusters, known_Q, strict=True) if is_known])
     sums_SC = np.stack([np.bincount(numbers_Q, weights=row_Q, minlength=size) for row_Q in values_SQ])
     counts_C = np.bincount(numbers_Q, minlength=size).astype(np.float64)
     random = np.random.default_rng(_SEED)
@@ -77,9 +76,15 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * tail)
 
 
+def _numbered(clusters: Sequence[str]) -> tuple[NDArray[np.int64], int]:
+    """The number of each row's cluster, and how many there are."""
+    # Not NumPy's texts: each takes the memory of the longest, gigabytes where one gold is long.
+    numbers = {name: number for number, name in enumerate(sorted(set(clusters)))}
+    return np.fromiter((numbers[name] for name in clusters), np.int64, len(clusters)), len(numbers)
+
+
 def _by_cluster(values: Sequence[float], clusters: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    _names, numbers = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
-    size = int(numbers.max()) + 1
+    numbers, size = _numbered(clusters)
     sums: NDArray[np.float64] = np.bincount(numbers, weights=np.asarray(values), minlength=size).astype(np.float64)
     return sums, np.bincount(numbers, minlength=size).astype(np.float64)
 

@@ -1,5 +1,7 @@
 """Intervals over questions and seeds together."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -33,3 +35,14 @@ def test_questions_without_a_verdict_are_left_out() -> None:
     found = estimate_crossed(np.array([[1.0, np.nan, 0.0], [1.0, 1.0, 0.0]]), ["a", "b", "c"])
     assert (found.value, found.num_rows) == (0.5, 2)
     assert np.isnan(estimate_crossed(np.full((2, 3), np.nan), ["a", "b", "c"]).value)
+
+
+def test_one_long_gold_does_not_cost_its_length_a_row() -> None:
+    clusters = ["x" * 20_000, *map(str, range(2_000))]
+    tracemalloc.start()
+    try:
+        estimate([1.0] * len(clusters), clusters)
+        estimate_crossed(np.ones((1, len(clusters))), clusters)
+        assert tracemalloc.get_traced_memory()[1] < 30 << 20
+    finally:
+        tracemalloc.stop()
