@@ -11,7 +11,7 @@ import stat
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -65,7 +65,11 @@ class Database(ABC):
             fix = _alike(self.path) or "set data.databases to the folder that holds it"
             return {"missing": "database missing", "folder": "database is a folder"}.get(kind, f"database {reason}"), fix
         again = "copy it from its source again"
-        if _engine_of(self.path) is None:
+        try:
+            engine = _engine_of(self.path)
+        except OSError as error:
+            return f"database can't be read: {error.strerror}", "give the user that runs kidpipe the right to read it"
+        if engine is None:
             return ("database is empty: 0 bytes" if reason == "empty" else "database unreadable: file is not a database"), again
         try:
             _ = self.file
@@ -163,7 +167,9 @@ def database_of(source: "Database | Path", db_id: str = "") -> Database:
     """The database in a file; one that is a Database already comes back as it is."""
     if isinstance(source, Database):
         return source
-    engine = _engine_of(source) if _kind(source)[0] == "file" else None
+    engine = None
+    with suppress(OSError):
+        engine = _engine_of(source) if _kind(source)[0] == "file" else None
     is_duck = engine == "duckdb" or (engine is None and source.suffix == ".duckdb")
     return (DuckdbDatabase if is_duck else SqliteDatabase)(source, db_id or source.stem)
 
@@ -216,12 +222,9 @@ def _kind(path: Path) -> tuple[str, str]:
 
 
 def _engine_of(path: Path) -> str | None:
-    """By the first bytes of a file; None where they are neither engine's, or can't be read."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError:
-        return None
+    """By the first bytes of a file; None where they are neither engine's. Raises OSError where they can't be read."""
+    with path.open("rb") as file:
+        head = file.read(16)
     if head[8:12] == _DUCKDB_HEADER:
         return "duckdb"
     return "sqlite" if head == _SQLITE_HEADER else None

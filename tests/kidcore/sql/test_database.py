@@ -113,6 +113,18 @@ def test_an_empty_duckdb_file_hides_no_sqlite_database(tmp_path: Path) -> None:
     assert database_in(tmp_path, "shop").path == made
 
 
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = sqlite(tmp_path / "shop.sqlite")
+
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)  # root, as which tests may run, may read anything
+    fault = database_of(path).fault
+    assert fault is not None
+    assert (fault.what, "right to read" in fault.fix) == ("database can't be read: Permission denied", True)
+
+
 def odd_files(folder: Path) -> dict[str, str]:
     """A file of each sort under its db_id, with what is said of it."""
     texts = {"empty": b"", "text": b"CREATE TABLE t (a INT);", "short": b"SQLite", "half": b"SQLite format 3\0" + b"\0" * 50}
