@@ -67,6 +67,8 @@ def test_what_was_judged_in_another_way_is_said(session: Session, capsys: pytest
     found = compare_evaluations(session, "old", "new", rows=0, as_json=False)
     assert found["changed_settings"] == {"keep_distinct": [True, False], "suite": [None, "fuzzed"]}
     assert "judged differently (keep_distinct: True and False; suite: None and fuzzed)" in capsys.readouterr().err
+    stored(session, "other", run(RIGHT), settings={"keep_distinct": False}, suite=str(Path("fuzzed").absolute()))
+    assert compare_evaluations(session, "new", "other", rows=0, as_json=True)["changed_settings"] == {}
     stored(session, "short", run(RIGHT), sandbox={"timeout_s": 0.3, "memory_mib": 1024, "gold_timeout_s": 120.0})
     stored(session, "plain", run(RIGHT))
     limited = compare_evaluations(session, "short", "plain", rows=0, as_json=True)
