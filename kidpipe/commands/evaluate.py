@@ -68,14 +68,13 @@ def evaluate(
     origin, default_name = _origin(session, model, predictions_file)
     out = session.folder_of("eval", name or _default_name(default_name, split, settings.limit))
     _keep_whole(out, settings.limit)
-    if predictions_file:
-        _tell_of_others(out, predictions_file)
     _require_databases(dataset, settings.limit)
     with progress_lines(session) as bar:
         if predictions_file:
             # They are named after places in the whole file, of which data.sample leaves some.
             whole = read(config.data.model_copy(update={"sample": 0}), _split(split)) if config.data.sample else dataset
             predictions = _read(predictions_file, whole, dataset.examples[: settings.limit or None])
+            _tell_of_others(out, predictions_file)
         else:
             predictions = _generate(session, origin["model"], dataset, bar)
         notes = origin | {"data": config.data.path, "split": split, "suite": str(suite) if suite else None}

@@ -55,6 +55,11 @@ def test_a_file_that_takes_the_place_of_another_of_its_name_says_so(cli: Cli, li
     assert cli("eval", "--predictions", first, sandbox__workers=1).code == 0
     again = cli("eval", "--predictions", first, sandbox__workers=1)
     assert "takes the place" not in again.err
+    kept = Path(second).read_text()
+    Path(second).write_text("SELECT 1\n")
+    refused = cli("eval", "--predictions", second, sandbox__workers=1)
+    assert (refused.code, "takes the place" in refused.err) == (1, False)
+    Path(second).write_text(kept)
     other = cli("eval", "--predictions", second, sandbox__workers=1)
     assert other.code == 0, other.err
     said = f"this takes the place of the evaluation of {first}; --name keeps both"
