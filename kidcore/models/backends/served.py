@@ -142,7 +142,7 @@ class ServedBackend:
         # One after the other at one server: each finds all but its last tokens in the cache that the one before has filled.
         url = self._servers.least_busy()
         rows = [
-            read_position(self._servers.ask(position(model, ids, place, entries), url), ids[place])
+            read_position(self._servers.ask(position(model, ids, place, entries), rather=url), ids[place])
             for place in range(start, len(ids))
         ]
         return _ranked(rows, top_k)

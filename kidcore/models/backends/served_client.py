@@ -62,7 +62,7 @@ class Servers:
         """
         Args:
             timeout_s: how long an answer may take.
-            patience_s: how long a request may go without one.
+            patience_s: how long a request that failed may go without one.
             check: called with the URL of a server that was away, and the way to ask it, before it gets work again; it may raise.
         """
         self._servers = [_Server(url) for url in urls]
@@ -81,15 +81,15 @@ class Servers:
         """The JSON at `path` of one server, waited for as for any other answer."""
         return self._until_answered([server for server in self._servers if server.url == url], "GET", path, None)
 
-    def ask(self, body: Mapping[str, Any], url: str = "") -> Answer:
-        """The answer to a completion request, by the server `url` where one is named.
+    def ask(self, body: Mapping[str, Any], url: str = "", *, rather: str = "") -> Answer:
+        """The answer to a completion request, by the server `url` where one is named; `rather` by another as long as it works.
 
         Raises:
             Refused: the request itself is wrong.
             KidpipeError: no server answered for as long as patience lasts.
         """
         among = [server for server in self._servers if not url or server.url == url]
-        answer: Answer = self._until_answered(among, "POST", _COMPLETIONS, body)
+        answer: Answer = self._until_answered(among, "POST", _COMPLETIONS, body, rather)
         return answer
 
     def least_busy(self) -> str:
@@ -102,10 +102,13 @@ class Servers:
         self._closed.set()
         self._client.close()
 
-    def _until_answered(self, among: Sequence[_Server], method: str, path: str, body: Mapping[str, Any] | None) -> Any:
-        deadline, faults = time.monotonic() + self._patience_s, 0
+    def _until_answered(
+        self, among: Sequence[_Server], method: str, path: str, body: Mapping[str, Any] | None, rather: str = ""
+    ) -> Any:
+        deadline: float | None = None
+        faults = 0
         while True:
-            with self._taken(among) as server:
+            with self._taken(among, rather) as server:
                 try:
                     self._look_again(server)
                     response = self._client.request(method, server.url + path, json=body)
@@ -121,7 +124,9 @@ class Servers:
                     reason, wait_s = _reason(error, self._timeout_s), 0.0
                     server.is_suspect = True
                 self._rest(server, reason, wait_s)
-            if time.monotonic() > deadline:
+            # From the first failure on: an answer that broke off late has used up no patience with the other servers.
+            deadline = deadline or time.monotonic() + self._patience_s
+            if time.monotonic() >= deadline:
                 raise KidpipeError(
                     f"the server {reason}" + (f", for {self._patience_s:g} s now" if self._patience_s else ""),
                     where=server.url,
@@ -142,9 +147,9 @@ class Servers:
         return answer
 
     @contextmanager
-    def _taken(self, among: Sequence[_Server]) -> Iterator[_Server]:
+    def _taken(self, among: Sequence[_Server], rather: str) -> Iterator[_Server]:
         with self._lock:
-            server = self._choose(among)
+            server = self._choose(among, rather)
             server.under_way += 1
         try:
             while (rest := server.rests_until - time.monotonic()) > 0:
@@ -156,9 +161,14 @@ class Servers:
                 server.under_way -= 1
 
     @staticmethod
-    def _choose(among: Sequence[_Server]) -> _Server:
+    def _choose(among: Sequence[_Server], rather: str = "") -> _Server:
         now = time.monotonic()
-        return min(among, key=lambda server: (max(0.0, server.rests_until - now), server.under_way))
+
+        def rank(server: _Server) -> tuple[float, bool, int]:
+            is_preferred = server.url == rather and not server.failures
+            return max(0.0, server.rests_until - now), not is_preferred, server.under_way
+
+        return min(among, key=rank)
 
     def _rest(self, server: _Server, reason: str, wait_s: float) -> None:
         with self._lock:

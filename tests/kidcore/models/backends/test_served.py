@@ -108,6 +108,25 @@ def test_a_server_that_dies_leaves_its_work_to_the_other_and_comes_back(
     assert_same(found, list(reference.score(requests, 8)))
 
 
+@pytest.mark.parametrize("way", ["whole", "by position"])
+def test_a_server_that_dies_for_good_is_not_waited_for_while_another_one_answers(
+    tiny_model: Path, reference: TransformersBackend, way: str
+) -> None:
+    dying, other = ModelServer(tiny_model), ModelServer(tiny_model)
+    requests = random_requests(16, seed=5)
+    backend = open_served([dying, other], tiny_model, server_patience_s=1.0)
+    backend._way = way  # type: ignore[assignment]
+    answers = backend.score(requests, 8)
+    found = [next(answers)]
+    dying.stop()
+    try:
+        found += answers
+    finally:
+        backend.close()
+        other.stop()
+    assert_same(found, list(reference.score(requests, 8)))
+
+
 def test_another_model_behind_the_same_url_is_noticed(tiny_model: Path, tmp_path: Path) -> None:
     server, other = (
         ModelServer(tiny_model),
