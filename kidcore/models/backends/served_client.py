@@ -20,6 +20,8 @@ from kidcore.errors import KidpipeError
 
 _LOG = logging.getLogger(__name__)
 _WAITED_OUT = (429, 502, 503, 504)
+_AWAY = (502, 503, 504)
+"""What a proxy answers while the server behind it is started anew, perhaps with another model."""
 _MOST_FAULTS = 5
 """Answers 500 to one request: a dying engine gives a few, a request that breaks the server gives them for ever."""
 _FIRST_REST_S = 0.25
@@ -120,6 +122,7 @@ class Servers:
                     if response.status_code not in _WAITED_OUT and not (response.status_code == 500 and faults <= _MOST_FAULTS):
                         raise Refused(server.url, response.status_code, message)
                     wait_s = _retry_after(response)
+                    server.is_suspect |= response.status_code in _AWAY
                 except httpx2.TransportError as error:
                     reason, wait_s = _reason(error, self._timeout_s), 0.0
                     server.is_suspect = True
