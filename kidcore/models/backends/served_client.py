@@ -7,12 +7,14 @@ and the request goes to another one, or to the same once it is back; 500 a few t
 import logging
 import os
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 import httpx2
 
@@ -70,6 +72,7 @@ class Servers:
         self._servers = [_Server(url) for url in urls]
         self._timeout_s, self._patience_s, self._check = timeout_s, patience_s, check
         self._lock, self._closed = threading.Lock(), threading.Event()
+        self._sockets: WeakSet[socket.socket] = WeakSet()
         key = os.environ.get("VLLM_API_KEY") or os.environ.get("OPENAI_API_KEY")
         self._client = httpx2.Client(
             timeout=httpx2.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s)),
@@ -100,9 +103,22 @@ class Servers:
             return self._choose(self._servers).url
 
     def close(self) -> None:
-        """Wake whatever waits and close all connections."""
+        """Wake whatever waits, for an answer too, and close all connections."""
         self._closed.set()
+        with self._lock:
+            sockets = list(self._sockets)
+        for one in sockets:
+            _break_off(one)
         self._client.close()
+
+    def _trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """Know the sockets at which answers are waited for."""
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            found = info["return_value"].get_extra_info("socket")
+            with self._lock:
+                self._sockets.add(found)
+            if self._closed.is_set():
+                _break_off(found)
 
     def _until_answered(
         self, among: Sequence[_Server], method: str, path: str, body: Mapping[str, Any] | None, rather: str = ""
@@ -113,7 +129,7 @@ class Servers:
             with self._taken(among, rather) as server:
                 try:
                     self._look_again(server)
-                    response = self._client.request(method, server.url + path, json=body)
+                    response = self._client.request(method, server.url + path, json=body, extensions={"trace": self._trace})
                     if response.is_success:
                         server.failures = 0
                         return _json(response, server.url)
@@ -143,7 +159,7 @@ class Servers:
             server.is_suspect = False
 
     def _ask_once(self, server: _Server, body: Mapping[str, Any]) -> Answer:
-        response = self._client.post(server.url + _COMPLETIONS, json=body)
+        response = self._client.post(server.url + _COMPLETIONS, json=body, extensions={"trace": self._trace})
         if not response.is_success:
             raise httpx2.ReadError(f"{response.status_code}")  # not back yet
         answer: Answer = _json(response, server.url)
@@ -181,6 +197,12 @@ class Servers:
                 # Not all clients at once: they would overload together what they overloaded together.
                 server.rests_until = time.monotonic() + max(wait_s, longest * random.uniform(0.5, 1))
         _LOG.log(logging.WARNING if server.failures == 4 else logging.DEBUG, "%s %s; asking again", server.url, reason)
+
+
+def _break_off(one: socket.socket) -> None:
+    """End what another thread reads from it: closing wakes nobody, and it would wait as long as an answer may take."""
+    with suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)
 
 
 def _reason(error: Exception, timeout_s: float) -> str:

@@ -1,11 +1,27 @@
-"""Requests to servers that stand behind a proxy."""
+"""Requests to servers that say nothing, or stand behind a proxy."""
 
+import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from kidcore.errors import KidpipeError
 from kidcore.models.backends.served_client import Servers
+
+
+def test_who_waits_for_an_answer_is_woken_when_nothing_is_asked_any_more() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as threads:
+        servers = Servers([f"http://127.0.0.1:{silent.getsockname()[1]}"], timeout_s=60.0, patience_s=60.0)
+        answer = threads.submit(servers.ask, {"prompt": [1]})
+        connection, _ = silent.accept()
+        with connection:
+            assert connection.recv(1 << 16), "the request is under way"
+            servers.close()
+            error = answer.exception(timeout=20)
+        assert isinstance(error, KidpipeError)
+        assert "asked no more" in error.what
 
 
 @pytest.mark.parametrize(("status", "is_checked"), [(429, False), (500, False), (502, True), (503, True), (504, True)])
