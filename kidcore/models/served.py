@@ -19,7 +19,7 @@ from kidcore.errors import KidpipeError
 from kidcore.models.backends.served import ServedBackend
 from kidcore.models.backends.served_client import Refused, Servers
 from kidcore.models.backends.served_scores import are_same, fixed_scores
-from kidcore.models.backends.served_wire import largest_top_k, whole_prompt
+from kidcore.models.backends.served_wire import UNREADABLE, largest_top_k, whole_prompt
 from kidcore.models.sources import ModelSource, Served, tokenizer_folder
 from kidcore.models.teachers import is_url
 from kidcore.models.tokenizer_files import TokenizerFiles
@@ -107,7 +107,7 @@ def _told(url: str, ask: Callable[[], Any]) -> Any:
     """What `ask` gives; what goes wrong is told as of a server that was not looked at before."""
     try:
         return ask()
-    except (Refused, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (Refused, *UNREADABLE) as error:
         reason = error.message if isinstance(error, Refused) else str(error)
         status = f" ({error.status})" if isinstance(error, Refused) else ""
         raise KidpipeError(

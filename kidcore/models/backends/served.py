@@ -23,6 +23,7 @@ from kidcore.models.backends.facts import EngineFacts
 from kidcore.models.backends.served_client import Ask, Refused, Servers
 from kidcore.models.backends.served_scores import are_same, fixed_scores
 from kidcore.models.backends.served_wire import (
+    UNREADABLE,
     Row,
     continuation,
     position,
@@ -128,7 +129,7 @@ class ServedBackend:
                 where=refused.url,
                 fix="start it with the limits and the tokenizer that this build was configured for",
             ) from refused
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except UNREADABLE as error:
             raise KidpipeError(
                 f"the server's answer cannot be read: {error}", where=self._where, fix="use a newer vLLM (0.10.2 or later)"
             ) from error
@@ -184,7 +185,7 @@ class ServedBackend:
         model, tokens = self._served.model, self._served.tokens
         try:
             found = fixed_scores(ask, model, tokens, self._served.max_length)
-        except (Refused, ValueError, KeyError, TypeError) as error:
+        except (Refused, *UNREADABLE) as error:
             raise KidpipeError(f"the server came back as another one: {error}", where=url, fix="start the same model") from error
         if not are_same(self._served.scores, found):
             raise KidpipeError(

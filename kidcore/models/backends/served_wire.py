@@ -12,6 +12,8 @@ from kidcore.models.backends.base import Sampling, before_stop
 _TOKEN = "token_id:"
 _LIMIT = re.compile(r"max(?:imum)?\s+allowed:?\s+(\d+)")
 
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
+"""What reading an answer of another form raises: JSON of any kind may come from what is no vLLM."""
 Row = tuple[NDArray[np.int32], NDArray[np.float32], float]
 """Ids and log-probabilities of the likeliest tokens of a position, in any order, and that of the token that stands there."""
 

@@ -1,7 +1,8 @@
 """A teacher behind URLs against the same model in this process: the same numbers, whatever befalls the servers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -172,6 +173,28 @@ def test_a_server_without_token_names_is_asked_for_whole_prompts(tiny_model: Pat
     assert_same(list(backend.score(requests, 4)), list(reference.score(requests, 4)))
     backend.close()
     server.stop()
+
+
+def test_answers_of_another_form_are_said(servers: list[ModelServer], tiny_model: Path) -> None:
+    backend, server = open_served(servers[:1], tiny_model), servers[0]
+    settings = TeacherSettings(model=server.url, tokenizer=str(tiny_model))
+    asked: dict[str, Callable[[], object]] = {
+        "cannot be read": lambda: list(backend.score(random_requests(1, seed=8), 4)),
+        "came back as another one": lambda: backend._check(server.url, backend._servers.ask),
+        "is no vLLM server": lambda: resolve_served(settings, FileDigests(None)),
+    }
+    garbage: list[object] = [[], None, {}, {"choices": []}, {"choices": ["x"]}, {"choices": [{"prompt_logprobs": ["x"]}]}]
+    for content in garbage:
+
+        def answer(handler: Any, content: object = content) -> bool:
+            handler.reply(200, content)
+            return True
+
+        for said, ask in asked.items():
+            server.troubles.append(answer)
+            with pytest.raises(KidpipeError, match=said):
+                ask()
+    backend.close()
 
 
 @pytest.mark.slow(seconds=11)
