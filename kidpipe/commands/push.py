@@ -112,9 +112,17 @@ def _evaluations(session: Session, best: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted((session.store.root / "eval").glob(f"*/{SUMMARY_FILE}")):
         summary = session.store.read_json(str(path.relative_to(session.store.root)))
-        if isinstance(summary, dict) and summary.get("model") and Path(summary["model"]).resolve() == best.resolve():
+        if isinstance(summary, dict) and summary.get("model") and _is_same(Path(summary["model"]), best, session.store.root):
             found[path.parent.name] = summary
     return found
+
+
+def _is_same(judged: Path, best: Path, root: Path) -> bool:
+    """Whether an evaluation names this student; in a store that was moved it names the place where the run's student was."""
+    if judged.resolve() == best.resolve():
+        return True
+    has_moved = best.parent.parent == root / "runs" and not judged.exists()
+    return has_moved and (judged.parent.name, judged.name) == (best.parent.name, best.name)
 
 
 def _with_scores(card: str, evaluations: Mapping[str, Mapping[str, Any]], repository: str) -> str:

@@ -77,6 +77,23 @@ def test_a_card_of_ones_own_stays_whole_and_has_every_score(own: str) -> None:
     assert card.data.to_dict().get("license") == ("mit" if "license" in own else None)
 
 
+def test_scores_stay_with_a_student_whose_store_was_moved(cli: Cli, hub: Hub, tmp_path: Path) -> None:
+    root, score = tmp_path / "artifacts", {"all": {"value": 0.5, "low": 0.4, "high": 0.6, "num_rows": 10}}
+    write({"config.json": b"{}"}, root / "runs" / "one" / "best")
+    write({"config.json": b"{}"}, tmp_path / "other" / "runs" / "one" / "best")
+    judged = {
+        "one": "/gone/runs/one/best",
+        "two": "/gone/runs/two/best",
+        "other": str(tmp_path / "other" / "runs" / "one" / "best"),
+    }
+    for name, model in judged.items():
+        summary = {"model": model, "split": "dev", "data": "spider", "metrics": {"ex_bag": score}}
+        write({"summary.json": json.dumps(summary).encode()}, root / "eval" / name)
+    assert cli("push", "ada/student", "one").code == 0
+    card = ModelCard(hub.files["model/ada/student"]["README.md"].decode())
+    assert [line.split(" (")[0] for line in card.text.splitlines() if "ex_bag" in line] == ["| one"]
+
+
 def test_what_cannot_be_pushed_is_said(cli: Cli, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write({"config.json": b"{}"}, tmp_path / "model")
     refused = cli("push", "somebody/student", str(folder))
