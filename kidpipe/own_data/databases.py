@@ -3,8 +3,8 @@
 import re
 import shutil
 import sqlite3
-from collections.abc import Collection, Mapping
-from contextlib import closing
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from kidcore.errors import KidpipeError
@@ -12,6 +12,8 @@ from kidcore.errors import KidpipeError
 ENDINGS = (".sqlite", ".sqlite3", ".db", ".db3", ".duckdb")
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 _DUCKDB_MAGIC = b"DUCK"
+_OF_A_COPY = (".sqlite", ".sqlite-wal", ".sqlite-shm", ".sqlite-journal", ".duckdb", ".duckdb.wal")
+"""What a copy, of either kind, and its logs end in."""
 
 
 def find_databases(place: Path) -> dict[str, Path]:
@@ -67,29 +69,45 @@ def copy_databases(found: Mapping[str, Path], used: Collection[str], folder: Pat
     """Copy the databases in `used` to <folder>/<id>/<id>.sqlite or .duckdb.
 
     What another program has written but not yet checkpointed comes along: SQLite copies its database itself, and DuckDB's log
-    is copied too.
+    is copied too. An older copy, of either kind, goes once the new one is whole: what is copied may be that very file.
     """
     for name in sorted(used):
         kind = kind_of(found[name])
         target = folder / name / f"{name}.{kind}"
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        if kind == "duckdb":
-            log = _log_of(target)
-            log.unlink(missing_ok=True)
-            shutil.copyfile(found[name], target)
-            if _log_of(found[name]).is_file():
-                shutil.copyfile(_log_of(found[name]), log)
-            continue
-        try:
-            source = sqlite3.connect(f"{found[name].absolute().as_uri()}?mode=ro", uri=True)
-            with closing(source), closing(sqlite3.connect(target)) as copy:
-                source.backup(copy)
-        except sqlite3.Error as error:
-            target.unlink(missing_ok=True)
-            raise KidpipeError(
-                f"cannot be copied: {error}", where=str(found[name]), fix="check that it opens in sqlite3"
-            ) from None
+        with _temporary(target) as copy:
+            _copy(kind, found[name], copy)
+            for ending in _OF_A_COPY:
+                (folder / name / f"{name}{ending}").unlink(missing_ok=True)
+            copy.replace(target)
+            if _log_of(copy).is_file():
+                _log_of(copy).replace(_log_of(target))
+
+
+@contextmanager
+def _temporary(target: Path) -> Iterator[Path]:
+    """A file beside `target` to write into, which is gone behind the block, as its log is."""
+    copy = target.with_name(f".{target.name}.copy")
+    copy.unlink(missing_ok=True)
+    try:
+        yield copy
+    finally:
+        copy.unlink(missing_ok=True)
+        _log_of(copy).unlink(missing_ok=True)
+
+
+def _copy(kind: str, source: Path, target: Path) -> None:
+    if kind == "duckdb":
+        shutil.copyfile(source, target)
+        if _log_of(source).is_file():
+            shutil.copyfile(_log_of(source), _log_of(target))
+        return
+    try:
+        opened = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)
+        with closing(opened), closing(sqlite3.connect(target)) as copy:
+            opened.backup(copy)
+    except sqlite3.Error as error:
+        raise KidpipeError(f"cannot be copied: {error}", where=str(source), fix="check that it opens in sqlite3") from None
 
 
 def _log_of(database: Path) -> Path:

@@ -141,6 +141,20 @@ def test_rows_written_but_not_checkpointed_come_along(shop: Path, tmp_path: Path
         assert copy.execute("SELECT max(price) FROM sale").fetchone() == (1000,)
 
 
+def test_a_copy_takes_the_place_of_the_file_that_is_copied_and_of_one_of_the_other_kind(shop: Path, tmp_path: Path) -> None:
+    copies = tmp_path / "copies"
+    copy_databases(find_databases(shop), ["my_shop"], copies)
+    copy_databases(find_databases(copies), ["my_shop"], copies)
+    (copy,) = (copies / "my_shop").iterdir()
+    with closing(sqlite3.connect(copy)) as connection:
+        assert connection.execute("SELECT count(*) FROM sale").fetchone() == (9,)
+    duckdb.connect(str(tmp_path / "my shop.duckdb")).close()
+    copy_databases(find_databases(tmp_path / "my shop.duckdb"), ["my_shop"], copies)
+    assert [path.name for path in (copies / "my_shop").iterdir()] == ["my_shop.duckdb"]
+    copy_databases(find_databases(shop), ["my_shop"], copies)
+    assert [path.name for path in (copies / "my_shop").iterdir()] == ["my_shop.sqlite"]
+
+
 def test_gold_that_does_not_execute_is_counted_at_once(shop: Path, tmp_path: Path) -> None:
     questions = tmp_path / "q.json"
     questions.write_text(
