@@ -1,8 +1,10 @@
 """`kidpipe init`: a commented kidpipe.toml, and a data folder made from a table of questions and its databases."""
 
 import shlex
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -65,8 +67,11 @@ def init(
     Raises:
         KidpipeError: something would be written over, or the data is of no use; nothing is written then.
     """
+    if path.is_dir():
+        raise KidpipeError(f"{path} is a folder, and init writes a file", fix=f"kidpipe init --data {path}, for a folder of data")
     if path.exists() and not force:
         raise KidpipeError(f"{path} exists", fix="kidpipe init --force writes over it")
+    path.parent.mkdir(parents=True, exist_ok=True)
     settings = dict(_preset(preset)) | {name: _from(path.parent, value) for name, value in flags.items()}
     if own is None:
         path.write_text(template(settings), encoding="utf-8")
@@ -76,8 +81,9 @@ def init(
         raise KidpipeError(f"{own.folder} is there already", where="--out", fix="name another folder, or --force writes into it")
     rows, origin = read_rows(own.questions)
     columns = choose_columns(rows, own.columns, _ask if sys.stdin.isatty() and not as_json else None)
-    own.folder.mkdir(parents=True, exist_ok=True)
-    made = convert(rows, columns, find_databases(own.database.expanduser()), own.folder, own.dev_share)
+    databases = find_databases(own.database.expanduser())
+    with _all_or_nothing(own.folder):
+        made = convert(rows, columns, databases, own.folder, own.dev_share)
     settings |= {"data.path": _below(own.folder, path.parent), "data.layout": "jsonl"}
     path.write_text(template(settings), encoding="utf-8")
     report = {"settings": str(path), "data": str(own.folder), "read": origin, "columns": asdict(columns), **asdict(made)}
@@ -87,6 +93,19 @@ def init(
         as_json,
         [*_lines(own, origin, columns, made), _written(path, settings)],
     )
+
+
+@contextmanager
+def _all_or_nothing(folder: Path) -> Iterator[None]:
+    """A folder to fill; where that fails it is not left behind to refuse the next try, unless it was there before."""
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _ask(what: str, columns: Sequence[str]) -> str:

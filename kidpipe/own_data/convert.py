@@ -63,11 +63,13 @@ def _examples(rows: Sequence[Row], columns: Columns, databases: Mapping[str, Pat
     only = next(iter(databases)) if len(databases) == 1 else ""
     left_out: Counter[str] = Counter()
     faults = _faults(databases)
+    # A column names a database by its file as well as by the id that is made of the file's name.
+    ids = {name: db_id for db_id, path in databases.items() for name in (path.name, path.stem)} | {x: x for x in databases}
     kept: list[Row] = []
     for row in rows:
         question, sql = _text(row, columns.question), _text(row, columns.sql)
         # With one database a column of that kind may hold anything, such as the name of a server.
-        db_id = only or _text(row, columns.db)
+        db_id = only or ids.get(named := _text(row, columns.db), named)
         reason = "without a question" if not question else "without SQL" if not sql else ""
         if not reason and db_id not in databases:
             reason = f"about a database that is not there ({db_id})" if db_id else "without the name of a database"

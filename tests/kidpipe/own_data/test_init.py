@@ -131,6 +131,29 @@ def test_a_folder_of_databases_and_a_column_that_names_them(shop: Path, tmp_path
     assert (tmp_path / "data" / "databases" / "second" / "second.duckdb").is_file()
 
 
+def test_a_column_names_a_database_by_its_file_or_by_its_id(shop: Path, tmp_path: Path) -> None:
+    sqlite3.connect(tmp_path / "other.db").close()
+    (tmp_path / "other.db").write_bytes(shop.read_bytes())
+    questions = tmp_path / "q.json"
+    named = ("my shop", "my shop.db", "my_shop", "other", "other.db")
+    questions.write_text(json.dumps([{"question": n, "sql": "SELECT 1", "db": n} for n in named]), encoding="utf-8")
+    made = run(tmp_path, str(questions), tmp_path)
+    assert (made["train"] + made["dev"], made["left_out"]) == (5, {})
+    lines = [json.loads(x) for x in (tmp_path / "data" / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {x["db_id"] for x in lines} <= {"my_shop", "other"}
+
+
+def test_a_failed_try_leaves_nothing_that_refuses_the_next(shop: Path, tmp_path: Path) -> None:
+    questions, broken = write_json(tmp_path / "q.json"), tmp_path / "broken.db"
+    broken.write_bytes(shop.read_bytes()[:16] + b"x" * 5000)
+    with pytest.raises(KidpipeError, match="cannot be copied"):
+        run(tmp_path / "new", str(questions), broken)
+    assert run(tmp_path / "new", str(questions), shop)["failing"] == 0
+    session = open_session(None, [], {}, use_file=False)
+    with pytest.raises(KidpipeError, match="is a folder, and init writes a file"):
+        init(session, tmp_path, {}, force=True)
+
+
 def test_rows_written_but_not_checkpointed_come_along(shop: Path, tmp_path: Path) -> None:
     with closing(sqlite3.connect(shop)) as writer:
         writer.execute("PRAGMA journal_mode = wal")
