@@ -1,6 +1,8 @@
 """A file, a folder or the name of a Hugging Face data set in; its rows as plain dictionaries out."""
 
+import csv
 import importlib.util
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,7 +67,26 @@ def _read_table(path: Path, suffix: str) -> list[Row]:
     # The semicolon of spreadsheets in many languages; the first line tells.
     separator = "\t" if suffix == ".tsv" else ";" if head.count(";") > head.count(",") else ","
     # Everything as text: a question that is a number stays what was written.
-    return pl.read_csv(text.encode(), separator=separator, infer_schema=False, encoding="utf8").to_dicts()
+    try:
+        return pl.read_csv(text.encode(), separator=separator, infer_schema=False, encoding="utf8").to_dicts()
+    except pl.exceptions.ComputeError:
+        if wide := _first_wide(text, separator):
+            raise ValueError(wide) from None
+        raise
+
+
+def _first_wide(text: str, separator: str) -> str:
+    """The first row with more fields than the header has, in words: SQL with commas outside quotes; empty where there is none."""
+    table = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    try:
+        width = len(next(table, []))
+        number = next((len(row) for row in table if len(row) > width), 0)
+    except csv.Error:
+        return ""
+    says = (
+        f"line {table.line_num} has {number} fields and the header {width}; a text with {separator!r} in it has to be in quotes"
+    )
+    return says if number else ""
 
 
 def _read_json(path: Path) -> list[Row]:

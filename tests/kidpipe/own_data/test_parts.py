@@ -129,7 +129,7 @@ def test_rows_are_those_that_were_written(tmp_path: Path, name: str, text: str, 
     ("name", "content", "said"),
     [
         ("q.csv", b"", "cannot be read"),
-        ("q.csv", b"question,sql\na,b,c\n", "cannot be read"),
+        ("q.csv", b'question,sql\n"a\nb",c\nd,"e"\na,b,c\n', "line 5 has 3 fields and the header 2; a text with ',' in it"),
         ("q.json", b'["a"]', "neither a JSON array of objects nor JSON Lines"),
         ("q.json", b"3", "neither a JSON array of objects nor JSON Lines"),
         ("q.jsonl", b'{"a": 1, "a": 2}', "twice"),
