@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
 
 def ask(
     db: _DatabaseOption,
-    question: Annotated[str, typer.Argument(help="The question; without one, lines are read and answered one by one.")] = "",
+    question: Annotated[
+        str, typer.Argument(help="The question; without one, or with '', lines are read and answered one by one.")
+    ] = "",
     model: _ModelArgument = "",
     evidence: _EvidenceOption = "",
     run: Annotated[bool, typer.Option("--run", help="Execute the SQL in the sandbox, read-only, and show its rows.")] = False,

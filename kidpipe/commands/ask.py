@@ -1,5 +1,6 @@
 """`kidpipe ask` and `kidpipe prompt`: a question, a database file and a model in; SQL, its rows or the prompt out."""
 
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,9 @@ def ask(
     config = session.config
     _require_readable(database)
     _require_text(evidence, "the evidence")
+    # The name of a model is one word, and what is too long for a name can't be looked for.
+    if not model and len(question.split()) == 1 and len(question) < 200:
+        _refuse_model_as_question(session, question, database)
     source = resolve(find_model(session, model), digests=FileDigests(session.store.root / "digests.json"))
     builder = builder_of_model(session, source.path)
     builder.view(database, database.stem)  # a database that can't be read is said before the model loads
@@ -100,6 +104,17 @@ def _require_readable(path: Path) -> None:
     fault = database_of(path).fault
     if fault:
         raise KidpipeError(fault.what, where=str(path), fix="name a SQLite or DuckDB file: --db FILE")
+
+
+def _refuse_model_as_question(session: Session, text: str, database: Path) -> None:
+    """A run or a model folder where the question belongs: the newest run would answer its name."""
+    places = (session.store.root / "runs" / text, Path(text))
+    if any((place / name).exists() for place in places for name in ("config.json", "best")):
+        given = shlex.join([text, "--db", str(database)])
+        raise KidpipeError(
+            f"{text} is a model, and the question stands before it",
+            fix=f"kidpipe ask QUESTION {given}, or kidpipe ask '' {given} for questions line by line",
+        )
 
 
 def _typed() -> Iterator[str]:
@@ -163,6 +178,9 @@ def _plain(value: object) -> object:
 
 def _show(session: Session, sql: str, result: QueryResult | None) -> None:
     print(sql)
+    if not sql:
+        session.errors.print("the model's answer holds no SQL")
+        return
     if result is None:
         return
     if not result.is_ok:

@@ -105,6 +105,21 @@ def test_a_line_that_cannot_be_answered_stops_no_other(
     assert "error: the question is not UTF-8 text\n  where: caf\\udce9?\n" in shown.err
 
 
+def test_a_model_where_the_question_belongs_is_refused_and_an_answer_without_sql_is_said(
+    cli: Cli, dataset: DataSet, tiny_model: Path, tmp_path: Path
+) -> None:
+    database = str(dataset.database(dataset.examples[0].db_id).path)
+    (tmp_path / "artifacts" / "runs" / "first" / "best").mkdir(parents=True)
+    for name in ("first", str(tiny_model)):
+        refused = cli("ask", name, "--db", database)
+        assert_said(refused, f"{name} is a model", f"kidpipe ask '' {name} --db {database}")
+    silent = save_parrot(tmp_path / "silent", tiny_model, "```sql\n```")
+    for run in ((), ("--run",)):
+        told = cli("ask", "what?", str(silent), "--db", database, *run, **SMALL)
+        assert (told.code, told.out) == (0, "\n")
+        assert told.err == "the model's answer holds no SQL\n"
+
+
 @pytest.mark.parametrize("command", ["ask", "prompt"])
 def test_a_question_or_a_hint_in_another_encoding_is_refused(cli: Cli, dataset: DataSet, tiny_model: Path, command: str) -> None:
     database = str(dataset.database(dataset.examples[0].db_id).path)
