@@ -96,6 +96,9 @@ def resolve(model: str, revision: str = "", *, digests: FileDigests | None = Non
             )
         config = _checked_config(folder, digests)
         return _source(model, folder, _local_identity(folder, config, digests or FileDigests(None)), config)
+    if "://" in model:
+        what = "a model behind a URL only answers as the teacher of a build; this needs its files"
+        raise KidpipeError(what, where=model, fix="name the folder or the Hugging Face name of the model that runs there")
     if folder.exists() or not _HUB_NAME.fullmatch(model):
         raise KidpipeError("model folder not found", where=str(folder), fix=_nearby(folder) or "check the path")
     snapshot = _download(model, revision)

@@ -259,7 +259,9 @@ def find_model(session: Session, model: str) -> str:
     finished = sorted(runs.glob("*/best"), key=lambda path: path.stat().st_mtime_ns)
     if not model:
         if not finished:
-            raise KidpipeError("no model is named, and no run here is finished", fix="kidpipe eval MODEL")
+            raise KidpipeError(
+                "no model is named, and no run here is finished", fix="name a model's folder, or kidpipe train first"
+            )
         return str(finished[-1])
     if (runs / model / "best").is_dir():
         return str(runs / model / "best")

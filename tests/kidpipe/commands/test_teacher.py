@@ -1,9 +1,10 @@
 """A teacher fine-tuned, judged and built with."""
 
 import json
+import sqlite3
 from pathlib import Path
 
-from tests.kidpipe.commands.running import Cli
+from tests.kidpipe.commands.running import Cli, assert_said
 
 SMALL: dict[str, object] = {
     "train__max_steps": 2,
@@ -40,3 +41,13 @@ def test_a_teacher_is_fine_tuned_judged_and_built_with(cli: Cli, tmp_path: Path)
 def test_a_teacher_has_to_be_named(cli: Cli) -> None:
     refused = cli("teacher", teacher__model="")
     assert (refused.code, "kidpipe teacher --teacher MODEL" in refused.err) == (1, True)
+
+
+def test_a_url_is_no_model_to_train_or_to_ask(cli: Cli, tmp_path: Path) -> None:
+    url = "http://localhost:8000"
+    sqlite3.connect(tmp_path / "d.sqlite").executescript("CREATE TABLE t (a)").connection.close()
+    for command in (("teacher", "--teacher", url), ("ask", "q?", url, "--db", "d.sqlite")):
+        assert_said(
+            cli(*command), "a model behind a URL only answers as the teacher of a build", f"where: {url}\n", "Hugging Face name"
+        )
+    assert_said(cli("ask", "q?", "--db", "d.sqlite"), "no run here is finished", "kidpipe train first")
