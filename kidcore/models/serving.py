@@ -17,7 +17,7 @@ from kidcore.errors import KidpipeError, first_line
 from kidcore.models.prompts import PROMPT_FOLDER, PromptBuilder
 from kidcore.models.templates.template import QUESTION_FILE
 from kidcore.models.templates.variables import PROBE
-from kidcore.models.tokenizers import first_difference
+from kidcore.models.tokenizers import eos_id, first_difference
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,12 +57,15 @@ class ServedPrompt:
         return [{"role": "system", "content": self.schema}, {"role": "user", "content": self.question}]
 
 
-def write_serving_files(builder: PromptBuilder, model: Path, folder: Path, asked: Sequence[ServedPrompt] = ()) -> None:
+def write_serving_files(
+    builder: PromptBuilder, model: Path, folder: Path, asked: Sequence[ServedPrompt] = (), end: int | None = None
+) -> None:
     """Fill `folder` with what is to lie beside the weights of a student trained from `model`.
 
     Args:
         builder: of the prompts of training, with the tokenizer of training.
         asked: prompts of the data set, on which the chat template is tried beside some of our own.
+        end: the token that answers end with in training; None = the tokenizer's end of sequence, which in some chats it is not.
 
     Raises:
         KidpipeError: AutoTokenizer can't be made to give the ids of training.
@@ -88,6 +91,8 @@ def write_serving_files(builder: PromptBuilder, model: Path, folder: Path, asked
                 wrong,
             )
     builder.save(folder / PROMPT_FOLDER)
+    ends = [eos_id(builder.tokenizer)]
+    _write_generation(ends if end is None or end in ends else [end, *ends], model, folder)
 
 
 def tokenizer_files(model: Path) -> list[Path]:
@@ -199,6 +204,39 @@ _OWN_CODE: dict[str, Any] = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "auto_map": {"AutoTokenizer": [None, f"{_CODE.removesuffix('.py')}.StudentTokenizer"]},
 }
+
+
+# fmt: off
+_SHAPING = (
+    "repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size",
+    "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id",
+    "sequence_bias", "exponential_decay_length_penalty", "min_length", "min_new_tokens", "num_beams", "num_beam_groups",
+    "diversity_penalty", "penalty_alpha", "guidance_scale", "watermarking_config",
+)
+# fmt: on
+"""What in generation_config.json makes greedy answers others than the model's own."""
+
+
+def _write_generation(wanted: list[int], model: Path, folder: Path) -> None:
+    """Defaults of generating that leave greedy answers as `kidpipe eval` has them, where the start's do not."""
+    path, config = model / "generation_config.json", model / "config.json"
+    try:
+        found = json.loads((path if path.is_file() else config).read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        return  # loading the student says what is wrong with it
+    settings = found if path.is_file() else {name: found[name] for name in _ENDS if found.get(name) is not None}
+    named = settings.get("eos_token_id")
+    ends = named if isinstance(named, list) else [] if named is None else [named]
+    kept = {name: value for name, value in settings.items() if name not in _SHAPING or not value}
+    if missing := [end for end in wanted if end not in ends]:
+        kept["eos_token_id"] = missing + ends
+    if kept != settings:
+        (folder / path.name).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+_ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def _put_template(folder: Path, trial: Path, template: str) -> None:

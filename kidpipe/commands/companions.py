@@ -45,7 +45,7 @@ def write_companions(session: Session, manifest: Manifest, student: Path, out: P
     builder = PromptBuilder(definition, load_tokenizer(student))
     try:
         with replacing(folder) as fresh:
-            write_serving_files(builder, student, fresh, _asked(session, manifest, builder))
+            write_serving_files(builder, student, fresh, _asked(session, manifest, builder), manifest.facts.eos_id)
             (fresh / "README.md").write_text(_card(session, manifest, builder), encoding="utf-8")
     except BaseException:
         with suppress(OSError):

@@ -50,6 +50,31 @@ def test_a_tokenizer_of_ones_own_survives_autotokenizer(tmp_path: Path, model_ty
     assert (served.eos_token, served.pad_token) == (ours.eos_token, ours.pad_token)
 
 
+def test_defaults_of_a_start_do_not_make_other_answers_of_a_students(tmp_path: Path) -> None:
+    model = saved(tmp_path / "model", qwen(), "llama")
+    ours = load_tokenizer(model)
+    builder, end, path = PromptBuilder.of(IngestSettings(), ours), ours.eos_token_id, model / "generation_config.json"
+    harmless = {"eos_token_id": [end, 0], "do_sample": True, "temperature": 0.7, "top_k": 20, "min_length": 0}
+    cases: list[tuple[dict[str, Any], dict[str, Any] | None]] = [
+        (harmless, None),
+        (harmless | {"repetition_penalty": 1.1, "suppress_tokens": [5]}, harmless),
+        ({"eos_token_id": end + 1}, {"eos_token_id": [end, end + 1]}),
+        ({"eos_token_id": end}, None),
+        ({}, {"eos_token_id": [end]}),
+    ]
+    for number, (start, wanted) in enumerate(cases):
+        path.write_text(json.dumps(start), encoding="utf-8")
+        write_serving_files(builder, model, tmp_path / f"{number}")
+        written = tmp_path / f"{number}" / path.name
+        assert (json.loads(written.read_text()) if written.is_file() else None) == wanted
+    write_serving_files(builder, model, tmp_path / "turn", end=1)
+    assert json.loads((tmp_path / "turn" / path.name).read_text()) == {"eos_token_id": [1, end]}, "a chat's turn ends otherwise"
+    path.unlink()
+    (model / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": end + 1}), encoding="utf-8")
+    write_serving_files(builder, model, tmp_path / "none")
+    assert json.loads((tmp_path / "none" / path.name).read_text()) == {"eos_token_id": [end, end + 1]}
+
+
 def test_a_student_of_a_student_is_saved_as_well(tmp_path: Path) -> None:
     model = saved(tmp_path / "model", train_tokenizer([*TEXTS, "T1.stu_id AS T2 2014"], 400), "qwen2")
     ours = load_tokenizer(model)
