@@ -37,7 +37,7 @@ _RUNS = pa.schema(
         ("seconds", pa.float64()),
     ]
 )
-_WRITERS = {".csv": "write_csv", ".parquet": "write_parquet"}
+_FORMATS = {".csv": "FORMAT csv, HEADER", ".parquet": "FORMAT parquet"}
 
 
 def make_views(connection: duckdb.DuckDBPyConnection, root: Path) -> list[str]:
@@ -66,7 +66,7 @@ def file_list(files: Iterable[Path]) -> str:
 
 def require_writable(out: Path | None) -> None:
     """Refuse a file of another kind before anything is asked."""
-    if out is not None and out.suffix.lower() not in _WRITERS:
+    if out is not None and out.suffix.lower() not in _FORMATS:
         raise KidpipeError(f"no such kind of file: {out.name}", where="--out", fix="name a file that ends in .csv or .parquet")
 
 
@@ -76,9 +76,12 @@ def write_rows(connection: duckdb.DuckDBPyConnection, sql: str, out: Path) -> in
     if relation is None:
         raise KidpipeError("this statement gives no rows to write", where=sql, fix="start with SELECT or FROM")
     out.parent.mkdir(parents=True, exist_ok=True)
+    # Not counted apart: that would run the statement again, and samples come out otherwise.
+    connection.register("_written", relation)
     with replacing(out) as temporary:
-        getattr(relation, _WRITERS[out.suffix.lower()])(str(temporary))
-    return int(relation.count("*").fetchall()[0][0])
+        target = str(temporary).replace("'", "''")
+        [(rows,)] = connection.execute(f"COPY _written TO '{target}' ({_FORMATS[out.suffix.lower()]})").fetchall()
+    return int(rows)
 
 
 def _runs(store: Store) -> list[dict[str, Any]]:
