@@ -45,7 +45,7 @@ def _sections(session: Session, kind: str, names: Sequence[str]) -> list[Section
     if kind == "build":
         return [_build(session)]
     if kind == "train":
-        return [train_section(session.store, names or _runs(session))]
+        return [train_section(session.store, [_named_run(session, name) for name in names] or _runs(session))]
     if kind == "eval":
         return [evaluation_section([find_evaluation(session, name) for name in names] or _evaluations(session))]
     if kind == "compare":
@@ -87,6 +87,16 @@ def _comparisons(session: Session, names: Sequence[str]) -> list[Section]:
         )
     first, second = (find_evaluation(session, name) for name in names)
     return [evaluation_section([first, second]), comparison_section(first, second)]
+
+
+def _named_run(session: Session, name: str) -> str:
+    """The run of this name. Raises KidpipeError where none with a log is there: the page would not show that it is absent."""
+    known = _runs(session)
+    if name not in known:
+        there = ", ".join(sorted(known)) or "none"
+        where = str(session.store.root / "runs")
+        raise KidpipeError(f"there is no run {name} with a log", where=where, fix=f"kidpipe train; runs there: {there}")
+    return name
 
 
 def _runs(session: Session) -> list[str]:

@@ -21,6 +21,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 # Colours that occur nowhere else: they stand for the page's own until the SVG is written.
 _INK, _LINE = "#010203", "#0a0b0c"
 _STYLE = {
+    # Names of runs and databases are people's own: a $ in them begins no formula.
+    "text.parse_math": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "kidpipe",
     "font.family": "sans-serif",
