@@ -221,7 +221,10 @@ def read_head(store: Store) -> dict[str, Any]:
     if head is None:
         read_manifest(store)  # a folder of a newer kidpipe may have no head that we know
         return {"digest": None, "shards": {}}
-    return _readable(head, store, HEAD)
+    head = _readable(head, store, HEAD)
+    if "digest" not in head or not isinstance(head.get("shards"), dict):
+        raise _no_manifest(store, HEAD, "digest or shards are missing")
+    return head
 
 
 def read_manifest(store: Store) -> Manifest | None:

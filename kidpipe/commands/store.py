@@ -94,7 +94,7 @@ def _stage_status(store: Store, stage: str) -> dict[str, Any]:
 
 def _runs(store: Store) -> list[dict[str, Any]]:
     """Each run, with what its student knew of the holdout's gold at the start and in the end."""
-    runs = []
+    runs, scores = [], _scores(store)
     for folder in sorted(p for p in (store.root / "runs").glob("*") if p.is_dir()):
         result = store.known_object(f"runs/{folder.name}/result.json")
         state = "finished" if (folder / "last").is_dir() else "unfinished"
@@ -104,19 +104,20 @@ def _runs(store: Store) -> list[dict[str, Any]]:
         known |= {f"{when}_overlap": result.get(f"{when}_overlap") for when in ("start", "final")}
         steps = (path.name.removeprefix("step-") for path in folder.glob("checkpoints/step-*"))
         step = max((int(number) for number in steps if number.isdecimal()), default=0)
-        figures = {"saved_step": step or None, "best_nll": result.get("best_nll"), "scores": _scores(store, folder)}
+        figures = {"saved_step": step or None, "best_nll": result.get("best_nll"), "scores": scores.get(folder.name, {})}
         runs.append({"name": folder.name, "state": state, "changed": _when(folder / "log.jsonl"), **figures, **known})
     return runs
 
 
-def _scores(store: Store, run: Path) -> dict[str, float | None]:
-    """By evaluation of this run's student, its ex_bag."""
-    found: dict[str, float | None] = {}
+def _scores(store: Store) -> dict[str, dict[str, float | None]]:
+    """By run, by evaluation of its student, ex_bag. Each summary is read once, however many runs there are."""
+    found: dict[str, dict[str, float | None]] = {}
     for path in sorted((store.root / "eval").glob("*/summary.json")):
         summary = store.known_object(str(path.relative_to(store.root)))
         model = Path(summary.get("model") or "")
-        if model.name in ("best", "last") and model.parent.name == run.name:
-            found[path.parent.name] = summary.get("metrics", {}).get("ex_bag", {}).get("all", {}).get("value")
+        if model.name in ("best", "last"):
+            score = summary.get("metrics", {}).get("ex_bag", {}).get("all", {}).get("value")
+            found.setdefault(model.parent.name, {})[path.parent.name] = score
     return found
 
 
