@@ -12,8 +12,8 @@ from kidcore.errors import KidpipeError
 ENDINGS = (".sqlite", ".sqlite3", ".db", ".db3", ".duckdb")
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 _DUCKDB_MAGIC = b"DUCK"
-_OF_A_COPY = (".sqlite", ".sqlite-wal", ".sqlite-shm", ".sqlite-journal", ".duckdb", ".duckdb.wal")
-"""What a copy, of either kind, and its logs end in."""
+_LOGS = (".sqlite-wal", ".sqlite-shm", ".sqlite-journal", ".duckdb.wal")
+"""What the logs of a copy, of either kind, end in."""
 
 
 def find_databases(place: Path) -> dict[str, Path]:
@@ -77,9 +77,11 @@ def copy_databases(found: Mapping[str, Path], used: Collection[str], folder: Pat
         target.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(target) as copy:
             _copy(kind, found[name], copy)
-            for ending in _OF_A_COPY:
+            # The logs of an older copy first, which belong to no other file; the copy itself is replaced, never missing.
+            for ending in _LOGS:
                 (folder / name / f"{name}{ending}").unlink(missing_ok=True)
             copy.replace(target)
+            (folder / name / f"{name}.{'sqlite' if kind == 'duckdb' else 'duckdb'}").unlink(missing_ok=True)
             if _log_of(copy).is_file():
                 _log_of(copy).replace(_log_of(target))
 

@@ -60,14 +60,18 @@ def test_the_rows_that_were_written_are_counted(
 
 @pytest.mark.parametrize("is_gone", [True, False])
 def test_broken_shards_hide_their_view_only(
-    session: Session, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, is_gone: bool
+    session: Session,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    is_gone: bool,
 ) -> None:
     for shard in (session.store.root / "mask").glob("*.parquet"):
         if is_gone:
             shard.unlink()
         else:
             shard.write_bytes(b"of another program")
-    logging.getLogger("kidpipe").propagate = True
+    monkeypatch.setattr(logging.getLogger("kidpipe"), "propagate", True)
     query(session, "select count(*) as n from ingest", as_json=True)
     assert '"n": 24' in capsys.readouterr().out
     assert "no view mask" in caplog.text
