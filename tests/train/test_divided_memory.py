@@ -125,7 +125,10 @@ def live(student: Path, folder: Path, settings: TrainSettings, ranks: Ranks) -> 
 
 
 def measure(folder: Path) -> None:
-    """What each process does: the same life with a small student first, so that libraries have what they keep."""
+    """What each process does: the same life with a student of two such layers first, so that libraries have what they keep.
+
+    That depends on the processor and on the sizes of the matrices.
+    """
     with open_ranks("cpu") as ranks, flat_memory():
         divided = config(parallel="fsdp", dtype="float32")
         live(folder / "small", folder / "warm", divided, ranks)
@@ -138,7 +141,7 @@ def measure(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_no_process_holds_the_whole_optimiser_state(tmp_path: Path, processes: int) -> None:
-    save(tmp_path / "small", 32, 2)
+    save(tmp_path / "small", 192, 2)
     weights = save(tmp_path / "large", 192, 16)
     with start_ranks(processes, measure, tmp_path) as child:
         assert child.wait() == 0, child.err
