@@ -24,7 +24,7 @@ from train.loss.weights import divergence_of
 from train.student.layout import head_of, hidden_states
 from train.student.ranks import ALONE, Ranks
 from train.student.sharding import Sharded
-from train.student.tables import add_in_place, gathered
+from train.student.tables import add_in_place, gathered, is_added_in_place
 
 _NUM_FIGURES = 2 + NUM_SUMS + 2
 """NLL and divergence, the knowledge of gold, tokens through the trunk and packs."""
@@ -174,8 +174,7 @@ class Runner:
 
     def _gathers(self, weight: Tensor) -> Tensor | None:
         """Where the LM head's gradient is added in place; None where autograd has to bring it."""
-        is_whole = self.sharded is None and weight.device.type == "cpu" and weight.dtype == torch.float32
-        return gathered(weight) if is_whole and weight.requires_grad else None
+        return gathered(weight) if self.sharded is None and is_added_in_place(weight) else None
 
     def _casts_of_a_step(self) -> AbstractContextManager[None]:
         """One autocast around all packs, so that weights are cast once a step; nested ones keep what it has cast.

@@ -19,6 +19,11 @@ def add_in_place(model: nn.Module) -> None:
         embedding.__class__ = _Embedding
 
 
+def is_added_in_place(weight: Tensor) -> bool:
+    """Whether a gradient of `weight` can be: it is trained, on a CPU, in the precision in which gradients gather."""
+    return weight.requires_grad and weight.device.type == "cpu" and weight.dtype == torch.float32
+
+
 def gathered(weight: Tensor) -> Tensor:
     """Where the gradients of `weight` gather: its `.grad`, zeros at first."""
     if weight.grad is None:
@@ -28,7 +33,7 @@ def gathered(weight: Tensor) -> Tensor:
 
 class _Embedding(nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:
-        if self.weight.device.type != "cpu" or self.weight.dtype != torch.float32:
+        if not is_added_in_place(self.weight):
             return super().forward(input)
         rows: Tensor = _Rows.apply(input, self.weight, self.padding_idx)  # type: ignore[no-untyped-call]
         return rows
