@@ -3,10 +3,11 @@
 import re
 import shutil
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Collection, Mapping
+from contextlib import closing
 from pathlib import Path
 
+from kidcore.atomic import unfinished
 from kidcore.errors import KidpipeError
 
 ENDINGS = (".sqlite", ".sqlite3", ".db", ".db3", ".duckdb")
@@ -74,35 +75,22 @@ def copy_databases(found: Mapping[str, Path], used: Collection[str], folder: Pat
     for name in sorted(used):
         kind = kind_of(found[name])
         target = folder / name / f"{name}.{kind}"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary(target) as copy:
-            _copy(kind, found[name], copy)
+        with unfinished(target) as copy, unfinished(_log_of(target)) as log:
+            _copy(kind, found[name], copy, log)
             # The logs of an older copy first, which belong to no other file; the copy itself is replaced, never missing.
             for ending in _LOGS:
                 (folder / name / f"{name}{ending}").unlink(missing_ok=True)
             copy.replace(target)
             (folder / name / f"{name}.{'sqlite' if kind == 'duckdb' else 'duckdb'}").unlink(missing_ok=True)
-            if _log_of(copy).is_file():
-                _log_of(copy).replace(_log_of(target))
+            if log.is_file():
+                log.replace(_log_of(target))
 
 
-@contextmanager
-def _temporary(target: Path) -> Iterator[Path]:
-    """A file beside `target` to write into, which is gone behind the block, as its log is."""
-    copy = target.with_name(f".{target.name}.copy")
-    copy.unlink(missing_ok=True)
-    try:
-        yield copy
-    finally:
-        copy.unlink(missing_ok=True)
-        _log_of(copy).unlink(missing_ok=True)
-
-
-def _copy(kind: str, source: Path, target: Path) -> None:
+def _copy(kind: str, source: Path, target: Path, log: Path) -> None:
     if kind == "duckdb":
         shutil.copyfile(source, target)
         if _log_of(source).is_file():
-            shutil.copyfile(_log_of(source), _log_of(target))
+            shutil.copyfile(_log_of(source), log)
         return
     try:
         opened = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)
