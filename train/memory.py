@@ -19,7 +19,7 @@ from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS
 from kidcore.models.weights import count_weights
-from train.loss.head import chunk_slots
+from train.loss.head import chunk_slots, slice_slots
 from train.step import autocast_dtype
 from train.student.ranks import Ranks
 
@@ -124,10 +124,8 @@ def _row_bytes(shape: StudentShape, lora_rank: int, *, is_cast: bool) -> int:
 
 def _head_bytes(shape: StudentShape, settings: TrainSettings, device: torch.device, *, is_cast: bool) -> int:
     table, is_gpu = shape.vocab_size * shape.hidden, device.type == "cuda"
-    size, part = (
-        chunk_slots(pack_size(settings), shape.vocab_size, dtype, device)
-        for dtype in (torch.bfloat16 if is_cast else torch.float32, torch.float32)
-    )
+    size = chunk_slots(pack_size(settings), shape.vocab_size, torch.bfloat16 if is_cast else torch.float32, device)
+    part = slice_slots(size, shape.vocab_size, device)
     # The logits of a chunk, and what the losses make of a part of them.
     chunks = _CHUNKS_ON_GPU if is_gpu else shape.vocab_size * ((2 if is_cast else 4) * size + 4 * part)
     # On a CPU the gradients of head and embedding are added in place (see train.student.tables).
