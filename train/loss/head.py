@@ -188,12 +188,16 @@ def _run(
     scales = (torch.full((), objective.mle_scale, device=device), torch.full((), objective.kd_scale, device=device))
     size = chunk_slots(num_slots, weight_VD.shape[0], dtype, device)
     slice_size = slice_slots(size, weight_VD.shape[0], device)
+    space_CV = None
     if device.type == "cuda":
         targets = targets.padded(-(-num_slots // size) * size)
+    else:
+        # The largest blocks of a run, in a few sizes: see kidcore.models.trees.blocks.padded.
+        space_CV = weight.new_empty(min(size, -(-num_slots // 64) * 64), weight.shape[0])
     for start in range(0, targets.row_M.shape[0], size):
         row_C = targets.row_M[start : start + size]
         hidden_CD = hidden_RD[row_C].to(dtype)
-        logits_CV = hidden_CD @ weight.T if bias is None else torch.addmm(bias, hidden_CD, weight.T)
+        logits_CV = _logits(hidden_CD, weight, bias, None if space_CV is None else space_CV[: len(row_C)])
         for begin in range(0, len(row_C), slice_size):
             end = min(begin + slice_size, len(row_C))
             slots = targets.chunk(start + begin, start + end)
@@ -212,6 +216,12 @@ def _run(
         for grad, like in ((grad_hidden, hidden_RD), (grad_weight if wants[1] else None, weight_VD), (grad_bias, weight_VD))
     ]
     return (mle_sum, kd_sum), grads
+
+
+def _logits(hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, space_CV: Tensor | None) -> Tensor:
+    if bias_V is None:
+        return torch.mm(hidden_CD, weight_VD.T, out=space_CV)
+    return torch.addmm(bias_V, hidden_CD, weight_VD.T, out=space_CV)
 
 
 def _add_rows(total_RD: Tensor, row_C: Tensor, grad_CD: Tensor) -> None:

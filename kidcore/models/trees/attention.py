@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kidcore.models.trees import blocks, flex
-from kidcore.models.trees.blocks import Plan, plan_blocks
+from kidcore.models.trees.blocks import Plan, padded, plan_blocks
 from kidcore.models.trees.flex import FlexPlan, make_flex_plan
 from kidcore.models.trees.tree import Int64
 
@@ -34,7 +34,7 @@ def make_mask(model: nn.Module, tout: Int64, device: torch.device) -> Mask:
     """What `model`, on `device`, needs to attend over the ancestors of each row (see kidcore.models.trees.tree)."""
     if not has_tree_attention(model):
         return ancestor_mask(torch.from_numpy(tout).to(device))
-    return plan_blocks(tout) if device.type == "cpu" else make_flex_plan(tout, device)
+    return plan_blocks(padded(tout)) if device.type == "cpu" else make_flex_plan(tout, device)
 
 
 def tree_attention_forward(

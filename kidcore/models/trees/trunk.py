@@ -25,7 +25,7 @@ def run_trunk(model: nn.Module, input_ids_BL: Tensor, position_ids_BL: Tensor, m
     if isinstance(mask, Plan | FlexPlan | RowPlan):
         # A 4-D mask is passed through untouched; tree attention looks at the plan only.
         arguments = {"attention_mask": input_ids_BL.new_ones(1, 1, 1, 1, dtype=torch.bool), "tree_plan": mask}
-    if isinstance(mask, FlexPlan):
+    if isinstance(mask, Plan | FlexPlan):
         input_ids_BL, position_ids_BL = (pad(x, (0, mask.num_rows - num_rows)) for x in (input_ids_BL, position_ids_BL))
     arguments |= {"past_key_values": cache, "use_cache": cache is not None}
     output = trunk(input_ids=input_ids_BL, position_ids=position_ids_BL, **arguments)

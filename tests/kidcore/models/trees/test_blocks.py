@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kidcore.models.trees.attention import ancestor_mask
-from kidcore.models.trees.blocks import _TreeAttention, plan_blocks
+from kidcore.models.trees.blocks import _TreeAttention, padded, plan_blocks
 from kidcore.models.trees.tree import build_tree
 from tests.kidcore.models.trees.drawing import draw_tree
 
@@ -54,6 +54,23 @@ def test_blocks_cover_each_allowed_pair_once(seed: int, sequences: int, local_ro
         seen[block.start : block.stop, block.key_start : block.key_stop] += part
     assert (seen == ancestor_mask(torch.from_numpy(tree.tout))[0, 0].numpy()).all()
     assert sorted(row for block in plan.own for row in range(block.start, block.stop)) == list(range(tree.num_rows))
+
+
+@given(seed=st.integers(0, 2**31), sequences=st.integers(1, 12))
+@settings(max_examples=20, deadline=None)
+def test_rows_behind_a_tree_see_themselves_alone_and_nobody_sees_them(seed: int, sequences: int) -> None:
+    tree = draw_tree(seed, sequences, 3, 30)
+    seen = ancestor_mask(torch.from_numpy(padded(tree.tout)))[0, 0]
+    assert torch.equal(seen[: tree.num_rows, : tree.num_rows], ancestor_mask(torch.from_numpy(tree.tout))[0, 0])
+    assert torch.equal(seen[tree.num_rows :].nonzero()[:, 1], torch.arange(tree.num_rows, len(seen)))
+    assert not seen[: tree.num_rows, tree.num_rows :].any()
+
+
+def test_padded_trees_have_few_sizes() -> None:
+    sizes = [len(padded(np.full(rows, rows, np.int64))) for rows in range(1, 4097)]
+    assert all(rows <= size <= rows + min(63, max(7, rows // 8)) for rows, size in enumerate(sizes, 1))
+    assert len({size for size in sizes if 512 < size <= 1024}) == 8
+    assert len(set(sizes)) < 100
 
 
 def test_a_schema_with_many_questions_costs_a_fraction_of_the_dense_pairs() -> None:
