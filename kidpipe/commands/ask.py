@@ -62,6 +62,8 @@ def ask(
     config = session.config
     _require_readable(database)
     _require_text(evidence, "the evidence")
+    if question and not question.strip():
+        raise KidpipeError("the question is empty", fix="kidpipe ask QUESTION, or without one for questions line by line")
     # The name of a model is one word, and what is too long for a name can't be looked for.
     if not model and len(question.split()) == 1 and len(question) < 200:
         _refuse_model_as_question(session, question, database)
@@ -92,6 +94,8 @@ def ask(
                 _show(session, sql, result)
     finally:
         backend.close()
+    if not answers:
+        raise KidpipeError("no question was given, and the input holds none", fix="kidpipe ask QUESTION --db FILE")
     if as_json:
         session.print_json(answers[0] if question else answers)
     if unanswered:
@@ -165,7 +169,11 @@ def _execute(session: Session, database: Path, sql: str) -> QueryResult:
 def _as_json(result: QueryResult) -> dict[str, object]:
     if not result.is_ok:
         return {"outcome": result.kind.value, "message": result.message}
-    return {"outcome": "ok", "rows": [[_plain(untagged(value)) for value in row] for row in result.rows]}
+    return {
+        "outcome": "ok",
+        "columns": [visible(name) for name in result.columns],
+        "rows": [[_plain(untagged(value)) for value in row] for row in result.rows],
+    }
 
 
 def _plain(value: object) -> object:
@@ -186,8 +194,9 @@ def _show(session: Session, sql: str, result: QueryResult | None) -> None:
     if not result.is_ok:
         session.errors.print(f"{result.kind.value}: {result.message}")
         return
-    table = text_table("", {str(number + 1): "left" for number in range(result.num_columns)})
-    table.show_header = False
+    table = text_table("", {})
+    for name in result.columns:
+        table.add_column(Text(visible(name)), overflow="fold")
     for row in result.rows[:_ROWS_SHOWN]:
         table.add_row(*(Text("NULL" if value is None else str(untagged(value))) for value in row))
     session.console.print(table)

@@ -132,7 +132,7 @@ def test_where_rows_do_not_know_whether_they_parse_it_is_found_out(databases: Pa
 
 
 def result(*rows: tuple[object, ...], kind: ResultKind = ResultKind.OK) -> QueryResult:
-    return QueryResult("key", kind, dump_plain(list(rows)), len(rows), 1)
+    return QueryResult("key", kind, dump_plain(list(rows)), len(rows), ("a",))
 
 
 def test_two_failures_are_not_the_same_result() -> None:

@@ -29,7 +29,7 @@ class DuckdbEngine:
         try:
             connection = self._connect(job.database)
         except duckdb.Error as error:
-            return ResultKind.ERROR, [], 0, f"cannot open database: {error}"
+            return ResultKind.ERROR, [], (), f"cannot open database: {error}"
         self._is_late = False
         cursor = connection.cursor()
         timer = threading.Timer(self._limits.timeout_s, self._interrupt, [cursor])
@@ -39,7 +39,7 @@ class DuckdbEngine:
         except duckdb.Error as error:
             return self._explain(error)
         except (ValueError, OverflowError, RuntimeError) as error:
-            return ResultKind.ERROR, [], 0, str(error)
+            return ResultKind.ERROR, [], (), str(error)
         finally:
             timer.cancel()
             cursor.close()
@@ -47,19 +47,20 @@ class DuckdbEngine:
     def _run(self, cursor: Any, sql: str) -> Fetched:
         statements = cursor.extract_statements(sql)
         if not statements:
-            return ResultKind.ERROR, [], 0, "no statement"
+            return ResultKind.ERROR, [], (), "no statement"
         if len(statements) > 1:
-            return ResultKind.REFUSED, [], 0, "more than one statement"
+            return ResultKind.REFUSED, [], (), "more than one statement"
         kind = statements[0].type
         if kind != duckdb.StatementType.SELECT:
-            return ResultKind.REFUSED, [], 0, f"not a reading statement: {kind.name.lower()}"
+            return ResultKind.REFUSED, [], (), f"not a reading statement: {kind.name.lower()}"
         cursor.execute(statements[0])
-        readers = [text_reader(kind) for _name, kind, *_rest in cursor.description or ()]
+        description = cursor.description or ()
+        columns = tuple(name for name, *_rest in description)
+        readers = [text_reader(kind) for _name, kind, *_rest in description]
         if any(readers):
             cursor.execute(_as_text(statements[0].query, [reader is not None for reader in readers]))
-        num_columns = len(readers)
-        if num_columns > self._limits.max_columns:
-            return ResultKind.REFUSED, [], 0, f"more than {self._limits.max_columns} columns"
+        if len(columns) > self._limits.max_columns:
+            return ResultKind.REFUSED, [], (), f"more than {self._limits.max_columns} columns"
         rows: list[Row] = []
         size = 0
         while batch := cursor.fetchmany(_FETCH_ROWS):
@@ -69,10 +70,10 @@ class DuckdbEngine:
             size += sum(_size(row) for row in found)
             rows += found
             if len(rows) > self._limits.max_rows:
-                return ResultKind.MEMORY, [], num_columns, f"more than {self._limits.max_rows} rows"
+                return ResultKind.MEMORY, [], columns, f"more than {self._limits.max_rows} rows"
             if size > self._limits.max_bytes:
-                return ResultKind.MEMORY, [], num_columns, f"a result of more than {self._limits.max_bytes} bytes"
-        return ResultKind.OK, rows, num_columns, ""
+                return ResultKind.MEMORY, [], columns, f"a result of more than {self._limits.max_bytes} bytes"
+        return ResultKind.OK, rows, columns, ""
 
     def _interrupt(self, cursor: Any) -> None:
         self._is_late = True
@@ -80,12 +81,12 @@ class DuckdbEngine:
 
     def _explain(self, error: Exception) -> Fetched:
         if self._is_late:
-            return ResultKind.TIMEOUT, [], 0, f"more than {self._limits.timeout_s:g} s"
+            return ResultKind.TIMEOUT, [], (), f"more than {self._limits.timeout_s:g} s"
         if isinstance(error, duckdb.OutOfMemoryException):
-            return ResultKind.MEMORY, [], 0, f"needs more than {self._limits.memory_mib} MiB of memory"
+            return ResultKind.MEMORY, [], (), f"needs more than {self._limits.memory_mib} MiB of memory"
         if isinstance(error, duckdb.PermissionException) or "read-only mode" in str(error):
-            return ResultKind.REFUSED, [], 0, str(error)
-        return ResultKind.ERROR, [], 0, str(error)
+            return ResultKind.REFUSED, [], (), str(error)
+        return ResultKind.ERROR, [], (), str(error)
 
     def _connect(self, database: str) -> Any:
         if database not in self._connections:

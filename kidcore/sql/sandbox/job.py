@@ -73,7 +73,8 @@ class QueryResult:
     kind: ResultKind
     payload: bytes = b""
     num_rows: int = 0
-    num_columns: int = 0
+    columns: tuple[str, ...] = ()
+    """Their names, as the engine gives them: of an expression without one its text."""
     message: str = ""
     seconds: float = 0.0
     """Of the longer run: on the worker's clock, or, where the worker was killed, since its last sign of life."""
@@ -84,6 +85,11 @@ class QueryResult:
     def is_ok(self) -> bool:
         """Whether there are rows to look at (perhaps none of them)."""
         return self.kind is ResultKind.OK
+
+    @property
+    def num_columns(self) -> int:
+        """How many values a row has."""
+        return len(self.columns)
 
     @cached_property
     def rows(self) -> list[Row]:

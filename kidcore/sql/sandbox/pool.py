@@ -184,14 +184,14 @@ class _Run:
                     return
                 worker.turn()
                 continue
-            kind, payload, num_rows, num_columns, message, seconds, cpu_s = load_plain(frame)
+            kind, payload, num_rows, columns, message, seconds, cpu_s = load_plain(frame)
             if self._is_doubtful(worker, ResultKind(kind), cpu_s, seconds):
                 self._replace(worker)
                 return
             number, job = worker.held.popleft()
             worker.served += 1
             worker.cpu_s += cpu_s
-            self._finish(number, QueryResult(job.key, ResultKind(kind), payload, num_rows, num_columns, message, seconds))
+            self._finish(number, QueryResult(job.key, ResultKind(kind), payload, num_rows, columns, message, seconds))
             if kind == ResultKind.MEMORY.value:
                 self._replace(worker)
                 return

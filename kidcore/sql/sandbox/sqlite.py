@@ -18,7 +18,7 @@ _CONNECTIONS_KEPT = 16
 _FETCH_ROWS = 256
 _HANDLER_STEPS = 10_000
 
-Fetched = tuple[ResultKind, list[Row], int, str]
+Fetched = tuple[ResultKind, list[Row], tuple[str, ...], str]
 """Kind, rows, number of columns, message."""
 
 
@@ -39,7 +39,7 @@ class SqliteEngine:
         try:
             connection = self._connect(job.database, job.reverse)
         except sqlite3.Error as error:
-            return ResultKind.ERROR, [], 0, f"cannot open database: {error}"
+            return ResultKind.ERROR, [], (), f"cannot open database: {error}"
         self._refused = self._stopped = ""
         self._ticks = 0
         self._deadline = time.monotonic() + self._limits.timeout_s
@@ -64,46 +64,46 @@ class SqliteEngine:
             finally:
                 connection.text_factory = str
         except MemoryError:
-            return ResultKind.MEMORY, [], 0, f"needs more than {self._limits.memory_mib} MiB of memory"
+            return ResultKind.MEMORY, [], (), f"needs more than {self._limits.memory_mib} MiB of memory"
         except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
             return self._explain(error)
 
     def _fetch(self, connection: sqlite3.Connection, sql: str) -> Fetched:
         if _PRAGMA.match(sql):
-            return ResultKind.REFUSED, [], 0, "not a reading statement: pragma"
+            return ResultKind.REFUSED, [], (), "not a reading statement: pragma"
         cursor = connection.cursor()
         try:
             cursor.execute(sql)
             if cursor.description is None:
-                return ResultKind.ERROR, [], 0, "no statement"
-            num_columns = len(cursor.description)
+                return ResultKind.ERROR, [], (), "no statement"
+            columns = tuple(name for name, *_rest in cursor.description)
             rows: list[Row] = cursor.fetchmany(_FETCH_ROWS)
             if len(rows) < _FETCH_ROWS and len(rows) <= self._limits.max_rows:
-                return ResultKind.OK, rows, num_columns, ""
+                return ResultKind.OK, rows, columns, ""
             size, batch = 0, rows
             while batch:
                 size += sum(_size(row) for row in batch)
                 if len(rows) > self._limits.max_rows:
-                    return ResultKind.MEMORY, [], num_columns, f"more than {self._limits.max_rows} rows"
+                    return ResultKind.MEMORY, [], columns, f"more than {self._limits.max_rows} rows"
                 if size > self._limits.max_bytes:
-                    return ResultKind.MEMORY, [], num_columns, f"a result of more than {self._limits.max_bytes} bytes"
+                    return ResultKind.MEMORY, [], columns, f"a result of more than {self._limits.max_bytes} bytes"
                 batch = cursor.fetchmany(_FETCH_ROWS)
                 rows += batch
-            return ResultKind.OK, rows, num_columns, ""
+            return ResultKind.OK, rows, columns, ""
         finally:
             cursor.close()
 
     def _explain(self, error: Exception) -> Fetched:
         message = str(error)
         if self._stopped:
-            return ResultKind.TIMEOUT, [], 0, self._stopped
+            return ResultKind.TIMEOUT, [], (), self._stopped
         if self._refused:
-            return ResultKind.REFUSED, [], 0, self._refused
+            return ResultKind.REFUSED, [], (), self._refused
         if "one statement at a time" in message:
-            return ResultKind.REFUSED, [], 0, "more than one statement"
+            return ResultKind.REFUSED, [], (), "more than one statement"
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_TOOBIG or isinstance(error, sqlite3.DataError):
-            return ResultKind.REFUSED, [], 0, message
-        return ResultKind.ERROR, [], 0, message
+            return ResultKind.REFUSED, [], (), message
+        return ResultKind.ERROR, [], (), message
 
     def _connect(self, database: str, reverse: bool) -> sqlite3.Connection:
         connection = self._connections.get((database, reverse))

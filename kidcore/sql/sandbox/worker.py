@@ -61,19 +61,19 @@ def _serve(job: Job, limits: Limits, engines: dict[str, SqlEngine], out: BinaryI
         engine = _engine(job.database, limits, engines, out)
         started, cpu_started = time.perf_counter(), time.process_time()
         signal.setitimer(signal.ITIMER_REAL, limits.timeout_s + ALARM_GRACE_S)
-        kind, rows, num_columns, message = engine.execute(job)
+        kind, rows, columns, message = engine.execute(job)
         payload = dump_plain(rows) if kind is ResultKind.OK else b""
         num_rows = len(rows)
         del rows
         if len(payload) > limits.max_bytes:
             kind, payload, message = ResultKind.MEMORY, b"", f"a result of more than {limits.max_bytes} bytes"
     except MemoryError:
-        kind, payload, num_rows, num_columns = ResultKind.MEMORY, b"", 0, 0
+        kind, payload, num_rows, columns = ResultKind.MEMORY, b"", 0, ()
         message = f"needs more than {limits.memory_mib} MiB of memory"
     signal.setitimer(signal.ITIMER_REAL, 0)
     seconds = time.perf_counter() - started
     cpu_s = time.process_time() - cpu_started
-    _send(out, dump_plain((kind.value, payload, num_rows, num_columns, message, seconds, cpu_s)))
+    _send(out, dump_plain((kind.value, payload, num_rows, columns, message, seconds, cpu_s)))
     return kind
 
 

@@ -75,8 +75,12 @@ def test_duckdbs_values_are_shown_as_values(cli: Cli, tiny_model: Path, tmp_path
     shown = cli(*command, **SMALL)
     assert shown.code == 0, shown.err
     row = "a;b  2024-01-02  ['2024-01-03', None]  {'a': 1, 'b': b'x'}  3 days 0:00:00  nan  NULL"
-    assert shown.out == f"SELECT $$a;b$$ AS t, * FROM sold\n{row}\n1 row\n"
-    (told,) = json.loads(cli(*command, "--json", **SMALL).out)["rows"]
+    sql, head, *rest = shown.out.splitlines()
+    assert (sql, rest) == ("SELECT $$a;b$$ AS t, * FROM sold", [row, "1 row"])
+    assert head.split() == ["t", *"dlsifu"]
+    given = json.loads(cli(*command, "--json", **SMALL).out)
+    assert given["columns"] == ["t", *"dlsifu"]
+    (told,) = given["rows"]
     assert told == ["a;b", "2024-01-02", ["2024-01-03", None], {"a": 1, "b": "b'x'"}, "3 days 0:00:00", None, None]
 
 
@@ -106,13 +110,16 @@ def test_a_line_that_cannot_be_answered_stops_no_other(
 
 
 def test_a_model_where_the_question_belongs_is_refused_and_an_answer_without_sql_is_said(
-    cli: Cli, dataset: DataSet, tiny_model: Path, tmp_path: Path
+    cli: Cli, dataset: DataSet, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = str(dataset.database(dataset.examples[0].db_id).path)
     (tmp_path / "artifacts" / "runs" / "first" / "best").mkdir(parents=True)
     for name in ("first", str(tiny_model)):
         refused = cli("ask", name, "--db", database)
         assert_said(refused, f"{name} is a model", f"kidpipe ask '' {name} --db {database}")
+    assert_said(cli("ask", "  ", "--db", database), "the question is empty")
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    assert_said(cli("ask", "--db", database, "--json", "", str(tiny_model), **SMALL), "no question was given")
     silent = save_parrot(tmp_path / "silent", tiny_model, "```sql\n```")
     for run in ((), ("--run",)):
         told = cli("ask", "what?", str(silent), "--db", database, *run, **SMALL)

@@ -38,7 +38,7 @@ def test_damaged_bytes_are_no_value() -> None:
 
 def test_rows_are_decoded_when_they_are_asked_for() -> None:
     rows = [(1, "a"), (None, b"x")]
-    result = QueryResult("key", ResultKind.OK, dump_plain(rows), 2, 2)
+    result = QueryResult("key", ResultKind.OK, dump_plain(rows), 2, ("a", "b"))
     assert result.is_ok
     assert result.rows == rows
     assert result.rows is result.rows
