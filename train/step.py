@@ -1,7 +1,7 @@
 """A model and the examples of one optimiser step in; accumulated gradients and what was counted out."""
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,7 @@ from train.loss.weights import divergence_of
 from train.student.layout import head_of, hidden_states
 from train.student.ranks import ALONE, Ranks
 from train.student.sharding import Sharded
+from train.student.products import casts_of_a_step, multiply_in_place
 from train.student.tables import add_in_place, gathered, is_added_in_place
 
 _NUM_FIGURES = 2 + NUM_SUMS + 2
@@ -103,6 +104,7 @@ class Runner:
         """
         if self.sharded is None:
             add_in_place(self.model)
+            multiply_in_place(self.model)
         sums = self._run(share, recipe, train=True, seed=seed)
         if self.sharded is None:
             self.ranks.sum_gradients(self.model.parameters())
@@ -176,12 +178,17 @@ class Runner:
         """Where the LM head's gradient is added in place; None where autograd has to bring it."""
         return gathered(weight) if self.sharded is None and is_added_in_place(weight) else None
 
-    def _casts_of_a_step(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def _casts_of_a_step(self) -> Iterator[None]:
         """One autocast around all packs, so that weights are cast once a step; nested ones keep what it has cast.
 
         Not where that would hold what was to be saved: the weights of divided layers, and those of checkpointed ones.
         """
-        return nullcontext() if self.sharded is not None or self._is_checkpointed else self._autocast()
+        if self.sharded is not None or self._is_checkpointed:
+            yield
+            return
+        with self._autocast(), casts_of_a_step():
+            yield
 
     @property
     def _is_checkpointed(self) -> bool:

@@ -10,7 +10,7 @@ from torch import nn
 from tests.train.small import make_examples, make_student
 from tests.train.test_losses import Case
 from tests.train.test_step import accumulated
-from train.loss import head
+from train.loss import product
 from train.loss.head import Objective, head_loss
 from train.loss.losses import divergence
 from train.step import Runner
@@ -28,12 +28,15 @@ def test_a_step_in_place_has_autograds_gradients(tied: bool, dtype: torch.dtype 
     found = accumulated(fast, examples, "tree", dtype)
     assert type(fast.get_input_embeddings()) is not nn.Embedding
     monkeypatch.setattr(Runner, "_gathers", lambda *_: None)
-    monkeypatch.setattr("train.step.add_in_place", lambda _model: None)
+    for name in ("add_in_place", "multiply_in_place"):
+        monkeypatch.setattr(f"train.step.{name}", lambda _model: None)
     expected = accumulated(slow, examples, "tree", dtype)
     assert type(slow.get_input_embeddings()) is nn.Embedding
     assert found.keys() == expected.keys()
+    # Autograd rounds gradients of biases to half precision, which here are summed in float32.
+    most = 1e-5 if dtype is None else 1e-2
     for name, value in expected.items():
-        assert torch.allclose(found[name], value, rtol=1e-5, atol=1e-7), name
+        assert float((found[name] - value).norm()) <= most * float(value.norm()) + 1e-7, name
 
 
 @pytest.mark.parametrize("padding_id", [None, 3])
@@ -76,7 +79,7 @@ def test_the_heads_gradient_is_added_to_what_is_there(numbers: int, dtype: torch
     own, hidden_grad = torch.ones_like(weight), case.hidden.grad
     case.hidden.grad = None
     # 4,000 rows in parts of 1,024, or at once.
-    monkeypatch.setattr(head, "_PRODUCT_NUMBERS", numbers)
+    monkeypatch.setattr(product, "_NUMBERS", numbers)
     with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
         again = head_loss(case.hidden, case.weight.requires_grad_(), None, case.targets, objective, own).loss
     again.backward()

@@ -13,9 +13,7 @@ from torch.nn.functional import pad
 
 from train.loss.chunk import Slots, chunk_loss
 from train.loss.losses import Divergence
-
-_PRODUCT_NUMBERS = 4 << 20
-"""Of the LM head's gradient on a CPU, made at a time: 8 to 16 MiB, which a processor's caches about hold."""
+from train.loss.product import add_product
 
 
 @dataclass(frozen=True)
@@ -235,13 +233,7 @@ def _add_rows(total_RD: Tensor, row_C: Tensor, grad_CD: Tensor) -> None:
 
 def _add_product(total_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor) -> None:
     """Add grad.T @ hidden, in float32 without a temporary the size of the LM head."""
-    if grad_CV.dtype == total_VD.dtype:
-        total_VD.addmm_(grad_CV.T, hidden_CD)
-    elif grad_CV.device.type == "cuda":
+    if grad_CV.device.type == "cuda" and grad_CV.dtype != total_VD.dtype:
         torch.addmm(total_VD, grad_CV.T, hidden_CD, out_dtype=total_VD.dtype, out=total_VD)
     else:
-        # A part at a time: a sum of two precisions first widens its second operand, and neither the product nor its wider copy
-        # is worth a gigabyte of memory that the system has to find, which takes as long as the product.
-        rows = max(1024, _PRODUCT_NUMBERS // total_VD.shape[1])
-        for begin in range(0, total_VD.shape[0], rows):
-            total_VD[begin : begin + rows] += grad_CV[:, begin : begin + rows].T @ hidden_CD
+        add_product(total_VD, grad_CV, hidden_CD)
