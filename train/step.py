@@ -22,9 +22,9 @@ from train.loss.knowledge import NUM_GOLD, NUM_SUMS, knowledge_sums
 from train.loss.losses import Divergence
 from train.loss.weights import divergence_of
 from train.student.layout import head_of, hidden_states
+from train.student.products import casts_of_a_step, multiply_in_place
 from train.student.ranks import ALONE, Ranks
 from train.student.sharding import Sharded
-from train.student.products import casts_of_a_step, multiply_in_place
 from train.student.tables import add_in_place, gathered, is_added_in_place
 
 _NUM_FIGURES = 2 + NUM_SUMS + 2

@@ -13,9 +13,7 @@ from train.student.products import casts_of_a_step, multiply_in_place
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("shape", [(40, 96), (96, 40), (64, 64), (3000, 8)])
-def test_a_product_is_added_to_what_is_there(
-    shape: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_product_is_added_to_what_is_there(shape: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(product, "_NUMBERS", 1)
     monkeypatch.setattr(product, "_MANY_ROWS", 20)
     torch.manual_seed(0)
@@ -65,7 +63,7 @@ def _steps(model: nn.Module, keep: bool) -> list[Tensor]:
         with torch.no_grad():
             for parameter in model.parameters():
                 assert parameter.grad is not None
-                parameter -= 0.01 * parameter.grad
+                parameter.sub_(parameter.grad, alpha=0.01)
     return found
 
 

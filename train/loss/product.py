@@ -15,9 +15,9 @@ _MANY_ROWS = 2048
 def add_product(total_OI: Tensor | None, grad_RO: Tensor, input_RI: Tensor) -> Tensor:
     """total + grad.T @ input, in place; a new float32 tensor where there is no total yet. The two factors have one precision.
 
-    In half precision the narrower factor is laid out first: with a transposed left factor the product takes up to twice as long on
-    a processor that multiplies tiles. It is added a part at a time: a sum of two precisions widens its second operand first, and
-    neither the product nor its wider copy is worth memory that the system has to find, which takes as long as the product.
+    In half precision the narrower factor is laid out first: with a transposed left factor the product takes up to twice as long
+    on a processor that multiplies tiles. It is added a part at a time: a sum of two precisions widens its second operand first,
+    and neither the product nor its wider copy is worth memory that the system has to find, which takes as long as the product.
     """
     rows, outputs, inputs = *grad_RO.shape, input_RI.shape[1]
     if total_OI is not None and grad_RO.dtype == total_OI.dtype:
