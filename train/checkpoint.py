@@ -81,10 +81,12 @@ def _old_of(target: Path) -> Path:
 
 def not_written(path: Path, error: Exception) -> KidpipeError:
     """What to say when the disk takes no more."""
+    # What torch.save says of a full disk speaks of positions in its own file.
+    reason = "the disk takes no more" if "inline_container" in str(error) else first_line(error)
     return KidpipeError(
-        f"the run could not be saved: {first_line(error)}",
+        f"the run could not be saved: {reason}",
         where=str(path),
-        fix="make room on that disk and run the same command again: it continues from the newest checkpoint",
+        fix="make room on that disk and run the same command again: it continues from the newest checkpoint that was saved",
     )
 
 

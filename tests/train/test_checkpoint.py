@@ -124,6 +124,12 @@ def test_a_folder_is_put_in_place_whole_and_the_one_before_stays_where_that_fail
     fill("two")
     assert [(path.name, path.read_text()) for path in target.iterdir()] == [("weights", "two")]
 
+    def fail_in_torch(_: Path) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
+
+    with pytest.raises(KidpipeError, match="the run could not be saved: the disk takes no more"):
+        commit_folder(target, fail_in_torch)
+
     def fail(folder: Path) -> None:
         (folder / "weights").write_text("half")
         raise OSError(28, "No space left on device\nmore")
