@@ -102,10 +102,10 @@ def run(
                 open_engine(settings, online, student_path, ranks.device) as engine,
             ):
                 try:
-                    session = _Session(
+                    # Nothing here holds on to it: its model and moments are given back when memory is.
+                    finished = _Session(
                         settings, source, student_path, out, ranks, checkpoints, loader, online, engine, companions, trackers
-                    )
-                    finished = session.train(stop, teacher, show=progress)
+                    ).train(stop, teacher, show=progress)
                 except KeyboardInterrupt:
                     _LOG.warning("stopped; %s", _outlook(checkpoints))
                     raise

@@ -1,6 +1,7 @@
 """Whole runs of a small student: learning, resuming after kill -9, refusing another run's folder."""
 
 import dataclasses
+import gc
 import json
 import logging
 import random
@@ -8,6 +9,9 @@ import resource
 import signal
 import subprocess
 import sys
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,7 @@ from train.data.dataset import Dataset, Source, keeping_holdout
 from train.data.examples import TrainingExample
 from train.step import Runner, RunObjective
 from train.student.layout import choose_layout
+from train.student.placement import Placed, load_and_place
 from train.trainer import run
 
 TIMES = ("seconds", "loader_seconds", "examples_per_second")
@@ -68,6 +73,30 @@ def test_each_method_learns(build: tuple[Source, Path], tmp_path: Path, method: 
     for folder in (result.best, result.last):
         assert AutoModelForCausalLM.from_pretrained(folder).config.model_type == "qwen2"
         assert (folder / "tokenizer.json").read_text() == "{}"
+
+
+def test_a_run_lets_go_of_its_student_before_memory_is_given_back(
+    build: tuple[Source, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is freed behind that stays with the process, and an evaluation in it has so much less."""
+    placed: list[weakref.ref[nn.Module]] = []
+    alive: list[bool] = []
+
+    def place(*arguments: Any) -> Placed:
+        found = load_and_place(*arguments)
+        placed.append(weakref.ref(found.model))
+        return found
+
+    @contextmanager
+    def memory() -> Iterator[None]:
+        yield
+        gc.collect()
+        alive.extend(model() is not None for model in placed)
+
+    monkeypatch.setattr("train.trainer.load_and_place", place)
+    monkeypatch.setattr("train.trainer.flat_memory", memory)
+    run(config(epochs=1), *build, tmp_path / "run")
+    assert alive == [False]
 
 
 def test_a_finished_run_does_nothing(build: tuple[Source, Path], tmp_path: Path) -> None:
