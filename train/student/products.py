@@ -82,5 +82,5 @@ class _Product(torch.autograd.Function):
         grad_RO = grad.flatten(0, -2)
         ctx.weight.grad = add_product(ctx.weight.grad, grad_RO, cast.flatten(0, -2))
         to_input = (grad @ cast_OI).to(ctx.dtype) if ctx.needs_input_grad[0] else None
-        to_bias = grad_RO.sum(0, dtype=torch.float32) if ctx.needs_input_grad[2] else None
+        to_bias = grad_RO.sum(0).float() if ctx.needs_input_grad[2] else None
         return to_input, None, to_bias, None, None
