@@ -11,7 +11,6 @@ what one of its engine's steps needed in the same way; there, giving it back beh
 
 import ctypes
 import functools
-import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,9 +46,7 @@ def flat_memory() -> Iterator[None]:
     try:
         yield
     finally:
-        # Whatever this process does next has no steps behind which memory is given back. What a trainer or an engine held, up to
-        # half of a machine, refers to itself and waits for the collector.
-        gc.collect()
+        # Whatever this process does next has no steps behind which memory is given back.
         library.mallopt(_M_MMAP_MAX, _USUAL_MMAPS)
         library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
         library.mallopt(_M_TRIM_THRESHOLD, _LARGE)

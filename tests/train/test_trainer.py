@@ -1,7 +1,6 @@
 """Whole runs of a small student: learning, resuming after kill -9, refusing another run's folder."""
 
 import dataclasses
-import gc
 import json
 import logging
 import random
@@ -90,7 +89,6 @@ def test_a_run_lets_go_of_its_student_before_memory_is_given_back(
     @contextmanager
     def memory() -> Iterator[None]:
         yield
-        gc.collect()
         alive.extend(model() is not None for model in placed)
 
     monkeypatch.setattr("train.trainer.load_and_place", place)
