@@ -5,6 +5,7 @@ itself is about (what a program imports, what it prints at exit) needs a real on
 """
 
 import contextlib
+import faulthandler
 import multiprocessing
 import os
 import shutil
@@ -12,6 +13,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import traceback
 import uuid
 import weakref
@@ -54,6 +56,10 @@ class Fork:
         """The exit code, once it has ended."""
         self._join(seconds)
         code = self.process.exitcode
+        if code is None:
+            # Where each of its threads stands is all that tells why.
+            os.kill(self.pid, signal.SIGUSR1)
+            time.sleep(1)
         assert code is not None, f"still running after {seconds} s: {self.err}"
         return code
 
@@ -134,6 +140,7 @@ def _run(folder: Path, cwd: Path, environment: dict[str, str], function: Callabl
     # A group of its own, so that what it starts can be killed with it.
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    faulthandler.register(signal.SIGUSR1)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
