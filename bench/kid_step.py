@@ -6,12 +6,14 @@
 One KID step (gold and imperfect views) as a tree with the device's tree attention, as a tree under a dense mask, and as one
 padded row a sequence; beside it plain SFT on the same examples, one padded row each, and as a tree. Random weights of the Qwen2
 architecture; forward, backward and AdamW; the ways take turns, and medians are shown. `floor` is the time that the
-matrix products alone take at the rate measured for a large one. Each step is done twice: the first time its sizes are
-new to the allocator and the libraries, the second time not, and it is the second that counts.
+matrix products alone take at the rate measured for a large one. On a GPU each step is done twice, and the second time counts:
+kernels and memory are there by then. On a CPU sizes stay new from step to step, in a run too, so each is done once; the JSON has
+each step's seconds and rows, as steps of unlike examples compare by rows alone.
 """
 
 import argparse
 import json
+import resource
 import statistics
 import sys
 import time
@@ -189,7 +191,7 @@ class _Bench:
         busy = time.process_time()
         seconds, figures = _timed(self.device, lambda: (runner.accumulate(examples, recipe), self.optimizer.step())[0])
         busy = time.process_time() - busy
-        peak = torch.cuda.max_memory_allocated() / 2**20 if self.device.type == "cuda" else float("nan")
+        peak = _peak_mib(self.device)
         supervised = figures.counts.mle + figures.counts.kd
         floor = 6 * (figures.trunk_tokens * self.trunk_size + supervised * self.head_size) / self.rate
         return {
@@ -205,7 +207,14 @@ class _Bench:
         times = [run["seconds"] for run in runs]
         medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
         cpu = [run["cpu_s"] for run in runs]
-        return {"way": way, "best": min(times), "worst": max(times), **medians, "cpu_rounds": cpu}
+        return {"way": way, "best": min(times), "worst": max(times), **medians, "cpu_rounds": cpu, "rounds": runs}
+
+
+def _peak_mib(device: torch.device) -> float:
+    """Of the step on a GPU; the process's largest resident set so far on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def _timed(device: torch.device, work: Callable[[], Any]) -> tuple[float, Any]:
