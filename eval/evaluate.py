@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.databases import Databases
-from eval.execution import GoldCache, ProgressCallback
+from eval.execution import GoldCache, Parts
 from eval.report import summarize, write_summary, write_verdicts
 from eval.verdicts import Verdict, VerdictKind, judge
 from kidcore.config.config import EvalSettings, SandboxSettings
@@ -37,7 +37,7 @@ def judge_predictions(
     folder: Path,
     reasons: Mapping[str, str] | None = None,
     notes: Mapping[str, Any] | None = None,
-    progress: ProgressCallback | None = None,
+    parts: Parts | None = None,
     said: Mapping[str, str] | None = None,
     sandbox: SandboxSettings | None = None,
 ) -> Evaluation:
@@ -51,7 +51,7 @@ def judge_predictions(
         folder: where the two files go.
         reasons: why there is no prediction, by example id.
         notes: goes into the summary as it is (model, data set, ...).
-        progress: called with (done, total).
+        parts: as in `judge`.
         said: what each prediction was read from, by example id.
         sandbox: what executes the SQL, and with which limits; None = the defaults.
 
@@ -65,7 +65,7 @@ def judge_predictions(
         raise KidpipeError("there are no examples to judge", fix="check data.path and data.dev")
     databases.require_suite()
     golds = GoldCache(settings, sandbox)
-    verdicts = judge(chosen, predictions, databases, golds, reasons, progress, said)
+    verdicts = judge(chosen, predictions, databases, golds, reasons, parts, said)
     # How SQL is generated is no part of how what others made is judged.
     unused = {"limit"} if (notes or {}).get("model") else {"limit", *_GENERATING}
     how = {

@@ -18,6 +18,8 @@ from kidcore.sql.sandbox.pool import SandboxPool
 
 ProgressCallback = Callable[[int, int], None]
 """Called with (done, total)."""
+Parts = Callable[[str], ProgressCallback]
+"""Called with the name of a part of the work as it begins; gives what takes note of how far that is."""
 
 
 GoldQuery = tuple[Database, str]
@@ -74,8 +76,8 @@ class GoldCache:
         self._golds: dict[tuple[str, str], Gold] = {}
         self._digests = FileDigests(None)
 
-    def fill(self, queries: Iterable[GoldQuery], check_ties: bool) -> None:
-        """Execute the gold queries not seen yet, in worker processes that run nothing else."""
+    def fill(self, queries: Iterable[GoldQuery], check_ties: bool, progress: ProgressCallback | None = None) -> None:
+        """Execute the gold queries not seen yet, in worker processes that run nothing else; `progress` is told of these."""
         wanted = [query for query, key in self._keys(queries).items() if key not in self._golds]
         if not wanted:
             return
@@ -84,7 +86,11 @@ class GoldCache:
         with SandboxPool(limits_of(self.settings, sandbox, sandbox.gold_timeout_s), sandbox.workers) as pool:
             jobs = (database.job(sql, reverse=reverse) for database, sql in wanted for reverse in directions)
             results = pool.run(jobs)
-            found = {query: [next(results) for _ in directions] for query in wanted}
+            found: dict[GoldQuery, list[QueryResult]] = {}
+            for done, query in enumerate(wanted, 1):
+                found[query] = [next(results) for _ in directions]
+                if progress:
+                    progress(done, len(wanted))
             torn = _breaks_of_ties(pool, {query: pair[0] for query, pair in found.items()}) if check_ties else set()
         for query, key in self._keys(found).items():
             pair, ordered = found[query], is_ordered(query[1], query[0].dialect)

@@ -4,10 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from eval.databases import Databases
-from eval.execution import Comparison, Gold, GoldCache, Pair, ProgressCallback, compare_results, gold_text
+from eval.execution import Comparison, Gold, GoldCache, Pair, Parts, ProgressCallback, compare_results, gold_text
 from eval.metrics.ves import measure_rewards
 from eval.spider.exact_match import hardness
 from kidcore.config.config import EvalSettings, SandboxSettings
@@ -76,7 +77,7 @@ def judge(
     databases: Databases,
     golds: GoldCache,
     reasons: Mapping[str, str] | None = None,
-    progress: ProgressCallback | None = None,
+    parts: Parts | None = None,
     said: Mapping[str, str] | None = None,
 ) -> list[Verdict]:
     """Judge every example by its id, in order; examples without a prediction get a verdict too.
@@ -87,19 +88,20 @@ def judge(
         databases: where to execute.
         golds: results of golds seen before; filled with those that are new. Its settings are the ones that count.
         reasons: why there is no prediction, by example id.
-        progress: called with (done, total), on the main databases only.
+        parts: called with `gold`, `execute` (predictions), `suite gold`, `suite` and `time` (R-VES), where there are such.
         said: what each prediction was read from, by example id; the prediction itself where it isn't there.
     """
     faults = _faults(examples, databases)
     judgeable = [example for example in examples if example.example_id not in faults]
     # Whatever was predicted: that a gold fails, or is flagged, is a fact of the data set.
-    known = _golds(judgeable, databases, golds)
+    known = _golds(judgeable, databases, golds, parts)
     answered = [example for example in judgeable if predictions.get(example.example_id, "").strip()]
     pairs = [Pair(example.gold_sql, predictions[example.example_id], databases.of(example.db_id)) for example in answered]
-    comparisons = dict(zip((example.example_id for example in answered), compare_results(pairs, golds, progress), strict=True))
+    compared = compare_results(pairs, golds, parts("execute") if parts and pairs else None)
+    comparisons = dict(zip((example.example_id for example in answered), compared, strict=True))
     survivors = [example for example in answered if comparisons[example.example_id].ex_bag]
-    passed = _suite(survivors, predictions, databases, golds)
-    testable = _testable(judgeable, databases, golds)
+    testable = _testable(judgeable, databases, golds, parts)
+    passed = _suite(survivors, predictions, databases, golds, parts)
     suite = {example_id: bool(passed.get(example_id)) for example_id in testable}
     verdicts = []
     for example in examples:
@@ -111,7 +113,7 @@ def judge(
         elif verdict.kind is VerdictKind.MISSING:
             verdict = replace(verdict, message=(reasons or {}).get(example.example_id, "no prediction"))
         verdicts.append(_with_text_metrics(verdict, databases, golds, suite))
-    return _with_rewards(verdicts, databases, golds) if golds.settings.r_ves else verdicts
+    return _with_rewards(verdicts, databases, golds, parts) if golds.settings.r_ves else verdicts
 
 
 def judge_one(
@@ -135,39 +137,56 @@ def _faults(examples: Sequence[Example], databases: Databases) -> dict[str, str]
     return {example_id: fault for example_id, fault in found.items() if fault}
 
 
-def _golds(examples: Sequence[Example], databases: Databases, golds: GoldCache) -> dict[str, Gold]:
+def _golds(examples: Sequence[Example], databases: Databases, golds: GoldCache, parts: Parts | None) -> dict[str, Gold]:
     """The golds' results by example id, each run once; those with predictions need them anyway."""
     places = [databases.of(example.db_id) for example in examples]
     queries = [(on, gold_text(x.gold_sql, golds.settings, on.dialect)) for x, on in zip(examples, places, strict=True)]
-    golds.fill(queries, golds.settings.check_ties)
+    golds.fill(queries, golds.settings.check_ties, parts("gold") if parts and queries else None)
     found = golds.get(queries)
     return {example.example_id: found[query] for example, query in zip(examples, queries, strict=True)}
 
 
 def _suite(
-    survivors: Sequence[Example], predictions: Mapping[str, str], databases: Databases, golds: GoldCache
+    survivors: Sequence[Example],
+    predictions: Mapping[str, str],
+    databases: Databases,
+    golds: GoldCache,
+    parts: Parts | None,
 ) -> dict[str, bool]:
     """Whether each prediction, right on its main database, is right on the whole suite; one round a file, losers drop out."""
     passed = {example.example_id: True for example in survivors}
     files = {example.db_id: databases.suite_databases(example.db_id) for example in survivors}
+    total = sum(len(files[example.db_id]) for example in survivors)
+    tick = parts("suite") if parts and total else None
+    before = 0
     for number in range(max(map(len, files.values()), default=0)):
         alive = [example for example in survivors if passed[example.example_id] and number < len(files[example.db_id])]
         pairs = [Pair(example.gold_sql, predictions[example.example_id], files[example.db_id][number]) for example in alive]
-        for example, comparison in zip(alive, compare_results(pairs, golds, check_ties=False), strict=True):
+        inner = None if tick is None else partial(_tick_behind, tick, before, total)
+        for example, comparison in zip(alive, compare_results(pairs, golds, inner, check_ties=False), strict=True):
             # A database on which the gold fails says nothing.
             passed[example.example_id] = comparison.ex_bag or not comparison.gold.result.is_ok
+        # Those that have dropped out are settled there too.
+        before += sum(number < len(files[example.db_id]) for example in survivors)
+        if tick is not None:
+            tick(before, total)
     return passed
 
 
-def _testable(examples: Sequence[Example], databases: Databases, golds: GoldCache) -> set[str]:
+def _tick_behind(tick: ProgressCallback, before: int, total: int, done: int, _total: int) -> None:
+    tick(before + done, total)
+
+
+def _testable(examples: Sequence[Example], databases: Databases, golds: GoldCache, parts: Parts | None) -> set[str]:
     """The examples whose gold runs on one of their suite's databases, whatever was predicted: of others it says nothing."""
     files = {db_id: databases.suite_databases(db_id) for db_id in {example.db_id for example in examples}}
     found: set[str] = set()
+    tick = parts("suite gold") if parts and any(files.values()) else None
     for number in range(max(map(len, files.values()), default=0)):
         waiting = [x for x in examples if x.example_id not in found and number < len(files[x.db_id])]
         places = [files[example.db_id][number] for example in waiting]
         queries = [(on, gold_text(x.gold_sql, golds.settings, on.dialect)) for x, on in zip(waiting, places, strict=True)]
-        golds.fill(queries, check_ties=False)
+        golds.fill(queries, False, tick)
         known = golds.get(queries)
         found |= {x.example_id for x, query in zip(waiting, queries, strict=True) if known[query].result.is_ok}
     return found
@@ -219,11 +238,11 @@ def _with_text_metrics(verdict: Verdict, databases: Databases, golds: GoldCache,
     return replace(verdict, ts_bag=suite.get(verdict.example_id), exact_set_match=matches, soft_f1=soft)
 
 
-def _with_rewards(verdicts: list[Verdict], databases: Databases, golds: GoldCache) -> list[Verdict]:
+def _with_rewards(verdicts: list[Verdict], databases: Databases, golds: GoldCache, parts: Parts | None) -> list[Verdict]:
     """The verdicts with their R-VES rewards; statements run one at a time, when all else is done."""
     correct = [verdict for verdict in verdicts if verdict.ex_set]
     pairs = [Pair(verdict.gold_sql, verdict.prediction, databases.of(verdict.db_id)) for verdict in correct]
-    measured = measure_rewards(pairs, golds.settings, golds.sandbox)
+    measured = measure_rewards(pairs, golds.settings, golds.sandbox, parts("time") if parts and pairs else None)
     rewards = dict(zip((verdict.example_id for verdict in correct), measured, strict=True))
     return [
         verdict if verdict.ex_set is None else replace(verdict, ves_reward=rewards.get(verdict.example_id, 0.0))

@@ -91,7 +91,7 @@ def evaluate(
             out,
             reasons=predictions.reasons,
             notes=notes,
-            progress=ticker(bar, "execute"),
+            parts=partial(ticker, bar),
             said=predictions.said,
             sandbox=config.sandbox,
         )

@@ -155,7 +155,18 @@ def test_a_suite_finds_predictions_that_are_right_by_chance(tmp_path: Path) -> N
     examples = [Example(name, "world", "", "SELECT COUNT(DISTINCT country) FROM singer") for name in ("right", "lucky", "wrong")]
     chance = "SELECT COUNT(DISTINCT country) FROM singer WHERE country NOT IN ('Spain')"
     predictions = {"right": examples[0].gold_sql, "lucky": chance, "wrong": "SELECT 99"}
-    verdicts = judge(examples, predictions, Databases(lambda _db_id: world, suite), new_cache())
+    seen: dict[str, list[tuple[int, int]]] = {}
+    verdicts = judge(
+        examples,
+        predictions,
+        Databases(lambda _db_id: world, suite),
+        GoldCache(EvalSettings(r_ves=True, ves_repeats=1), SandboxSettings(workers=1)),
+        parts=lambda part: lambda done, total: seen.setdefault(part, []).append((done, total)),
+    )
+    assert list(seen) == ["gold", "execute", "suite", "time"]
+    # Two predictions are right on the main database, and each is tried on two more.
+    assert seen["suite"] == [(1, 4), (2, 4), (2, 4), (3, 4), (4, 4), (4, 4)]
+    assert seen["time"] == [(1, 2), (2, 2)]
     assert [(verdict.ex_bag, verdict.ts_bag) for verdict in verdicts] == [(True, True), (True, False), (False, False)]
     with pytest.raises(KidpipeError, match="test suite missing"):
         Databases(lambda _db_id: world, tmp_path / "none").require_suite()
@@ -184,7 +195,7 @@ def test_a_suite_that_cannot_run_the_gold_says_nothing_of_the_row(tmp_path: Path
 def test_evaluate_writes_what_it_returns(world: Path, tmp_path: Path) -> None:
     examples = make_examples(24)
     predictions = {example.example_id: example.gold_sql for example in examples[:20]}
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[str, int, int]] = []
     result = judge_predictions(
         examples,
         predictions,
@@ -192,9 +203,10 @@ def test_evaluate_writes_what_it_returns(world: Path, tmp_path: Path) -> None:
         EvalSettings(soft_f1=True),
         tmp_path / "out",
         reasons={"q20": "prompt too long"},
-        progress=lambda done, total: seen.append((done, total)),
+        parts=lambda part: lambda done, total: seen.append((part, done, total)),
     )
-    assert seen == [(number, 20) for number in range(1, 21)]
+    golds = len({example.gold_sql for example in examples})
+    assert seen == [("gold", n, golds) for n in range(1, golds + 1)] + [("execute", n, 20) for n in range(1, 21)]
     assert read_verdicts(tmp_path / "out" / VERDICTS_FILE) == result.verdicts
     assert (tmp_path / "out" / SUMMARY_FILE).is_file()
     assert [verdict.message for verdict in result.verdicts[20:22]] == ["prompt too long", "no prediction"]
