@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kidcore.config import processes
+from kidcore.progress import SECONDS_A_LINE
 from kidcore.store.store import Store
 from kidpipe import own_packages
 from kidpipe.commands.session import show_seconds
@@ -39,7 +40,8 @@ class Run:
 
 
 def run_all(runs: Sequence[Run], jobs: int, say: Callable[[str], None]) -> None:
-    """Fill in `result` or `error` of every run, `jobs` at a time; `say` gets a line as each ends."""
+    """Fill in `result` or `error` of every run, `jobs` at a time; `say` gets a line as each ends, and at half minutes what the
+    runs under way said last in theirs."""
     for run in runs:
         run.result = Store(run.folder).read_json(RESULT) or {}
     pending = deque(run for run in runs if run.is_open)
@@ -48,11 +50,18 @@ def run_all(runs: Sequence[Run], jobs: int, say: Callable[[str], None]) -> None:
         say(f"{reused} of {len(runs)} runs were finished before")
     began = time.perf_counter()
     running: dict[_Process, Run] = {}
+    said, heard = began, dict[Path, str]()
     try:
         while pending or running:
             while pending and len(running) < jobs:
                 run = pending.popleft()
                 running[_start(run, jobs)] = run
+            if time.perf_counter() - said > SECONDS_A_LINE:
+                said = time.perf_counter()
+                for run in running.values():
+                    if (line := _last_line(run)) not in ("", heard.get(run.folder)):
+                        heard[run.folder] = line
+                        say(f"{run.cell.describe()}: {line}")
             for process in [process for process in running if process.poll() is not None]:
                 run = running.pop(process)
                 _release(process)
@@ -97,9 +106,13 @@ def _finish(run: Run, code: int) -> None:
     if code == 0:
         run.result = json.loads((run.folder / RESULT).read_text(encoding="utf-8"))
         return
-    lines = (run.folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    said = lines[-1].removeprefix("error: ") if lines else ""
+    said = _last_line(run).removeprefix("error: ")
     run.error = f"killed by signal {-code}" if code < 0 else said or f"ended with code {code}"
+
+
+def _last_line(run: Run) -> str:
+    lines = (run.folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
 
 
 def _outcome(run: Run) -> str:

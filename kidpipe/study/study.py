@@ -145,7 +145,9 @@ def _build_all(session: Session, files: Store, cells: Sequence[Trial]) -> dict[s
     for number, (key, cell) in enumerate(builds.items(), start=1):
         with closing(_open(cell, may_ask=True, verbose=session.verbose)) as context:
             try:
-                result = build(context, session.store, until=cell.until, progress=False, is_latest=False, keep=keep)
+                # A grid of finished builds would be a page of stages that are reused.
+                progress = not session.is_silent and finished_manifest(context, session.store, cell.until) is None
+                result = build(context, session.store, until=cell.until, progress=progress, is_latest=False, keep=keep)
             except KidpipeError as error:
                 found[key] = ("", f"build: {error.what}")
                 continue

@@ -29,9 +29,9 @@ CELL, TRAINING, RESULT = "cell.json", "training.json", "result.json"
 def run_trial(folder: Path) -> None:
     """Train unless that is done, evaluate, and write the result last."""
     cell = json.loads((folder / CELL).read_text(encoding="utf-8"))
-    session = Session(Loaded(Config.model_validate(cell["config"]), {}), verbose=False)
+    session = Session(Loaded(Config.model_validate(cell["config"]), {}), verbose=False, is_step=True)
     files = Store(folder)
-    trained = train(session, name=cell["run"], as_json=True, digest=cell["manifest"])
+    trained = train(session, name=cell["run"], as_json=False, digest=cell["manifest"])
     run = Path(trained["run"])
     if not trained["was_finished"] or files.read_json(TRAINING) is None:
         memory = {} if trained["was_finished"] else _peak_memory()

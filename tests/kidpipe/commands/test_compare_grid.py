@@ -1,6 +1,7 @@
 """`kidpipe compare`: what runs and what need not, interruptions, failing runs, and what people type wrong."""
 
 import json
+import re
 import math
 import time
 from collections.abc import Mapping
@@ -51,10 +52,13 @@ def without_clocks(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_stages_run_once_and_every_run_is_told(compare: Cli, tmp_path: Path) -> None:
+def test_stages_run_once_and_every_run_is_told(compare: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kidpipe.study.runs.SECONDS_A_LINE", 0.0)
     command = ("compare", "--methods", "sft,kid", "--seeds", "0,1", "--ratios", "0.5", "--jobs", "2")
     done = compare(*command, "--json")
     assert done.code == 0, done.err
+    assert "predict     3 of 3 shards" in done.err, "a build shows how far it is"
+    assert re.search(r"^sft, seed [01]: step 1 of 3, loss", done.err, re.MULTILINE), "and so do runs"
     found = rows(tmp_path)
     assert [(row["method"], row["mask.ratio"], row["seed"]) for row in found] == [
         ("sft", None, 0),
@@ -81,6 +85,7 @@ def test_stages_run_once_and_every_run_is_told(compare: Cli, tmp_path: Path) -> 
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
     again = compare(*command)
     assert "4 of 4 runs were finished before" in again.err
+    assert "predict" not in again.err
     assert "mask.ratio" in again.out
     assert rows(tmp_path) == found
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")} == times

@@ -45,4 +45,5 @@ def trial(folder: Path) -> None:
 
 
 def launch(folder: Path, environment: dict[str, str]) -> ForkedTrial:
+    (folder / LOG).touch()
     return ForkedTrial(start(trial, folder, environment=environment))
