@@ -125,11 +125,6 @@ def _outlook(checkpoints: Checkpoints) -> str:
     return saved if step else "nothing was saved yet: the same command begins anew"
 
 
-def _as_they_are(examples: list[TrainingExample]) -> list[TrainingExample]:
-    """Examples that an online method turns into something else before they are packed."""
-    return examples
-
-
 class _Session:
     """One process's share of a run: from the newest checkpoint to the end."""
 
@@ -190,7 +185,8 @@ class _Session:
             if not first:
                 self._look_at_start(log, teacher)
             display.evaluated(0, self._progress.start_nll)
-            make: _Make = self._runner.batcher.cut if self._online is None else _as_they_are
+            # An online method turns examples into something else before they are packed.
+            make: _Make = self._runner.batcher.cut if self._online is None else list
             stream = self._loader.steps(self._data, first, self._num_steps, make)
             saved_at = began = time.perf_counter()
             stop.is_patient = True
@@ -224,6 +220,8 @@ class _Session:
             _LOG.info("continuing from step %d of %d%s", step, self._num_steps, self._data.said_of_holdout)
         elif self._ranks.is_first and (self._out / "log.jsonl").exists():
             _LOG.info("nothing was saved of this run yet: beginning at its start")
+        if self._ranks.is_first and (said := self._data.said_of_views):
+            _LOG.info("%s", said)
 
     def _look_at_start(self, log: RunLog, teacher: GoldKnowledge | None) -> None:
         """Evaluate the student as it was given: what training has to be better than."""

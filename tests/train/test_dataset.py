@@ -76,6 +76,25 @@ def test_groups_share_a_database_and_windows_mix_their_parts(source: Source) -> 
     assert len(set(parts)) == 2
 
 
+_SHOWING_ALL: list[dict[str, object]] = [
+    {"epochs": 3.0},
+    {"epochs": 2.2},
+    {"epochs": 1.0, "views_per_step": 3},
+    {"epochs": 1.0, "method": "sft"},
+]
+_SHOWING_LESS: list[dict[str, object]] = [
+    {"epochs": 1.0},
+    {"epochs": 1.0, "method": "seqkd"},
+    {"epochs": 1.0, "views_per_step": 2},
+]
+
+
+def test_a_run_too_short_for_all_views_is_told(source: Source) -> None:
+    told = [(settings, Dataset(source, config(**settings)).said_of_views) for settings in _SHOWING_ALL + _SHOWING_LESS]
+    assert [settings for settings, said in told if not said] == _SHOWING_ALL
+    assert "has 3 queries to show, and this run comes to 2 of them" in told[-1][1]
+
+
 def test_views_take_turns(source: Source) -> None:
     two = Dataset(source, config(views_per_step=2, gold_share=0.0))
     assert [turns([0, 1, 2], epoch, 1) for epoch in range(4)] == [[0], [1], [2], [0]]

@@ -114,6 +114,21 @@ class Dataset:
         return f"; an older kidpipe began this run: it goes on keeping {kept}"
 
     @property
+    def said_of_views(self) -> str:
+        """What is to be said where no epoch of the run comes to some of the views that a model was asked for."""
+        traits = METHODS[self.settings.method]
+        views = len(self.source.parts[0].of(traits.answers or traits.imperfect))
+        # The last step may be filled up with examples of another epoch.
+        epochs = max(1, -(-(self.num_steps - 1) * self.settings.batch_size // self.num_examples))
+        shown = epochs * (1 if traits.answers else self.settings.views_per_step)
+        if views <= shown:
+            return ""
+        fix = "" if traits.answers else " or train.views_per_step"
+        return (
+            f"each example has {views} queries to show, and this run comes to {shown} of them: raise train.epochs{fix} for more"
+        )
+
+    @property
     def steps_per_epoch(self) -> int:
         """Steps that see every example once, rounded up."""
         return -(-self.num_examples // self.settings.batch_size)
