@@ -106,11 +106,22 @@ def read(settings: DataSettings, split: Split) -> DataSet:
 def locate(settings: DataSettings, split: Split) -> tuple[list[Path], Path]:
     """The files of a split and the folder of its databases. Raises KidpipeError where one of them is missing."""
     root = Path(settings.path).expanduser()
+    refuse_file(root)
     if not root.is_dir():
         raise KidpipeError(f"no such data folder: {root}", where="data.path", fix="set data.path, or --data FOLDER")
     layout = LAYOUTS[settings.layout]
     files = _files(root, layout, split, settings.train if split == "train" else settings.dev)
     return files, _databases(root, layout, split, settings.databases)
+
+
+def refuse_file(data: Path) -> None:
+    """Raise KidpipeError where a file is given for the folder of a data set: one of questions, or a database."""
+    if data.is_file():
+        is_questions = data.suffix.lower() in (".csv", ".json", ".jsonl", ".parquet")
+        given = f"--questions {data} --database DATABASES" if is_questions else f"--questions QUESTIONS --database {data}"
+        raise KidpipeError(
+            f"{data} is a file, and a data set is a folder", where="data.path", fix=f"make one of it: kidpipe init {given}"
+        )
 
 
 def spread_sample(examples: Sequence[Example], number: int, seed: int) -> list[Example]:

@@ -12,6 +12,7 @@ from rich.prompt import Prompt
 
 from kidcore.config.config_load import find_file, template
 from kidcore.errors import KidpipeError
+from kidcore.sql.datasets import refuse_file
 from kidpipe.commands.session import Session
 from kidpipe.own_data.columns import Columns, choose_columns
 from kidpipe.own_data.convert import Converted, convert
@@ -71,6 +72,8 @@ def init(
         raise KidpipeError(f"{path} is a folder, and init writes a file", fix=f"kidpipe init --data {path}, for a folder of data")
     if path.exists() and not force:
         raise KidpipeError(f"{path} exists", fix="kidpipe init --force writes over it")
+    if data := flags.get("data.path"):
+        refuse_file(Path(str(data)).expanduser())
     path.parent.mkdir(parents=True, exist_ok=True)
     settings = dict(_preset(preset)) | {name: _from(path.parent, value) for name, value in flags.items()}
     if own is None:

@@ -114,6 +114,16 @@ def test_a_missing_folder_says_which_setting(tmp_path: Path) -> None:
     assert "data.path" in caught.value.where
 
 
+@pytest.mark.parametrize(
+    ("name", "fix"), [("q.csv", "--questions {} --database DATABASES"), ("shop.sqlite", "--questions QUESTIONS --database {}")]
+)
+def test_a_file_for_a_folder_says_how_to_make_one(tmp_path: Path, name: str, fix: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(KidpipeError, match="is a file, and a data set is a folder") as caught:
+        read(DataSettings(path=str(tmp_path / name)), "train")
+    assert caught.value.fix.endswith(f"kidpipe init {fix.format(tmp_path / name)}")
+
+
 def test_a_folder_of_another_layout_lists_what_is_there(tmp_path: Path) -> None:
     write(tmp_path, "train.jsonl", [ROW])
     with pytest.raises(KidpipeError, match=r"none of train_spider\.json") as caught:

@@ -152,6 +152,9 @@ def test_a_failed_try_leaves_nothing_that_refuses_the_next(shop: Path, tmp_path:
     session = open_session(None, [], {}, use_file=False)
     with pytest.raises(KidpipeError, match="is a folder, and init writes a file"):
         init(session, tmp_path, {}, force=True)
+    with pytest.raises(KidpipeError, match="is a file, and a data set is a folder"):
+        init(session, tmp_path / "kidpipe.toml", {"data.path": str(shop)}, force=False)
+    assert not (tmp_path / "kidpipe.toml").exists()
 
 
 def test_rows_written_but_not_checkpointed_come_along(shop: Path, tmp_path: Path) -> None:
