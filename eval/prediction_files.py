@@ -76,7 +76,13 @@ def read_predictions(
     found = parse_document(text, path)
     if isinstance(found, dict) and any(key in found for key in _ID_KEYS):
         found = [found]  # JSON Lines of one line, by another name
+    if isinstance(found, dict) and len(found) == 1 and _is_rows(*found.values()):
+        (found,) = found.values()  # rows under a word such as "predictions"
     return _from_mapping(found, path, examples) if isinstance(found, dict) else _from_objects(found, path, examples)
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
 def _from_objects(rows: Any, path: Path, examples: Sequence[Example]) -> dict[str, str]:

@@ -83,6 +83,8 @@ def init(
     if own.folder.exists() and any(own.folder.iterdir()) and not force:
         raise KidpipeError(f"{own.folder} is there already", where="--out", fix="name another folder, or --force writes into it")
     rows, origin = read_rows(own.questions)
+    if not rows:
+        raise KidpipeError("there are no questions: not one row", where=origin, fix="a row needs a question and its SQL")
     columns = choose_columns(rows, own.columns, _ask if sys.stdin.isatty() and not as_json else None)
     databases = find_databases(own.database.expanduser())
     with _all_or_nothing(own.folder):

@@ -46,7 +46,8 @@ def test_json_lines_in_any_order(tmp_path: Path, key: str) -> None:
 
 def test_a_json_array_with_the_datas_own_ids(tmp_path: Path) -> None:
     rows = [{"question_id": int(example_id[4:]), "prediction": sql} for example_id, sql in EXPECTED.items()]
-    assert read_predictions(write(tmp_path, "p.json", json.dumps(rows)), EXAMPLES) == EXPECTED
+    for written in (rows, {"predictions": rows}):
+        assert read_predictions(write(tmp_path, "p.json", json.dumps(written)), EXAMPLES) == EXPECTED
 
 
 @pytest.mark.parametrize("first", [0, 10])

@@ -1,8 +1,8 @@
 """`kidpipe compare`: what runs and what need not, interruptions, failing runs, and what people type wrong."""
 
 import json
-import re
 import math
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path

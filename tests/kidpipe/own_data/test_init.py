@@ -195,6 +195,7 @@ def test_mistakes_are_named_and_nothing_is_written(shop: Path, tmp_path: Path) -
     good = write_json(tmp_path / "q.json")
     (tmp_path / "empty.db").touch()
     (tmp_path / "odd.json").write_text('[{"a": 1}]', encoding="utf-8")
+    (tmp_path / "head.csv").write_text("question,sql\n", encoding="utf-8")
     (tmp_path / "bad.json").write_text("[{", encoding="utf-8")
     (tmp_path / "latin.csv").write_bytes("question,sql\ncafé?,SELECT 1\n".encode("latin-1"))
     (tmp_path / "wide.csv").write_bytes("question,sql\nx,SELECT 1\n".encode("utf-16"))
@@ -207,6 +208,7 @@ def test_mistakes_are_named_and_nothing_is_written(shop: Path, tmp_path: Path) -
         (str(good), good, {}, "neither a SQLite nor a DuckDB"),
         (str(good), tmp_path / "nothing", {}, "no database in"),
         (str(tmp_path / "odd.json"), shop, {}, "no column looks like the question"),
+        (str(tmp_path / "head.csv"), shop, {}, "not one row"),
         (str(tmp_path / "bad.json"), shop, {}, "malformed JSON"),
         (str(tmp_path / "latin.csv"), shop, {}, "Latin-1"),
         (str(tmp_path / "wide.csv"), shop, {}, "UTF-16"),
