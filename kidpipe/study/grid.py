@@ -164,7 +164,10 @@ def read_arms(path: Path) -> dict[str, dict[str, Any]]:
         arms[arm] = dict(_settings_in(settings))
         for name, value in arms[arm].items():
             if name not in setting_names():
-                raise KidpipeError(f"no such setting: {name}", where=f"{path}, [{arm}]", fix="kidpipe config lists the fields")
+                fix = "kidpipe config lists the fields"
+                if isinstance(value, dict):  # TOML reads [kid-0.4] as a table in another
+                    fix = f'write ["{arm}.{name.partition(".")[0]}"] if that is its name: a dot needs quotes'
+                raise KidpipeError(f"no such setting: {name}", where=f"{path}, [{arm}]", fix=fix)
             if name == SEED and (not isinstance(value, list) or not value):
                 raise KidpipeError(
                     f"not a list of seeds: {value!r}", where=f"{path}, [{arm}]", fix="train.seed = [0, 1], or leave it to --seeds"

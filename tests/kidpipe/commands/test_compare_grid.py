@@ -199,6 +199,7 @@ def test_arms_that_are_none_are_told(compare: Cli, tmp_path: Path) -> None:
         "": "no arm is in the file",
         "sft = 1": "not an arm: sft",
         "[sft]\ntrain.methot = 'sft'": "no such setting: train.methot",
+        "[kid-0.4]\ntrain.method = 'kid'": 'write ["kid-0.4"]',
         "[sft]\ntrain.epochs = 1": "the arm names no method",
         "[sft]\ntrain.method = 'sft'\ntrain.seed = 1": "not a list of seeds",
         "[a]\ntrain.method = 'sft'\n[b]\ntrain.method = 'sft'\nmask.ratio = 0.2": "b is a over again",
