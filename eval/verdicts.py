@@ -11,6 +11,7 @@ from eval.databases import Databases
 from eval.execution import Comparison, Gold, GoldCache, Pair, Parts, ProgressCallback, compare_results, gold_text
 from eval.metrics.ves import measure_rewards
 from eval.spider.exact_match import hardness
+from kidcore.advance import unheard
 from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.sql.database import Database, database_of
 from kidcore.sql.datasets import Example
@@ -91,13 +92,14 @@ def judge(
         parts: called with `gold`, `execute` (predictions), `suite gold`, `suite` and `time` (R-VES), where there are such.
         said: what each prediction was read from, by example id; the prediction itself where it isn't there.
     """
+    parts = parts or (lambda _part: unheard)
     faults = _faults(examples, databases)
     judgeable = [example for example in examples if example.example_id not in faults]
     # Whatever was predicted: that a gold fails, or is flagged, is a fact of the data set.
-    known = _golds(judgeable, databases, golds, parts)
+    known = _golds(judgeable, databases, golds, parts("gold"))
     answered = [example for example in judgeable if predictions.get(example.example_id, "").strip()]
     pairs = [Pair(example.gold_sql, predictions[example.example_id], databases.of(example.db_id)) for example in answered]
-    compared = compare_results(pairs, golds, parts("execute") if parts and pairs else None)
+    compared = compare_results(pairs, golds, parts("execute"))
     comparisons = dict(zip((example.example_id for example in answered), compared, strict=True))
     survivors = [example for example in answered if comparisons[example.example_id].ex_bag]
     testable = _testable(judgeable, databases, golds, parts)
@@ -137,11 +139,11 @@ def _faults(examples: Sequence[Example], databases: Databases) -> dict[str, str]
     return {example_id: fault for example_id, fault in found.items() if fault}
 
 
-def _golds(examples: Sequence[Example], databases: Databases, golds: GoldCache, parts: Parts | None) -> dict[str, Gold]:
+def _golds(examples: Sequence[Example], databases: Databases, golds: GoldCache, tick: ProgressCallback) -> dict[str, Gold]:
     """The golds' results by example id, each run once; those with predictions need them anyway."""
     places = [databases.of(example.db_id) for example in examples]
     queries = [(on, gold_text(x.gold_sql, golds.settings, on.dialect)) for x, on in zip(examples, places, strict=True)]
-    golds.fill(queries, golds.settings.check_ties, parts("gold") if parts and queries else None)
+    golds.fill(queries, golds.settings.check_ties, tick)
     found = golds.get(queries)
     return {example.example_id: found[query] for example, query in zip(examples, queries, strict=True)}
 
@@ -151,25 +153,24 @@ def _suite(
     predictions: Mapping[str, str],
     databases: Databases,
     golds: GoldCache,
-    parts: Parts | None,
+    parts: Parts,
 ) -> dict[str, bool]:
     """Whether each prediction, right on its main database, is right on the whole suite; one round a file, losers drop out."""
     passed = {example.example_id: True for example in survivors}
     files = {example.db_id: databases.suite_databases(example.db_id) for example in survivors}
     total = sum(len(files[example.db_id]) for example in survivors)
-    tick = parts("suite") if parts and total else None
+    tick = parts("suite") if total else unheard
     before = 0
     for number in range(max(map(len, files.values()), default=0)):
         alive = [example for example in survivors if passed[example.example_id] and number < len(files[example.db_id])]
         pairs = [Pair(example.gold_sql, predictions[example.example_id], files[example.db_id][number]) for example in alive]
-        inner = None if tick is None else partial(_tick_behind, tick, before, total)
+        inner = partial(_tick_behind, tick, before, total)
         for example, comparison in zip(alive, compare_results(pairs, golds, inner, check_ties=False), strict=True):
             # A database on which the gold fails says nothing.
             passed[example.example_id] = comparison.ex_bag or not comparison.gold.result.is_ok
         # Those that have dropped out are settled there too.
         before += sum(number < len(files[example.db_id]) for example in survivors)
-        if tick is not None:
-            tick(before, total)
+        tick(before, total)
     return passed
 
 
@@ -177,11 +178,11 @@ def _tick_behind(tick: ProgressCallback, before: int, total: int, done: int, _to
     tick(before + done, total)
 
 
-def _testable(examples: Sequence[Example], databases: Databases, golds: GoldCache, parts: Parts | None) -> set[str]:
+def _testable(examples: Sequence[Example], databases: Databases, golds: GoldCache, parts: Parts) -> set[str]:
     """The examples whose gold runs on one of their suite's databases, whatever was predicted: of others it says nothing."""
     files = {db_id: databases.suite_databases(db_id) for db_id in {example.db_id for example in examples}}
     found: set[str] = set()
-    tick = parts("suite gold") if parts and any(files.values()) else None
+    tick = parts("suite gold") if any(files.values()) else unheard
     for number in range(max(map(len, files.values()), default=0)):
         waiting = [x for x in examples if x.example_id not in found and number < len(files[x.db_id])]
         places = [files[example.db_id][number] for example in waiting]
@@ -238,11 +239,11 @@ def _with_text_metrics(verdict: Verdict, databases: Databases, golds: GoldCache,
     return replace(verdict, ts_bag=suite.get(verdict.example_id), exact_set_match=matches, soft_f1=soft)
 
 
-def _with_rewards(verdicts: list[Verdict], databases: Databases, golds: GoldCache, parts: Parts | None) -> list[Verdict]:
+def _with_rewards(verdicts: list[Verdict], databases: Databases, golds: GoldCache, parts: Parts) -> list[Verdict]:
     """The verdicts with their R-VES rewards; statements run one at a time, when all else is done."""
     correct = [verdict for verdict in verdicts if verdict.ex_set]
     pairs = [Pair(verdict.gold_sql, verdict.prediction, databases.of(verdict.db_id)) for verdict in correct]
-    measured = measure_rewards(pairs, golds.settings, golds.sandbox, parts("time") if parts and pairs else None)
+    measured = measure_rewards(pairs, golds.settings, golds.sandbox, parts("time") if pairs else unheard)
     rewards = dict(zip((verdict.example_id for verdict in correct), measured, strict=True))
     return [
         verdict if verdict.ex_set is None else replace(verdict, ves_reward=rewards.get(verdict.example_id, 0.0))

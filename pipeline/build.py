@@ -97,12 +97,20 @@ def build(
     return BuildResult(manifest, dict(ledger.ran), dict(ledger.reused), dict(ledger.seconds), knowledge)
 
 
+def is_finished(context: Context, store: Store, until: str) -> bool:
+    """Whether a build up to this stage has nothing to make. Reads alone: another may hold the store."""
+    return _finished_grid(context, store, until) is not None
+
+
 def finished_manifest(context: Context, store: Store, until: str) -> Manifest | None:
     """What a build up to this stage would refer to, if nothing of it is missing. Reads alone: another may hold the store."""
+    grid = _finished_grid(context, store, until)
+    return None if grid is None else make_manifest(grid, store, _facts(context))
+
+
+def _finished_grid(context: Context, store: Store, until: str) -> Grid | None:
     grid = Grid(stages(context, until), context.parts, store)
-    if not all(map(grid.is_finished, grid.stages)):
-        return None
-    return make_manifest(grid, store, _facts(context))
+    return grid if all(map(grid.is_finished, grid.stages)) else None
 
 
 def _repair(store: Store, grid: Grid, damage: DamagedShard, repairs: Counter[tuple[str, str]]) -> None:

@@ -5,13 +5,13 @@ import os
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kidcore.config import processes
-from kidcore.progress import SECONDS_A_LINE
+from kidcore.progress import Pace
 from kidcore.store.store import Store
 from kidpipe import own_packages
 from kidpipe.commands.session import show_seconds
@@ -50,18 +50,14 @@ def run_all(runs: Sequence[Run], jobs: int, say: Callable[[str], None]) -> None:
         say(f"{reused} of {len(runs)} runs were finished before")
     began = time.perf_counter()
     running: dict[_Process, Run] = {}
-    said, heard = began, dict[Path, str]()
+    pace, heard = Pace(len(runs)), dict[Path, str]()
     try:
         while pending or running:
             while pending and len(running) < jobs:
                 run = pending.popleft()
                 running[_start(run, jobs)] = run
-            if time.perf_counter() - said > SECONDS_A_LINE:
-                said = time.perf_counter()
-                for run in running.values():
-                    if (line := _last_line(run)) not in ("", heard.get(run.folder)):
-                        heard[run.folder] = line
-                        say(f"{run.cell.describe()}: {line}")
+            if pace.is_due():
+                _relay(running.values(), heard, say)
             for process in [process for process in running if process.poll() is not None]:
                 run = running.pop(process)
                 _release(process)
@@ -76,6 +72,14 @@ def run_all(runs: Sequence[Run], jobs: int, say: Callable[[str], None]) -> None:
         for process in running:
             process.wait()
             _release(process)
+
+
+def _relay(runs: Iterable[Run], heard: dict[Path, str], say: Callable[[str], None]) -> None:
+    """Say the last line of each run's log, unless it was `heard` before."""
+    for run in runs:
+        if (line := _last_line(run)) not in ("", heard.get(run.folder)):
+            heard[run.folder] = line
+            say(f"{run.cell.describe()}: {line}")
 
 
 def _start(run: Run, jobs: int) -> _Process:

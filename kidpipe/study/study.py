@@ -29,7 +29,7 @@ from kidpipe.study.grid import ARM, SEED, Trial, make_arm_cells, make_cells
 from kidpipe.study.runs import Run, run_all
 from kidpipe.study.table import groups_of, rows_of, table_of
 from kidpipe.study.trial import RESULT
-from pipeline.build import build, finished_manifest
+from pipeline.build import build, finished_manifest, is_finished
 from pipeline.context import Context, open_context
 from pipeline.outline import Outline, split_parts
 
@@ -146,7 +146,7 @@ def _build_all(session: Session, files: Store, cells: Sequence[Trial]) -> dict[s
         with closing(_open(cell, may_ask=True, verbose=session.verbose)) as context:
             try:
                 # A grid of finished builds would be a page of stages that are reused.
-                progress = not session.is_silent and finished_manifest(context, session.store, cell.until) is None
+                progress = not session.is_silent and not is_finished(context, session.store, cell.until)
                 result = build(context, session.store, until=cell.until, progress=progress, is_latest=False, keep=keep)
             except KidpipeError as error:
                 found[key] = ("", f"build: {error.what}")

@@ -53,7 +53,7 @@ def without_clocks(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_stages_run_once_and_every_run_is_told(compare: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kidpipe.study.runs.SECONDS_A_LINE", 0.0)
+    monkeypatch.setattr("kidcore.progress.SECONDS_A_LINE", 0.0)
     command = ("compare", "--methods", "sft,kid", "--seeds", "0,1", "--ratios", "0.5", "--jobs", "2")
     done = compare(*command, "--json")
     assert done.code == 0, done.err
@@ -139,7 +139,7 @@ def test_killed_and_run_again_it_gives_the_same_rows(compare: Cli, tmp_path: Pat
     given = [text for name, value in compare.settings.items() for text in ("--set", f"{name}={value}")]
     with start(run_command, *command, *given, cwd=cut) as process:
         deadline = time.monotonic() + 300
-        while not list(cut.rglob("compare/runs/*/result.json")) and time.monotonic() < deadline:
+        while not list(cut.glob("artifacts/compare/runs/*/result.json")) and time.monotonic() < deadline:
             time.sleep(0.02)
         process.kill()
     monkeypatch.chdir(cut)
