@@ -81,9 +81,8 @@ def grouped_bars(title: str, groups: Sequence[str], series: Mapping[str, Sequenc
         for number, (name, values) in enumerate(series.items()):
             known = [(index, value) for index, value in enumerate(values) if value is not None]
             places = [index + (number - (len(series) - 1) / 2) * height for index, _ in known]
-            axes.barh(
-                places, [value for _, value in known], height=height * 0.9, color=COLOURS[number % len(COLOURS)], label=name
-            )
+            lengths, colour = [value for _, value in known], COLOURS[number % len(COLOURS)]
+            axes.barh(places, lengths, height=height * 0.9, color=colour, label=_shown(name))
         axes.set_yticks(range(len(groups)), groups)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
@@ -108,7 +107,8 @@ def lines(title: str, series: Mapping[str, tuple[Sequence[float], Sequence[float
     with _figure(title, rows=8) as (axes, svg):
         for number, (name, (steps, values)) in enumerate(series.items()):
             marker = "o" if len(values) < 15 else None
-            axes.plot(steps, values, color=COLOURS[number % len(COLOURS)], label=name, linewidth=1.6, marker=marker, markersize=4)
+            colour = COLOURS[number % len(COLOURS)]
+            axes.plot(steps, values, color=colour, label=_shown(name), linewidth=1.6, marker=marker, markersize=4)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.legend(loc="best")
@@ -128,6 +128,11 @@ def points(title: str, found: Sequence[Point], *, x: str, y: str) -> str:
         axes.set_xlabel(x)
         axes.set_ylabel(y)
     return svg()
+
+
+def _shown(name: str) -> str:
+    """A name as a legend shows it: matplotlib leaves out those that begin with an underscore."""
+    return f"\u200b{name}" if name.startswith("_") else name
 
 
 @contextmanager

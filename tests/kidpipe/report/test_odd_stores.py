@@ -42,3 +42,8 @@ def test_a_dollar_in_a_name_begins_no_formula(name: str) -> None:
     assert name in plots.lines("loss", {name: ([1, 2], [3, 4])}, x="step", y="loss")
     assert name in plots.grouped_bars("by database", [name], {"mine": [1.0]})
     assert name in plots.bars("by strategy", {name: 1.0})
+
+
+def test_a_name_that_begins_with_an_underscore_stands_in_the_legend() -> None:
+    assert "_mine" in plots.lines("loss", {"_mine": ([1, 2], [3, 4])}, x="step", y="loss")
+    assert "_mine" in plots.grouped_bars("by database", ["shop"], {"_mine": [1.0]})
