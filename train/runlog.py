@@ -28,8 +28,11 @@ class RunLog:
 
     def write(self, figures: Mapping[str, object]) -> None:
         """Append one line."""
+        left = (json.dumps(dict(figures)) + "\n").encode()
         try:
-            self._file.write((json.dumps(dict(figures)) + "\n").encode())
+            # A disk with room for some of it takes that, and refuses only the rest.
+            while left:
+                left = left[self._file.write(left) :]
         except OSError as error:
             raise not_written(self._path, error) from error
         if self._trackers is not None:

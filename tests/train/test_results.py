@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,3 +175,14 @@ def test_a_claimed_folder_is_mended_and_nobody_else_s(tmp_path: Path) -> None:
         claimed(out, TrainSettings(method="sft"), source, student, ALONE, None),
     ):
         pass
+
+
+def test_a_line_of_which_the_disk_takes_a_part_is_said_too(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with RunLog(tmp_path / "log.jsonl", 0) as log:
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (6, before[1]))
+            with pytest.raises(KidpipeError, match="the run could not be saved"):
+                log.write({"step": 1})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
