@@ -8,7 +8,7 @@ from typing import Any
 
 from eval.databases import Databases
 from eval.execution import GoldCache, Parts
-from eval.report import summarize, write_summary, write_verdicts
+from eval.report import summarize, write_evaluation
 from eval.verdicts import Verdict, VerdictKind, judge
 from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.errors import KidpipeError
@@ -75,8 +75,7 @@ def judge_predictions(
     }
     untested = {"suite_untested": _untested(verdicts)} if databases.suite else {}
     summary: dict[str, Any] = finite({**(notes or {}), **how, **summarize(verdicts), **untested})
-    write_verdicts(verdicts, folder / VERDICTS_FILE)
-    write_summary(summary, folder / SUMMARY_FILE)
+    write_evaluation(verdicts, summary, folder / VERDICTS_FILE, folder / SUMMARY_FILE)
     if not summary["judged"]:
         reason, count = next(iter(summary["unjudged"]["reasons"].items()))
         raise KidpipeError(

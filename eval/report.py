@@ -67,8 +67,18 @@ def read_verdicts(path: Path) -> list[Verdict]:
 
 def write_summary(summary: dict[str, Any], path: Path) -> None:
     """JSON, NaN and infinities as null."""
-    text = json.dumps(finite(summary), indent=2, ensure_ascii=False) + "\n"
-    write_text(path, visible(text))
+    write_text(path, _summary_text(summary))
+
+
+def write_evaluation(verdicts: Sequence[Verdict], summary: dict[str, Any], rows: Path, figures: Path) -> None:
+    """Verdicts to `rows` and the summary to `figures`: both, or where the disk takes no more neither."""
+    with replacing(figures) as written:
+        written.write_text(_summary_text(summary), encoding="utf-8")
+        write_verdicts(verdicts, rows)
+
+
+def _summary_text(summary: dict[str, Any]) -> str:
+    return visible(json.dumps(finite(summary), indent=2, ensure_ascii=False) + "\n")
 
 
 def summarize(verdicts: Sequence[Verdict]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.report import METRICS, read_verdicts, summarize, tables, unjudged_lines, write_summary, write_verdicts
+from eval.report import METRICS, read_verdicts, summarize, tables, unjudged_lines, write_evaluation, write_summary, write_verdicts
 from eval.verdicts import Verdict, VerdictKind
 from kidcore.console import open_console
 from kidcore.finite import finite
@@ -163,3 +164,19 @@ def test_a_summary_is_strict_json_however_deep_the_missing_number(tmp_path: Path
 
     found = json.loads(text, parse_constant=refuse)
     assert found == {"a": None, "b": {"c": [None, 1.5, {"d": None}]}, "e": [1, None], "text": "x\ud800"}
+
+
+def test_verdicts_stay_with_the_summary_that_is_theirs(tmp_path: Path) -> None:
+    rows, figures = tmp_path / "verdicts.parquet", tmp_path / "summary.json"
+    write_evaluation([verdict("a")], summarize([verdict("a")]), rows, figures)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        # What has room for the verdicts and not for the summary.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2 * rows.stat().st_size, before[1]))
+        with pytest.raises(OSError, match="File too large"):
+            write_evaluation([verdict("b")], {"long": "x" * 3 * rows.stat().st_size}, rows, figures)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [one.example_id for one in read_verdicts(rows)] == ["a"]
+    assert json.loads(figures.read_text(encoding="utf-8"))["examples"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["summary.json", "verdicts.parquet"]
