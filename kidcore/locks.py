@@ -62,7 +62,8 @@ def hold(path: Path, kind: LockKind = "auto", busy: str = "another build holds t
             return
         if _held_file(path).exists() and not _cleared(_held_file(path)):
             raise _refusal(path, busy)  # a machine without flock is at it
-        _write(file.fileno(), _Record(this_process()))
+        with naming_the_disk(path.parent):
+            _write(file.fileno(), _Record(this_process()))
         try:
             yield
         finally:
@@ -160,6 +161,10 @@ def _make(held: Path, record: _Record, path: Path, busy: str) -> None:
             continue
         try:
             _write(descriptor, record)
+        except OSError:
+            # Empty, it would be waited for as that of a holder who may live.
+            held.unlink(missing_ok=True)
+            raise
         finally:
             os.close(descriptor)
         return

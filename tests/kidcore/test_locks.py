@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import multiprocessing.synchronize
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -197,3 +199,28 @@ def test_the_mark_of_a_holder_stays_while_it_beats_and_is_another_holders_no_mor
     assert locks.mark(lock) == ""
     held_by(lock, "elsewhere", 1)
     assert locks.mark(lock) not in ("", first)
+
+
+def test_a_full_disk_is_named_with_its_place(lock: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from kidcore.errors import KidpipeError
+from kidcore.locks import hold
+folder = Path(sys.argv[1])
+(folder / "all").write_text("x" * 4096)
+for kind in ("auto", "file"):
+    try:
+        with hold(folder / "build.lock", kind):
+            pass
+    except KidpipeError as error:
+        assert "disk is full" in error.what and error.where == str(folder), error
+        assert not (folder / "build.lock.held").exists()
+        print("said")
+"""
+    mount = ["unshare", "--mount", "--map-root-user", "sh", "-c", 'mount -t tmpfs -o size=4k none "$0" && exec "$@"']
+    given = [*mount, str(lock.parent), sys.executable, "-c", code, str(lock.parent)]
+    done = subprocess.run(given, capture_output=True, text=True, timeout=60)
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip(f"no mount namespaces here: {done.stderr.strip()}")
+    assert done.stdout == "said\nsaid\n", done.stderr
