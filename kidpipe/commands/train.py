@@ -14,6 +14,7 @@ from kidcore.config import processes
 from kidcore.config.config import TrainSettings
 from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
+from kidcore.locks import waiting_for
 from kidcore.method.knowledge import GoldKnowledge, students_advantage
 from kidcore.method.methods import METHODS, last_stage, stages_read
 from kidcore.method.overlap import Overlap
@@ -34,7 +35,7 @@ from kidpipe.commands.same_inputs import check_data, check_teacher
 from kidpipe.commands.session import Session, show_seconds
 from train.data.dataset import Source
 from train.data.shards import PartFiles
-from train.identity import run_identity
+from train.identity import claim_folder, run_identity
 from train.online.setup import OnlineSetup
 from train.results import TrainResult
 from train.schedule import settled
@@ -152,13 +153,16 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "", is_te
 def _claim(session: Session, out: Path, prepared: PreparedRun) -> None:
     """Make the folder this run's, with a reference to what it reads; another run's folder is left for the trainer to refuse."""
     store, manifest = session.store, prepared.manifest
-    out.mkdir(parents=True, exist_ok=True)
-    adopt_run(store, out.name, prepared.identity)
-    if not is_another_run(store, out.name, prepared.identity):
-        write_companions(session, manifest, prepared.student.path, out)
-        # The reference first: `gc` refuses one to a manifest that is not there, and would delete a manifest without one.
-        store.write_json(f"runs/{out.name}/manifest.json", {"digest": manifest.digest})
-        store.write_json(f"manifests/{manifest.digest}.json", manifest.as_json())
+    # Of two that begin a run of this name at once, the second finds whose it is: it must not put its own reference there.
+    with waiting_for(store.root / "runs.lock"):
+        out.mkdir(parents=True, exist_ok=True)
+        adopt_run(store, out.name, prepared.identity)
+        if not is_another_run(store, out.name, prepared.identity):
+            write_companions(session, manifest, prepared.student.path, out)
+            claim_folder(out, prepared.identity)
+            # The reference first: `gc` refuses one to a manifest that is not there, and would delete a manifest without one.
+            store.write_json(f"runs/{out.name}/manifest.json", {"digest": manifest.digest})
+            store.write_json(f"manifests/{manifest.digest}.json", manifest.as_json())
 
 
 def _teacher_on_gold(session: Session, manifest: Manifest) -> GoldKnowledge | None:

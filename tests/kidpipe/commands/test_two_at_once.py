@@ -1,0 +1,44 @@
+"""Two commands on one store at one moment: what the second of them finds, and what it leaves alone."""
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kidpipe.commands import companions
+from kidpipe.commands.session import Session, open_session
+from kidpipe.commands.train import _claim, prepare_run
+from tests.test_fixture_store import FIXTURE, copied_store
+
+
+@pytest.mark.parametrize("second", ["fkd", "sft"])
+def test_of_two_that_begin_a_run_the_folder_is_the_first_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: str
+) -> None:
+    settings = copied_store(FIXTURE, tmp_path)
+
+    def opened(method: str) -> Session:
+        return open_session(None, [], settings | {"train.method": method}, use_file=False)
+
+    sessions = [opened("fkd"), opened(second)]
+    prepared = [prepare_run(session) for session in sessions]
+    out = sessions[0].store.root / "runs" / "mine"
+    other = threading.Thread(target=_claim, args=(sessions[1], out, prepared[1]))
+    write = companions.write_serving_files
+
+    def write_beside_another(*given: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(companions, "write_serving_files", write)
+            other.start()
+            other.join(3.0)
+        return write(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(companions, "write_serving_files", write_beside_another)
+        _claim(sessions[0], out, prepared[0])
+    other.join()
+    assert json.loads((out / "run.json").read_text()) == prepared[0].identity
+    assert json.loads((out / "manifest.json").read_text()) == {"digest": prepared[0].manifest.digest}
+    assert "| method | fkd |" in (out / "companions" / "README.md").read_text()
