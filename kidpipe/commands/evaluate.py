@@ -256,21 +256,22 @@ def find_model(session: Session, model: str) -> str:
     """The folder or Hub name that `model` means: a run of this store, the newest whose name begins so (a method's), a folder, a
     Hub name with its owner, or, where nothing is named, the newest finished run."""
     runs = session.store.root / "runs"
-    finished = sorted(runs.glob("*/best"), key=lambda path: path.stat().st_mtime_ns)
+    students = sorted(runs.glob("*/best"), key=lambda path: path.stat().st_mtime_ns)
+    finished = [path for path in students if not _is_unfinished(path.parent)]
     if not model:
-        if not finished:
+        if not students:
             raise KidpipeError(
                 "no model is named, and no run here is finished", fix="name a model's folder, or kidpipe train first"
             )
-        return str(finished[-1])
+        return _best_of(finished or students)
     if (runs / model / "best").is_dir():
-        return str(runs / model / "best")
+        return _best_of([runs / model / "best"])
     if "/" in model or Path(model).exists():
         return model
     # A plain word is a run or the beginning of one (kid, sft); models on the Hub have an owner before their name.
-    alike = [path for path in finished if path.parent.name.startswith(f"{model}-")]
-    if alike:
-        return str(alike[-1])
+    for some in (finished, students):
+        if alike := [path for path in some if path.parent.name.startswith(f"{model}-")]:
+            return _best_of(alike)
     known = ", ".join(path.parent.name for path in reversed(finished[-8:])) or "none"
     begun = (runs / model).is_dir()
     raise KidpipeError(
@@ -278,6 +279,18 @@ def find_model(session: Session, model: str) -> str:
         where=str(runs),
         fix=f"finished runs, the newest first: {known}; a model on the Hub is named with its owner, owner/{model}",
     )
+
+
+def _is_unfinished(run: Path) -> bool:
+    """Whether training in that folder was begun and has not ended; of a student that was copied there nothing is known."""
+    return (run / "run.json").is_file() and not (run / "result.json").exists()
+
+
+def _best_of(students: Sequence[Path]) -> str:
+    """The newest of them, with a word where its run goes on, or was interrupted: another student may take its place."""
+    if _is_unfinished(students[-1].parent):
+        _LOG.warning("run %s is not finished: this is its best student so far", students[-1].parent.name)
+    return str(students[-1])
 
 
 def _name_of(session: Session, folder: str) -> str:

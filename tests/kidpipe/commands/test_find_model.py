@@ -30,6 +30,22 @@ def test_without_a_name_it_is_the_newest_finished_run(session: Session) -> None:
     assert find_model(session, "").endswith("/runs/sft-1/best")
 
 
+def test_an_interrupted_run_is_no_finished_one(session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    runs = session.store.root / "runs"
+    finished(session, "kid-1", "sft-1", "kid-2")
+    for name in ("kid-1", "sft-1", "kid-2"):
+        (runs / name / "run.json").write_text("{}")
+    (runs / "kid-1" / "result.json").write_text("{}")
+    assert find_model(session, "").endswith("/runs/kid-1/best"), "the newest that is finished"
+    assert find_model(session, "kid").endswith("/runs/kid-1/best")
+    assert not caplog.text
+    assert find_model(session, "sft").endswith("/runs/sft-1/best"), "the only one of its method"
+    assert "run sft-1 is not finished: this is its best student so far" in caplog.text
+    caplog.clear()
+    assert find_model(session, "kid-2").endswith("/runs/kid-2/best"), "as it was asked for"
+    assert "run kid-2 is not finished" in caplog.text
+
+
 def test_a_run_comes_before_its_like_and_a_method_means_its_newest_run(session: Session) -> None:
     finished(session, "kid-1", "kid-2", "kid", "kidney-1")
     assert find_model(session, "kid").endswith("/runs/kid/best")
