@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kidcore.config import processes
+from kidcore.interrupt import StopRequest
 from kidcore.progress import Pace
 from kidcore.store.store import Store
 from kidpipe import own_packages
@@ -51,27 +52,44 @@ def run_all(runs: Sequence[Run], jobs: int, say: Callable[[str], None]) -> None:
     began = time.perf_counter()
     running: dict[_Process, Run] = {}
     pace, heard = Pace(len(runs)), dict[Path, str]()
+    is_told = False
     try:
-        while pending or running:
-            while pending and len(running) < jobs:
-                run = pending.popleft()
-                running[_start(run, jobs)] = run
-            if pace.is_due():
-                _relay(running.values(), heard, say)
-            for process in [process for process in running if process.poll() is not None]:
-                run = running.pop(process)
-                _release(process)
-                _finish(run, process.returncode)
-                done += 1
-                left = (time.perf_counter() - began) / (done - reused) * (len(runs) - done)
-                say(f"{done}/{len(runs)}  {_outcome(run)}; about {show_seconds(left)} left")
-            time.sleep(_POLL_S)
+        with StopRequest() as stop:
+            stop.is_patient = True
+            while running or (pending and not stop.is_made):
+                while pending and len(running) < jobs and not stop.is_made:
+                    run = pending.popleft()
+                    running[_start(run, jobs)] = run
+                if stop.is_made and not is_told:
+                    is_told = True
+                    _ask_to_stop(running, say)
+                if pace.is_due():
+                    _relay(running.values(), heard, say)
+                for process in [process for process in running if process.poll() is not None]:
+                    run = running.pop(process)
+                    _release(process)
+                    if is_told and process.returncode:
+                        continue
+                    _finish(run, process.returncode)
+                    done += 1
+                    left = (time.perf_counter() - began) / (done - reused) * (len(runs) - done)
+                    say(f"{done}/{len(runs)}  {_outcome(run)}; about {show_seconds(left)} left")
+                time.sleep(_POLL_S)
+        if stop.is_made:
+            raise KeyboardInterrupt
     finally:
         for process in running:
             process.kill()
         for process in running:
             process.wait()
             _release(process)
+
+
+def _ask_to_stop(running: Iterable[_Process], say: Callable[[str], None]) -> None:
+    """Let runs in training end their step and save it; those that are at something else, which saves nothing, end at once."""
+    say("stopping: runs in training end their step and save it; a second Ctrl-C does not wait for that")
+    for process in running:
+        process.terminate()
 
 
 def _relay(runs: Iterable[Run], heard: dict[Path, str], say: Callable[[str], None]) -> None:
@@ -98,6 +116,8 @@ def _launch(folder: Path, environment: dict[str, str]) -> _Process:
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,
+            # In a session of its own it does not hear Ctrl-C: a second signal, beside ours, would not let it save its step.
+            start_new_session=True,
         )
 
 

@@ -83,6 +83,8 @@ def main() -> None:
     except KidpipeError as error:
         print(f"error: {error.what}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)  # what is saved has been said
 
 
 if __name__ == "__main__":

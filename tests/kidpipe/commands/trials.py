@@ -31,6 +31,9 @@ class ForkedTrial:
     def kill(self) -> None:
         self.fork.kill()
 
+    def terminate(self) -> None:
+        self.fork.terminate()
+
     def wait(self) -> int:
         return self.fork.wait()
 
