@@ -181,6 +181,13 @@ def is_abandoned(path: Path) -> bool:
         return False
 
 
+def require_writable(folder: Path) -> None:
+    """Raise KidpipeError where nothing could be written into `folder`, which need not be there yet; nothing is left there."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    with unfinished(there / folder.name, tidy=False) as temporary:
+        temporary.touch()
+
+
 @contextmanager
 def naming_the_disk(folder: Path) -> Iterator[None]:
     """Turn a full or read-only disk into a message."""

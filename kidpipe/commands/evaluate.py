@@ -15,6 +15,7 @@ from eval.metrics.vote import vote
 from eval.names import read_tables_json
 from eval.prediction_files import read_predictions
 from eval.report import tables, unjudged_lines
+from kidcore.atomic import require_writable
 from kidcore.config.config import EvalSettings
 from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
@@ -69,6 +70,7 @@ def evaluate(
     out = session.folder_of("eval", name or _default_name(default_name, split, settings.limit))
     _keep_whole(out, settings.limit)
     _require_databases(dataset, settings.limit)
+    require_writable(out)
     with progress_lines(session) as bar:
         if predictions_file:
             # They are named after places in the whole file, of which data.sample leaves some.

@@ -60,10 +60,11 @@ def test_a_place_that_cannot_be_written_is_a_message(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from kidcore.atomic import write_text
+from kidcore.atomic import require_writable, write_text
 from kidcore.errors import KidpipeError
 from kidcore.locks import hold
-for act in (lambda p: write_text(p / "x" / "a", "x"), lambda p: hold(p / "build.lock").__enter__()):
+acts = [lambda p: write_text(p / "x" / "a", "x"), lambda p: hold(p / "build.lock").__enter__()]
+for act in [*acts, require_writable, lambda p: require_writable(p / "eval" / "of-a-run")]:
     try:
         act(Path(sys.argv[1]))
     except KidpipeError as error:
@@ -76,7 +77,13 @@ for act in (lambda p: write_text(p / "x" / "a", "x"), lambda p: hold(p / "build.
     )
     if "unshare" in done.stderr or "mount:" in done.stderr:
         pytest.skip(f"no mount namespaces here: {done.stderr.strip()}")
-    assert done.stdout == "said\nsaid\n", done.stderr
+    assert done.stdout == "said\n" * 4, done.stderr
+
+
+def test_asking_whether_a_folder_can_be_written_leaves_nothing(tmp_path: Path) -> None:
+    atomic.require_writable(tmp_path)
+    atomic.require_writable(tmp_path / "eval" / "of-a-run")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_told_from_other_faults(tmp_path: Path) -> None:
