@@ -1,7 +1,7 @@
 """`kidpipe compare`: a grid of methods, seeds and settings in; builds, runs, one Parquet and a table with intervals out."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from kidcore.config.config_load import Loaded
 from kidcore.config.digests import FileDigests
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
+from kidcore.locks import hold
 from kidcore.models.sources import resolve
 from kidcore.sql.datasets import read
 from kidcore.store.manifest import Manifest
@@ -78,19 +79,28 @@ def compare_grid(
     else:
         cells = make_arm_cells(resolve_settings, arms, axes[SEED])
     _check(session.store, cells, only_finished)
+    # Of two under one name the first to end would drop the reference to what the other has yet to read. Looking waits for nobody.
+    busy = "another comparison goes on under this name (--name gives this one its own)"
+    with nullcontext() if only_finished else hold(files.root / ".lock", session.store.lock_kind, busy):
+        runs = _run(session, files, cells, checkpoint, jobs, only_finished)
+        if arms is not None:
+            # They ran seed by seed; the first arm is the one that comes first in the file, whatever its seeds.
+            order = list(arms)
+            runs.sort(key=lambda run: order.index(run.cell.axes[ARM]))
+        return _report(session, runs, files.root, as_json)
+
+
+def _run(session: Session, files: Store, cells: Sequence[Trial], checkpoint: str, jobs: int, only_finished: bool) -> list[Run]:
+    """Build and train what is not finished, or leave it out; every run with its result or error."""
     manifests = _find_all(session, cells) if only_finished else _build_all(session, files, cells)
     runs = _runs(session.store, cells, manifests, checkpoint, jobs)
     if only_finished:
         runs = _finished(runs)
     run_all(runs, jobs, lambda line: session.errors.print(line, soft_wrap=True))
-    if arms is not None:
-        # They ran seed by seed; the first arm is the one that comes first in the file, whatever its seeds.
-        order = list(arms)
-        runs.sort(key=lambda run: order.index(run.cell.axes[ARM]))
     if not only_finished and all(run.result for run in runs):
         # What finished runs read, they refer to themselves.
         (files.root / STUDY_MANIFESTS).unlink(missing_ok=True)
-    return _report(session, runs, files.root, as_json)
+    return runs
 
 
 def _check(store: Store, cells: Sequence[Trial], only_finished: bool) -> None:

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from kidcore.locks import hold
+from kidcore.models.serving import write_serving_files
 from kidpipe.commands import companions
 from kidpipe.commands.session import Session, open_session
 from kidpipe.commands.train import _claim, prepare_run
+from tests.kidpipe.commands.running import Cli, assert_said
 from tests.test_fixture_store import FIXTURE, copied_store
 
 
@@ -26,14 +29,13 @@ def test_of_two_that_begin_a_run_the_folder_is_the_first_ones(
     prepared = [prepare_run(session) for session in sessions]
     out = sessions[0].store.root / "runs" / "mine"
     other = threading.Thread(target=_claim, args=(sessions[1], out, prepared[1]))
-    write = companions.write_serving_files
 
     def write_beside_another(*given: Any) -> Any:
         with monkeypatch.context() as patch:
-            patch.setattr(companions, "write_serving_files", write)
+            patch.setattr(companions, "write_serving_files", write_serving_files)
             other.start()
             other.join(3.0)
-        return write(*given)
+        return write_serving_files(*given)
 
     with monkeypatch.context() as patch:
         patch.setattr(companions, "write_serving_files", write_beside_another)
@@ -42,3 +44,10 @@ def test_of_two_that_begin_a_run_the_folder_is_the_first_ones(
     assert json.loads((out / "run.json").read_text()) == prepared[0].identity
     assert json.loads((out / "manifest.json").read_text()) == {"digest": prepared[0].manifest.digest}
     assert "| method | fkd |" in (out / "companions" / "README.md").read_text()
+
+
+def test_two_comparisons_of_one_name_are_not_at_work_at_once(cli: Cli, tmp_path: Path) -> None:
+    command = ("compare", "--methods", "sft", "--seeds", "0")
+    with hold(tmp_path / "artifacts" / "compare" / "comparison" / ".lock"):
+        assert_said(cli(*command), "another comparison goes on under this name (--name gives this one its own): process")
+        assert_said(cli(*command, "--finished"), "none of these 1 runs is finished")
