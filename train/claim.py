@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kidcore.config.config import TrainSettings
 from kidcore.config.digests import FileDigests
-from kidcore.locks import hold
+from kidcore.locks import LockKind, hold
 from kidcore.models.sources import resolve
 from train.checkpoint import clean_checkpoints, recover_folder
 from train.data.dataset import Source
@@ -24,6 +24,7 @@ def claimed(
     ranks: Ranks,
     online: OnlineSetup | None,
     digests: FileDigests | None = None,
+    lock: LockKind = "auto",
 ) -> Iterator[None]:
     """Make the folder this run's, and mend what a kill left half-done; the first process does it for all."""
     if not ranks.is_first:
@@ -32,7 +33,7 @@ def claimed(
         return
     out.mkdir(parents=True, exist_ok=True)
     # It keeps a second trainer out, and goes with the process, however that ends.
-    with hold(out / ".lock", busy="another process is training in this folder"):
+    with hold(out / ".lock", lock, busy="another process is training in this folder"):
         asked = online.identity(settings) if online else None
         student = resolve(str(student_path), digests=digests).identity
         claim_folder(out, run_identity(settings, source.digest, student, asked))

@@ -18,6 +18,7 @@ from kidcore.config.config import TrainSettings
 from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
 from kidcore.interrupt import StopRequest
+from kidcore.locks import LockKind
 from kidcore.method.knowledge import GoldKnowledge, students_advantage
 from kidcore.method.methods import METHODS
 from kidcore.method.overlap import Overlap
@@ -65,6 +66,7 @@ def run(
     companions: Path | None = None,
     teacher: GoldKnowledge | None = None,
     digests: FileDigests | None = None,
+    lock: LockKind = "auto",
 ) -> TrainResult:
     """Train, or continue, the run in folder `out`.
 
@@ -81,6 +83,7 @@ def run(
         companions: a folder whose files are saved beside the student's weights, such as its prompt.
         teacher: what the teacher thinks of gold, to hold the student against before it starts.
         digests: remembers those of weight files, so that the student's gigabytes are not read for its identity alone.
+        lock: how others are kept out of the folder.
     """
     assert METHODS[settings.method].is_online == (online is not None), "online methods, and no others, need an OnlineSetup"
     ranks = ranks or Ranks(device=torch.device(device))
@@ -89,7 +92,7 @@ def run(
     heard = logging.DEBUG if verbose else logging.INFO
     logging.getLogger("train").setLevel(heard if ranks.is_first else logging.CRITICAL)
     workers = choose_workers(settings.loader_workers, processes.local_world_size())
-    with flat_memory(), claimed(out, settings, source, student_path, ranks, online, digests):
+    with flat_memory(), claimed(out, settings, source, student_path, ranks, online, digests, lock):
         checkpoints = Checkpoints(out / "checkpoints", settings.pack_tokens)
         finished = read_result(out)
         if finished is None:

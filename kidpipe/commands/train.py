@@ -131,6 +131,7 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "", is_te
             companions=companions,
             teacher=teacher,
             digests=FileDigests(session.store.root / "digests.json"),
+            lock=session.config.store.lock,
         )
     summary = {
         "run": str(out),

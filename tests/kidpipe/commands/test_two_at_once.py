@@ -11,9 +11,10 @@ from kidcore.locks import hold
 from kidcore.models.serving import write_serving_files
 from kidpipe.commands import companions
 from kidpipe.commands.session import Session, open_session
-from kidpipe.commands.train import _claim, prepare_run
+from kidpipe.commands.train import _claim, prepare_run, train
 from tests.kidpipe.commands.running import Cli, assert_said
 from tests.test_fixture_store import FIXTURE, copied_store
+from tests.train.stopping import stopped
 
 
 @pytest.mark.parametrize("second", ["fkd", "sft"])
@@ -51,3 +52,15 @@ def test_two_comparisons_of_one_name_are_not_at_work_at_once(cli: Cli, tmp_path:
     with hold(tmp_path / "artifacts" / "compare" / "comparison" / ".lock"):
         assert_said(cli(*command), "another comparison goes on under this name (--name gives this one its own): process")
         assert_said(cli(*command, "--finished"), "none of these 1 runs is finished")
+
+
+def test_training_keeps_others_out_in_the_way_that_the_store_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = copied_store(FIXTURE, tmp_path) | {"train.method": "sft", "store.lock": "file"}
+    session = open_session(None, [], settings, use_file=False)
+    held = session.store.root / "runs" / "mine" / ".lock.held"
+    seen: list[bool] = []
+    with stopped(monkeypatch, lambda: seen.append(held.exists())):
+        train(session, name="mine", as_json=True)
+    assert seen, "it was looked at"
+    assert all(seen)
+    assert not held.exists()
