@@ -14,7 +14,7 @@ from eval.execution import GoldCache, Pair, ProgressCallback, compare_results
 from eval.suites.key_proofs import is_equal_by_keys, read_keys
 from eval.suites.mutants import literals, mutants
 from eval.suites.variants import Aim, make_variant
-from kidcore.atomic import write_text
+from kidcore.atomic import discard, replacing, write_text
 from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.errors import KidpipeError
 from kidcore.sql.database import Database, database_of
@@ -77,7 +77,10 @@ def make_suite(
     fit = sorted((db_id, sqls) for db_id, sqls in golds.items() if db_id not in faults)
     for done, (db_id, sqls) in enumerate(fit, 1):
         unique = list(dict.fromkeys(sqls))
-        reports[db_id] = _fuzz(db_id, unique, sources[db_id], folder / db_id, num_variants, f"{seed}/{db_id}", new_cache)
+        with replacing(folder / db_id) as fresh:
+            reports[db_id] = _fuzz(db_id, unique, sources[db_id], fresh, num_variants, f"{seed}/{db_id}", new_cache)
+            # What an interruption left of it would be taken for all of its variants.
+            discard(folder / db_id)
         _write_report(folder, seed, reports)
         if progress:
             progress(done, len(fit))
@@ -120,7 +123,6 @@ def _write_report(folder: Path, seed: int, reports: Mapping[str, DatabaseReport]
 def _fuzz(
     db_id: str, golds: list[str], origin: Database, folder: Path, num_variants: int, seed: str, new_cache: Callable[[], GoldCache]
 ) -> DatabaseReport:
-    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     source = origin.file
     shutil.copyfile(source, folder / f"{db_id}{source.suffix}")

@@ -9,6 +9,7 @@ import pytest
 
 from eval.databases import Databases
 from eval.execution import GoldCache
+from eval.suites import fuzz
 from eval.suites.fuzz import REPORT_FILE, make_suite, unfit
 from eval.suites.key_proofs import Keys, is_equal_by_keys, read_keys
 from eval.suites.mutants import literals, mutants
@@ -161,6 +162,20 @@ def test_a_suite_refutes_more_mutants_than_the_original(world: Path, tmp_path: P
         examples, {example.example_id: example.gold_sql for example in examples}, databases, GoldCache(SETTINGS, SANDBOX)
     )
     assert all(verdict.ts_bag for verdict in golds)
+
+
+def test_an_interrupted_suite_has_no_database_with_some_of_its_variants(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_path: Path) -> Keys:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fuzz, "read_keys", interrupted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            make_suite(make_examples(2), lambda _db_id: world, tmp_path, num_variants=2, seed=0, settings=SETTINGS)
+        assert [path.name for path in tmp_path.iterdir()] == [REPORT_FILE]
+        assert not Databases(lambda _db_id: world, tmp_path).suite_databases("world")
 
 
 def test_duckdb_databases_are_refused_before_anything_is_written(tmp_path: Path) -> None:
