@@ -301,8 +301,9 @@ def _name_of(session: Session, folder: str) -> str:
 
 def _run_or_model(session: Session, folder: str) -> str:
     """The run whose best student this is, else what was given."""
-    path = Path(folder)
-    is_run = path.name in ("best", "last") and path.parent.parent == session.store.root / "runs"
+    path = Path(folder).absolute()
+    # However the store was reached: by a link, or from another folder.
+    is_run = path.name in ("best", "last") and path.parent.parent.resolve() == (session.store.root / "runs").resolve()
     return path.parent.name if is_run else folder
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kidcore.errors import KidpipeError
-from kidpipe.commands.evaluate import find_model
+from kidpipe.commands.evaluate import _name_of, find_model
 from kidpipe.commands.next_command import after_build, next_command
 from kidpipe.commands.session import Session, open_session
 
@@ -57,6 +57,20 @@ def test_a_run_comes_before_its_like_and_a_method_means_its_newest_run(session: 
 def test_a_folder_and_an_owner_s_name_are_taken_as_they_are(session: Session, tmp_path: Path) -> None:
     assert find_model(session, str(tmp_path)) == str(tmp_path)
     assert find_model(session, "Qwen/Qwen2.5-Coder-0.5B") == "Qwen/Qwen2.5-Coder-0.5B"
+
+
+def test_a_student_is_called_as_its_run_however_its_folder_is_written(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(session, "kid-1")
+    (tmp_path / "link").symlink_to(session.store.root)
+    monkeypatch.chdir(tmp_path / "store")
+    for folder in (session.store.root, tmp_path / "link", Path("../store"), Path()):
+        assert _name_of(session, str(folder / "runs" / "kid-1" / "best")) == "kid-1"
+    monkeypatch.chdir(tmp_path)
+    reached = open_session(None, [], {"store.path": "link"}, use_file=False)
+    assert _name_of(reached, str(session.store.root / "runs" / "kid-1" / "best")) == "kid-1"
+    assert _name_of(session, "other/runs/kid-1/best") == "other-runs-kid-1-best"
 
 
 def test_what_is_not_there_is_told_with_what_is(session: Session) -> None:
