@@ -78,6 +78,7 @@ def evaluate(
             predictions = _read(predictions_file, whole, dataset.examples[: settings.limit or None])
             _tell_of_others(out, predictions_file)
         else:
+            _tell_of_others(out, Path(origin["model"]))
             predictions = _generate(session, origin["model"], dataset, bar)
         notes = origin | {"data": config.data.path, "split": split, "suite": str(suite) if suite else None}
         if predictions.lost_tables:
@@ -137,11 +138,11 @@ def _keep_whole(out: Path, limit: int) -> None:
             )
 
 
-def _tell_of_others(out: Path, predictions: Path) -> None:
-    """Say where the judgement of one file takes the place of another's: two folders may both have a predictions.sql."""
+def _tell_of_others(out: Path, judged: Path) -> None:
+    """Say where the judgement of a file or model takes the place of another's: two folders may both have a predictions.sql."""
     before = read_json(out / SUMMARY_FILE) if (out / SUMMARY_FILE).is_file() else {}
     other = before.get("model") or before.get("predictions")
-    if other and Path(other).absolute() != predictions.absolute():
+    if other and Path(other).absolute() != judged.absolute():
         _LOG.warning("this takes the place of the evaluation of %s; --name keeps both", other)
 
 
@@ -296,15 +297,20 @@ def _best_of(students: Sequence[Path]) -> str:
 
 
 def _name_of(session: Session, folder: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", _run_or_model(session, folder)).strip("-.")
+    # A run's best and last student are judged beside each other.
+    name = f"{Path(folder).absolute().parent.name}-last" if _is_of_run(session, folder, "last") else _run_or_model(session, folder)
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")
 
 
 def _run_or_model(session: Session, folder: str) -> str:
-    """The run whose best student this is, else what was given."""
+    """The run whose best student this is, which is what its name means; else what was given."""
+    return Path(folder).absolute().parent.name if _is_of_run(session, folder, "best") else folder
+
+
+def _is_of_run(session: Session, folder: str, name: str) -> bool:
+    """Whether this is the best or the last student, as `name` says, of a run of this store, by whatever path that is reached."""
     path = Path(folder).absolute()
-    # However the store was reached: by a link, or from another folder.
-    is_run = path.name in ("best", "last") and path.parent.parent.resolve() == (session.store.root / "runs").resolve()
-    return path.parent.name if is_run else folder
+    return path.name == name and path.parent.parent.resolve() == (session.store.root / "runs").resolve()
 
 
 def progress_lines(session: Session) -> WorkProgress:
