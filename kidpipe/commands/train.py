@@ -20,9 +20,8 @@ from kidcore.method.methods import METHODS, last_stage, stages_read
 from kidcore.method.overlap import Overlap
 from kidcore.models.sources import ModelSource, resolve
 from kidcore.models.tokenizers import load_tokenizer, require_same
-from kidcore.store.kept_knowledge import read_knowledge
 from kidcore.store.knowledge import teacher_knowledge
-from kidcore.store.manifest import Manifest, find_manifest, read_head, read_manifest
+from kidcore.store.manifest import Manifest, find_manifest, read_manifest
 from kidcore.store.stages import MODEL_STAGES, STAGE_TABLE, made_from
 from kidcore.store.store import DamagedShard
 from kidpipe.commands.build import build_imperfect
@@ -54,6 +53,9 @@ class PreparedRun:
     """What a run starts from, checked."""
 
     manifest: Manifest
+    """As if nothing had been built but what the run reads."""
+    whole: Manifest
+    """With all that was built."""
     student: ModelSource
     online: OnlineSetup | None
     content: str
@@ -81,7 +83,8 @@ def prepare_run(session: Session, digest: str = "", *, quiet: bool = False) -> P
     student_tokenizer = load_tokenizer(student.path) if is_comparing else None
     settings = settled(settings, student.path)
     traits = METHODS[settings.method]
-    manifest = restricted(_manifest(session, last_stage(settings), digest, quiet), settings)
+    whole = _manifest(session, last_stage(settings), digest, quiet)
+    manifest = restricted(whole, settings)
     stored = session.store.root / "tokenizers" / manifest.facts.tokenizer
     tokenizer = load_tokenizer(stored) if is_comparing or traits.is_online else None
     if is_comparing:
@@ -95,7 +98,8 @@ def prepare_run(session: Session, digest: str = "", *, quiet: bool = False) -> P
     online = online_setup(session, manifest, tokenizer, student) if traits.is_online else None
     content = content_digest(manifest, settings)
     identity = run_identity(settings, content, student.identity, online.identity(settings) if online else None)
-    return PreparedRun(manifest, student, online, content, identity, find_run(session.store, settings.method, identity))
+    name = find_run(session.store, settings.method, identity)
+    return PreparedRun(manifest, whole, student, online, content, identity, name)
 
 
 def train(session: Session, *, name: str, as_json: bool, digest: str = "", is_teacher_asked: bool = False) -> dict[str, Any]:
@@ -118,7 +122,7 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "", is_te
             companions = out / COMPANIONS
             if ranks.is_first:
                 _claim(session, out, prepared)
-        teacher = _teacher_on_gold(session, prepared.manifest) if ranks.is_first else None
+        teacher = _teacher_on_gold(session, prepared) if ranks.is_first else None
         result = run(
             settings,
             source_of(session, prepared),
@@ -166,16 +170,15 @@ def _claim(session: Session, out: Path, prepared: PreparedRun) -> None:
             store.write_json(f"manifests/{manifest.digest}.json", manifest.as_json())
 
 
-def _teacher_on_gold(session: Session, manifest: Manifest) -> GoldKnowledge | None:
-    """What the teacher that the method learns from thinks of gold, as far as its scores are stored."""
-    traits = METHODS[session.config.train.method]
+def _teacher_on_gold(session: Session, prepared: PreparedRun) -> GoldKnowledge | None:
+    """What the teacher that the method learns from thinks of gold, as far as the build has its scores, read by the run or not."""
+    traits, built, online = METHODS[session.config.train.method], prepared.whole.facts.teacher, prepared.online
     if not (traits.divergence or traits.answers):
         return None
-    if "gold_score" not in manifest.stages:
-        # What the method reads leaves it out; the build it came from may have it.
-        return read_knowledge(session.store, read_head(session.store)["digest"])
+    if online is not None and (built is None or built.identity != online.teacher.identity):
+        return None  # who is asked during training need not have made the shards
     try:
-        return teacher_knowledge(session.store, manifest)
+        return teacher_knowledge(session.store, prepared.whole)
     except DamagedShard:
         return None  # whoever needs the shard itself will say so
 

@@ -199,13 +199,20 @@ def test_another_teacher_is_refused(full: Cli, tmp_path: Path) -> None:
     assert run_of(full, "sft", teacher__model="./other"), "which reads nothing of a teacher"
     manifest = read_manifest(Store(tmp_path / "artifacts"))
     assert manifest is not None
-    assert run_of(full, "kid", "--manifest", manifest.digest[:12], teacher__model="./other"), "asked for by name"
+    first = run_of(full, "kid", "--manifest", manifest.digest[:12], teacher__model="./other")
+    assert first["teacher_on_gold"], "asked for by name"
+    online = run_of(full, "gkd", teacher__model="./other", train__rollout_tokens=4)
+    assert online["teacher_on_gold"] is None, "it made no shard"
     # Other weights behind the same path.
     shutil.rmtree(tmp_path / "teacher")
     other.rename(tmp_path / "teacher")
     assert "has other weights" in full(*TRAIN, "kid").err
     assert full("build-imperfect").code == 0
-    assert run_of(full, "kid")
+    second = run_of(full, "kid")
+    # The paper's form reads no gold scores: they are those of the build that the run was given all the same.
+    one, other_one = (run_of(full, "kid", *more, train__gold_share=0) for more in (("--manifest", manifest.digest[:12]), ()))
+    known = [result["teacher_on_gold"] for result in (one, first, other_one, second)]
+    assert known[0] == known[1] != known[2] == known[3]
 
 
 def test_a_teacher_that_went_away_is_a_note_and_another_name_is_refused(full: Cli, tmp_path: Path) -> None:
