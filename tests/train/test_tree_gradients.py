@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GraniteConfig, GraniteForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, GraniteConfig, GraniteForCausalLM
 
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError
@@ -129,6 +129,15 @@ def test_models_with_attention_dropout_keep_dense_masks() -> None:
     model.config.attention_dropout = 0.1
     assert choose_layout(model, "auto") == "tree"
     assert not has_tree_attention(model)
+
+
+def test_attention_dropout_by_another_name_keeps_dense_masks_too() -> None:
+    sizes = {"vocab_size": 61, "n_embd": 32, "n_layer": 1, "n_head": 4, "bos_token_id": 1, "eos_token_id": 1}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, attn_pdrop=0.1))
+    assert choose_layout(model, "auto") == "tree"
+    assert not has_tree_attention(model)
+    assert choose_layout(plain := GPT2LMHeadModel(GPT2Config(**sizes, attn_pdrop=0.0)), "auto") == "tree"
+    assert has_tree_attention(plain)
 
 
 def test_soft_capped_heads_are_refused() -> None:

@@ -86,12 +86,19 @@ def install(model: nn.Module) -> bool:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    if getattr(model.config, "attention_dropout", 0.0):
+    if drops_attention(model):
         return False
     AttentionInterface.register(NAME, tree_attention_forward)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)  # type: ignore[operator]
     return has_tree_attention(model)
+
+
+def drops_attention(model: nn.Module) -> bool:
+    """Whether the configuration drops attention weights, whatever it calls that (GPT-2's `attn_pdrop` is 0.1 unless told)."""
+    config: Any = model.config
+    named = [x for name, x in config.to_dict().items() if "drop" in name and ("attn" in name or "attention" in name)]
+    return any(isinstance(x, (int, float)) and x > 0 for x in named)
 
 
 def uninstall(model: nn.Module) -> None:
