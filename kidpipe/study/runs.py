@@ -57,9 +57,8 @@ def run_all(runs: Sequence[Run], jobs: int, say: Callable[[str], None]) -> None:
         with StopRequest() as stop:
             stop.is_patient = True
             while running or (pending and not stop.is_made):
-                while pending and len(running) < jobs and not stop.is_made:
-                    run = pending.popleft()
-                    running[_start(run, jobs)] = run
+                while len(running) < jobs and not stop.is_made and (next_run := _next(pending, running.values())):
+                    running[_start(next_run, jobs)] = next_run
                 if stop.is_made and not is_told:
                     is_told = True
                     _ask_to_stop(running, say)
@@ -90,6 +89,15 @@ def _ask_to_stop(running: Iterable[_Process], say: Callable[[str], None]) -> Non
     say("stopping: runs in training end their step and save it; a second Ctrl-C does not wait for that")
     for process in running:
         process.terminate()
+
+
+def _next(pending: deque[Run], running: Iterable[Run]) -> Run | None:
+    """The first whose student nobody is training: rows that differ in how they are judged share it, and it is trained once."""
+    busy = {run.request["run"] for run in running}
+    found = next((run for run in pending if run.request["run"] not in busy), None)
+    if found is not None:
+        pending.remove(found)
+    return found
 
 
 def _relay(runs: Iterable[Run], heard: dict[Path, str], say: Callable[[str], None]) -> None:

@@ -127,6 +127,16 @@ def test_a_failing_run_is_a_row_and_the_others_go_on(compare: Cli, tmp_path: Pat
     assert "2/2  sft" in again.err
 
 
+def test_rows_that_differ_in_judging_alone_share_a_student(compare: Cli, tmp_path: Path) -> None:
+    (tmp_path / "grid.toml").write_text("eval.max_new_tokens = [2, 8]\n")
+    done = compare("compare", "--methods", "sft", "--seeds", "0", "--grid", "grid.toml", "--jobs", "2")
+    assert done.code == 0, done.err
+    one, other = rows(tmp_path)
+    assert (one["run"], one["error"], other["error"]) == (other["run"], None, None)
+    assert one["evaluation"] != other["evaluation"]
+    assert one["train_seconds"] == other["train_seconds"]
+
+
 @pytest.mark.engine
 def test_killed_and_run_again_it_gives_the_same_rows(compare: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
