@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tests.train.small import write_build
@@ -12,7 +13,7 @@ from tests.train.test_dataset import config
 from train.data.dataset import Dataset, Source
 from train.data.examples import TrainingExample
 from train.data.shards import read_columns, read_shard
-from train.data.shared_rows import SharedRows
+from train.data.shared_rows import SharedRows, drop_shared, shared_in
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,22 @@ def test_a_shard_is_decoded_once_and_again_where_its_file_is_damaged(source: Sou
         times.append(file.stat().st_ino)
     assert times[0] == times[1]
     assert not rows.columns["tail"].values.flags.owndata
+
+
+def test_what_another_run_drops_meanwhile_is_read_all_the_same(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_file, path = pa.ipc.new_file, source.parts[0].of("score")[0]
+
+    def dropped(*arguments: object) -> object:
+        drop_shared(tmp_path)
+        return new_file(*arguments)
+
+    monkeypatch.setattr(pa.ipc, "new_file", dropped)
+    assert shared_in(tmp_path, 8).table(path, ["example_id"], read_columns).equals(read_columns(path, ["example_id"]))
+    monkeypatch.undo()
+    assert shared_in(tmp_path, 8).table(path, ["example_id"], read_columns).equals(read_columns(path, ["example_id"]))
+    assert len(list(tmp_path.glob("rows/*/*.arrow"))) == 1
 
 
 def test_few_files_are_kept_and_what_is_mapped_stays(source: Source, tmp_path: Path) -> None:

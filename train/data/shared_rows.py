@@ -40,6 +40,7 @@ class SharedRows:
                 return known
             table = read(path, columns).combine_chunks()
             with (
+                suppress(FileNotFoundError),  # a run that ended has dropped the folder meanwhile
                 replacing(file, is_lasting=False) as temporary,
                 pa.OSFile(str(temporary), "wb") as sink,
                 pa.ipc.new_file(sink, table.schema) as out,
