@@ -76,9 +76,9 @@ def evaluate(
             # They are named after places in the whole file, of which data.sample leaves some.
             whole = read(config.data.model_copy(update={"sample": 0}), _split(split)) if config.data.sample else dataset
             predictions = _read(predictions_file, whole, dataset.examples[: settings.limit or None])
-            _tell_of_others(out, predictions_file)
+            _tell_of_others(out, predictions_file, settings)
         else:
-            _tell_of_others(out, Path(origin["model"]))
+            _tell_of_others(out, Path(origin["model"]), settings)
             predictions = _generate(session, origin["model"], dataset, bar)
         notes = origin | {"data": config.data.path, "split": split, "suite": str(suite) if suite else None}
         if predictions.lost_tables:
@@ -138,12 +138,22 @@ def _keep_whole(out: Path, limit: int) -> None:
             )
 
 
-def _tell_of_others(out: Path, judged: Path) -> None:
-    """Say where the judgement of a file or model takes the place of another's: two folders may both have a predictions.sql."""
+def _tell_of_others(out: Path, judged: Path, settings: EvalSettings) -> None:
+    """Say where the judgement of a file or model takes the place of another's: two folders may both have a predictions.sql.
+
+    Of a model that is judged by other answers, too: greedy ones and votes of several are two evaluations.
+    """
     before = read_json(out / SUMMARY_FILE) if (out / SUMMARY_FILE).is_file() else {}
     other = before.get("model") or before.get("predictions")
-    if other and Path(other).absolute() != judged.absolute():
+    if not other:
+        return
+    now, then = settings.model_dump(mode="json"), _NOT_GENERATED | before.get("settings", {})
+    asked = [name for name in _GENERATING if settings.samples > 1 or then["samples"] > 1 or not name.startswith("sample_")]
+    changed = ", ".join(f"{name} {then[name]}" for name in asked if then[name] != now[name])
+    if Path(other).absolute() != judged.absolute():
         _LOG.warning("this takes the place of the evaluation of %s; --name keeps both", other)
+    elif changed:
+        _LOG.warning("this takes the place of the evaluation of %s with %s; --name keeps both", other, changed)
 
 
 def _require_databases(dataset: DataSet, limit: int) -> None:
