@@ -96,6 +96,9 @@ def _run(session: Session, files: Store, cells: Sequence[Trial], checkpoint: str
     runs = _runs(session.store, cells, manifests, checkpoint, jobs)
     if only_finished:
         runs = _finished(runs)
+    for one, other in _alike(runs):
+        said = f"{one.cell.describe()} and {other.cell.describe()} are one run: what sets them apart decides no result of it"
+        session.errors.print(f"{said}, and its seconds and memory are those of the first", soft_wrap=True)
     run_all(runs, jobs, lambda line: session.errors.print(line, soft_wrap=True))
     if not only_finished and all(run.result for run in runs):
         # What finished runs read, they refer to themselves.
@@ -202,6 +205,12 @@ def _unusual_limits(config: Config) -> list[dict[str, Any]]:
     usual = sandbox_limits(SandboxSettings())
     limits = {name: value for name, value in sandbox_limits(config.sandbox).items() if value != usual[name]}
     return [limits] if limits else []
+
+
+def _alike(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
+    """Rows that are one run, each with the first such: they differ in how it is computed alone, as with train.packing."""
+    first: dict[Path, Run] = {}
+    return [(one, run) for run in runs if not run.error and (one := first.setdefault(run.folder, run)) is not run]
 
 
 def _finished(runs: Sequence[Run]) -> list[Run]:

@@ -128,13 +128,15 @@ def test_a_failing_run_is_a_row_and_the_others_go_on(compare: Cli, tmp_path: Pat
 
 
 def test_rows_that_differ_in_judging_alone_share_a_student(compare: Cli, tmp_path: Path) -> None:
-    (tmp_path / "grid.toml").write_text("eval.max_new_tokens = [2, 8]\n")
+    (tmp_path / "grid.toml").write_text("eval.max_new_tokens = [2, 8]\ntrain.packing = ['tree', 'none']\n")
     done = compare("compare", "--methods", "sft", "--seeds", "0", "--grid", "grid.toml", "--jobs", "2")
     assert done.code == 0, done.err
-    one, other = rows(tmp_path)
-    assert (one["run"], one["error"], other["error"]) == (other["run"], None, None)
-    assert one["evaluation"] != other["evaluation"]
-    assert one["train_seconds"] == other["train_seconds"]
+    found = rows(tmp_path)
+    assert [row["error"] for row in found] == [None] * 4
+    for name, values in (("run", 1), ("train_seconds", 1), ("evaluation", 2)):
+        assert len({row[name] for row in found}) == values, name
+    one, other = (f"sft, eval.max_new_tokens 8, train.packing {packing}, seed 0" for packing in ("tree", "none"))
+    assert f"{one} and {other} are one run" in " ".join(done.err.split())
 
 
 @pytest.mark.engine
