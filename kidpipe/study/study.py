@@ -33,6 +33,7 @@ from kidpipe.study.trial import RESULT
 from pipeline.build import build, finished_manifest, is_finished
 from pipeline.context import Context, open_context
 from pipeline.outline import Outline, split_parts
+from train.student.student import check_student
 
 ROWS, SUMMARY = "runs.parquet", "summary.json"
 _RUNS = "runs"
@@ -112,7 +113,7 @@ def _check(store: Store, cells: Sequence[Trial], only_finished: bool) -> None:
         if not cell.config.train.student:
             raise KidpipeError("no student is named", where="train.student", fix="kidpipe compare --student MODEL")
     for student in {cell.config.train.student for cell in cells}:
-        resolve(student)
+        check_student(resolve(student).path)
     for cell in _builds(cells).values():
         _open(cell).close()
     read(cells[0].config.data, "dev")

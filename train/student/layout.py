@@ -24,9 +24,8 @@ def hidden_states(model: nn.Module, pack: Pack) -> Tensor:
     return run_trunk(model, pack.input_ids_BL, pack.position_ids_BL, mask)
 
 
-def head_of(model: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """Weight [V, D] and bias [V] of the LM head; refuses heads that do more than one matrix product."""
-    config: Any = model.config
+def refuse_soft_caps(config: Any) -> None:
+    """Refuse a model whose configuration has its logits soft-capped, which needs no weights to be known."""
     for name in ("final_logit_softcapping", "logits_soft_cap", "logit_softcapping"):
         if getattr(config, name, None):
             raise KidpipeError(
@@ -34,6 +33,11 @@ def head_of(model: nn.Module) -> tuple[Tensor, Tensor | None]:
                 where=f"{name} = {getattr(config, name)} in the student's config.json",
                 fix="choose a student without soft-capping, such as Qwen2.5 or Llama",
             )
+
+
+def head_of(model: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Weight [V, D] and bias [V] of the LM head; refuses heads that do more than one matrix product."""
+    refuse_soft_caps(model.config)
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
     if not isinstance(head, nn.Linear):
         raise KidpipeError(

@@ -16,6 +16,7 @@ from kidcore.models.serving import tokenizer_files
 from kidcore.models.trees.trunk import causal_of
 from kidcore.models.weights import weight_files
 from train.student.adapters import add_adapters, merged_state, save_adapter
+from train.student.layout import refuse_soft_caps
 from train.student.sharding import gather
 
 
@@ -67,7 +68,7 @@ def _prepared(model: nn.Module, settings: TrainSettings) -> nn.Module:
 
 
 def check_student(path: Path) -> None:
-    """Refuse a kind of model that transformers does not train as a language model, before anything is made for it."""
+    """Refuse a kind of model that is not trained as a language model, by transformers or here, before anything is made for it."""
     try:
         config = AutoConfig.from_pretrained(path)
     except Exception as error:  # whatever values a configuration's constructor objects to
@@ -85,6 +86,7 @@ def check_student(path: Path) -> None:
             where=str(path / "config.json"),
             fix="name a student such as Qwen2.5 or Llama",
         )
+    refuse_soft_caps(config)
     read = weight_files(path)
     if not any(file.name.startswith(("model", "pytorch_model")) for file in read):
         raise KidpipeError(

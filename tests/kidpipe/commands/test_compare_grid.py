@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -125,6 +126,15 @@ def test_a_failing_run_is_a_row_and_the_others_go_on(compare: Cli, tmp_path: Pat
     again = compare(*command)
     assert "1 of 2 runs were finished before" in again.err
     assert "2/2  sft" in again.err
+
+
+def test_a_student_that_cannot_be_trained_is_refused_before_a_build(compare: Cli, tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "capped")
+    config = json.loads((tiny_model / "config.json").read_text())
+    (tmp_path / "capped" / "config.json").write_text(json.dumps(config | {"final_logit_softcapping": 30.0}))
+    refused = compare("compare", "--methods", "sft", "--seeds", "0", train__student="capped")
+    assert_said(refused, "soft-caps its logits", "choose a student")
+    assert not list((tmp_path / "artifacts").glob("ingest/*"))
 
 
 def test_rows_that_differ_in_judging_alone_share_a_student(compare: Cli, tmp_path: Path) -> None:
