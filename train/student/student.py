@@ -87,6 +87,12 @@ def check_student(path: Path) -> None:
             fix="name a student such as Qwen2.5 or Llama",
         )
     refuse_soft_caps(config)
+    if not getattr(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None), "_supports_sdpa", True):
+        raise KidpipeError(
+            f"models of type {config.model_type} have no attention in transformers that a student is trained with (sdpa)",
+            where=str(path / "config.json"),
+            fix="choose a student such as Qwen2.5 or Llama",
+        )
     read = weight_files(path)
     if not any(file.name.startswith(("model", "pytorch_model")) for file in read):
         raise KidpipeError(

@@ -63,6 +63,7 @@ def test_a_copy_of_the_start_is_byte_for_byte(stored: Path, tmp_path: Path) -> N
         ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}, "type t5 is no causal language model"),
         ({"model_type": "nonesuch"}, "cannot be loaded"),
         ({"final_logit_softcapping": 30.0}, "soft-caps its logits"),
+        ({"model_type": "bloom", "architectures": ["BloomForCausalLM"]}, "models of type bloom have no attention"),
     ],
 )
 def test_what_can_t_be_trained_is_refused_before_anything_is_made(changes: dict[str, object], what: str, tmp_path: Path) -> None:
