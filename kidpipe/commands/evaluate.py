@@ -308,7 +308,8 @@ def _best_of(students: Sequence[Path]) -> str:
 
 def _name_of(session: Session, folder: str) -> str:
     # A run's best and last student are judged beside each other.
-    name = f"{Path(folder).absolute().parent.name}-last" if _is_of_run(session, folder, "last") else _run_or_model(session, folder)
+    is_last = _is_of_run(session, folder, "last")
+    name = f"{Path(folder).absolute().parent.name}-last" if is_last else _run_or_model(session, folder)
     return re.sub(r"[^\w.-]+", "-", name).strip("-.")
 
 
