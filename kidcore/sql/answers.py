@@ -29,11 +29,13 @@ from kidcore.sql.lexer import TokenKind, tokens
 from kidcore.sql.statements import begins_statement, next_unquoted, statement_end
 from kidcore.sql.wrappers import enclosed_texts, is_quoted_line, json_texts, last_item, tagged_texts, unquoted_lines
 
-_THOUGHTS = r"think|thinking|thought|thoughts|reason|reasoning|reflection|analysis|scratchpad|seed:think|begin_of_thought"
-# Also Magistral's [THINK], Kimi's ◁think▷, Cohere's <|START_THINKING|> and the <|begin_of_thought|> family.
-_OPEN = re.compile(rf"<\|?(?:{_THOUGHTS}|start_thinking)\|?>|\[THINK\]|◁think▷", re.IGNORECASE)
+_THOUGHTS = r"(?:\w+[:_])?(?:think|thinking|thoughts?)|reason|reasoning|reflection|analysis|scratchpad|plan|planning|cot"
+"""With what families put before it: <seed:think>, <chain_of_thought>, <|begin_of_thought|>."""
+# Also Magistral's [THINK], Kimi's ◁think▷, Cohere's <|START_THINKING|>, Gemma's <|channel>thought and <unused94>.
+_OPEN = re.compile(rf"<\|?(?!end_)(?:{_THOUGHTS})\|?>|\[THINK\]|◁think▷|<\|channel>|<unused94>", re.IGNORECASE)
 _CLOSE = re.compile(
-    rf"</(?:{_THOUGHTS})>|<\|(?:/(?:{_THOUGHTS})|end_of_thought|end_thinking)\|>|\[/THINK\]|◁/think▷", re.IGNORECASE
+    rf"</(?:{_THOUGHTS})>|<\|(?:/(?:{_THOUGHTS})|end_of_thought|end_thinking)\|>|\[/THINK\]|◁/think▷|<channel\|>|<unused95>",
+    re.IGNORECASE,
 )
 _FINAL = re.compile(
     r"<\|channel\|>\s*final\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
@@ -46,7 +48,7 @@ _PARTS = re.compile(r"<\|(?:channel|message|start|end|constrain|START_RESPONSE)\
 
 # Never legal in SQL outside quotes, wherever they stand: the first of them ends the answer.
 _CONTROL = re.compile(
-    r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</s>|<end_of_turn>|<eos>(?=\s*\Z)|<pad>(?=\s*(?:<pad>|\Z))|\[/INST\]"
+    r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</s>|<end_of_turn>|<turn\|>|<eos>(?=\s*\Z)|<pad>(?=\s*(?:<pad>|\Z))|\[/INST\]"
     r"|\[/(?:SQL|ANSWER|QUERY)\]|</(?:sql|sql_query|query|answer|final_answer|solution|response|output|code|pre)>",
     re.IGNORECASE,
 )

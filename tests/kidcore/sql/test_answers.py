@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kidcore.sql.answers import read_answer
+from kidcore.sql.answers import parts_answer, read_answer
 
 F = "```"
 LONG = """SELECT a, -- the first
@@ -32,6 +32,13 @@ WHERE a IN (SELECT 1 )"""
         ("[THINK]SELECT 0[/THINK]SELECT 1", "SELECT 1"),
         ("◁think▷SELECT 0◁/think▷SELECT 1", "SELECT 1"),
         ("<|begin_of_thought|>SELECT 0<|end_of_thought|>SELECT 1", "SELECT 1"),
+        ("<|channel>thought\nSELECT 0<channel|>SELECT 1<turn|>", "SELECT 1"),
+        ("<|channel>thought\n<channel|>SELECT 1", "SELECT 1"),
+        ("<|channel>thought\nSELECT 0", ""),
+        ("<unused94>thought\nSELECT 0<unused95>SELECT 1", "SELECT 1"),
+        ("<mm:think>SELECT 0</mm:think>SELECT 1", "SELECT 1"),
+        ("<chain_of_thought>SELECT 0</chain_of_thought>SELECT 1", "SELECT 1"),
+        ("<plan>SELECT 0</plan>\nSELECT 1", "SELECT 1"),
         (
             "<|channel|>analysis<|message|>SELECT 0<|end|><|start|>assistant<|channel|>final<|message|>SELECT 1<|return|>",
             "SELECT 1",
@@ -43,6 +50,12 @@ WHERE a IN (SELECT 1 )"""
 )
 def test_thinking_is_no_answer(answer: str, sql: str) -> None:
     assert read_answer(answer) == sql
+
+
+@pytest.mark.parametrize("token", ["<think>", "</think>", "<|channel|>", "<|channel>", "<channel|>", "<|end_of_thought|>"])
+def test_text_goes_on_after_tokens_of_thinking_and_ends_with_those_of_a_turn(token: str) -> None:
+    assert parts_answer(token)
+    assert not any(map(parts_answer, ("<|im_end|>", "<turn|>", "<|eot_id|>", "</s>")))
 
 
 @pytest.mark.parametrize(
