@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from kidcore.sql.lexer import TokenKind, tokens
-from kidcore.sql.statements import begins_statement, next_unquoted, statement_end
+from kidcore.sql.statements import begins_statement, is_empty, next_unquoted, statement_end
 from kidcore.sql.wrappers import enclosed_texts, is_quoted_line, json_texts, last_item, tagged_texts, unquoted_lines
 
 _THOUGHTS = r"(?:\w+[:_])?(?:think|thinking|thoughts?)|reason|reasoning|reflection|analysis|scratchpad|plan|planning|cot"
@@ -53,7 +53,8 @@ _CONTROL = re.compile(
     re.IGNORECASE,
 )
 _LEADING = re.compile(
-    r"\s*(?:<\|(?!im_end|eot|end)[^|<>\s]{1,40}\|>|<｜(?!end)[^｜<>]{1,40}｜>|<start_of_turn>|<s>|<bos>)\s*(?:(?:assistant|model)\b\s*)?",
+    r"\s*(?:<\|(?!im_end|eot|end(?!_header))[^|<>\s]{1,40}\|>|<｜(?!end)[^｜<>]{1,40}｜>|<start_of_turn>|<\|turn>|<s>|<bos>)\s*"
+    r"(?:(?:assistant|model)\b\s*)?",
     re.IGNORECASE,
 )
 _QUOTES = r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`\n]+`|--[^\n]*|/\*.*?\*/"
@@ -65,9 +66,11 @@ _INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
 _OPENER = r"(?=[\s(]*(?:select|with|values|from)\b)"
 _LEAD = re.compile(
-    rf"""(?: :[\s*_]* | [.!?]\s*\n\s* | \A\s*(?:sql|sqlite|assistant)\s+ | \A\s*(?:sql|sqlite3?|duckdb|mysql|postgres|D)[>#]\s*
+    rf"""(?: [:：][\s*_]* | [.!?。]\s*\n\s* | \A\s*(?:sql|sqlite|assistant)\s+
+    | \A\s*(?:sql|sqlite3?|duckdb|mysql|postgres|D)[>#]\s*
     | (?:\A|\n)[ ]*(?:\#{{1,6}}[ ][^\n]*|\*\*[^*\n]+\*\*|__[^_\n]+__|-{{3,}})\s*\n\s* | \A\s*(?:[-*+•]|\(?\d{{1,2}}[.)])\s+
-    | \A\s*(?:sure|certainly|of\ course|okay)\b[,.!]*\s+ | \A[\w ,]{{0,80}}\b(?:query|sql|answer|statement)\ (?:is|would\ be)\s+
+    | \A\s*(?:sure|certainly|of\ course|okay)\b[,.!]*\s+
+    | (?:\A|[.!?]\s)[\w ,]{{0,80}}\b(?:query|sql|answer|statement)\ (?:is|would\ be)\s+
     ){_OPENER}""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -92,7 +95,7 @@ class _Block:
     @property
     def is_sql(self) -> bool:
         if "sql" in self.language or self.language in _DIALECTS:
-            return True
+            return not is_empty(self.text)
         return self.language not in ("python", "py") and begins_statement(self.text)  # `with open(f) as g` begins alike
 
 
@@ -197,7 +200,7 @@ def _without_controls(text: str, dialect: str) -> str:
     for token in tokens(text, dialect):
         if token.kind is TokenKind.SYMBOL and _CONTROL.match(text, at):
             return text[:at]
-        if token.text.startswith("[") and (found := _CONTROL.match(text, at)) and found.group().endswith("INST]"):
+        if token.text.startswith("[/") and _CONTROL.match(text, at):
             return text[:at]
         at += len(token.text)
     return text

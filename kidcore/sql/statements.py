@@ -24,7 +24,7 @@ _STATEMENT = re.compile(
 """How a statement begins; words that are English too count only with what has to follow them in SQL."""
 _NEXT_LABEL = re.compile(
     r"""\#{2,6}[ ] | (?-i:[A-Z][a-z]+(?:[ ][a-zA-Z]+){0,3}:\s)
-    | (?:sql\s?result|answer|explanation|notes?|result|output|question|reasoning|thought)\s*:(?!:)""",
+    | (?:sql\s?result|answer|explanation|notes?|result|output|question|reasoning|thought|database)\s*:(?!:)""",
     re.IGNORECASE | re.VERBOSE,
 )
 _GOES_ON = re.compile(
@@ -39,6 +39,8 @@ _CLOSES = re.compile(r"asc|desc|nulls|first|last|end|null|true|false|rows|range|
 _ENGLISH = re.compile(r"the|this|that|these|we|you|our|your")
 _APOSTROPHE = re.compile(r"[A-Z][a-z]*(?:['’](?:s|re|ve|ll|d|m)|n['’]t)\s+[a-z]")
 """As in "Here's why": no text of SQL opens within a word."""
+_OTHER_SCRIPT = re.compile(r"（?[^\W\d_\x00-\x7f][^\n'\"`/-]*[，。：；！？、]")
+"""A line with the punctuation of Chinese or Japanese, of which SQL makes no use outside quotes."""
 _AFTER = re.compile(r"(?:[\s;]|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*", re.DOTALL)
 _RULE = re.compile(r"(?:-{3,}|={3,}|\*{3,})[ \t\r]*\n\s*")
 """A line across the page."""
@@ -47,6 +49,11 @@ _RULE = re.compile(r"(?:-{3,}|={3,}|\*{3,})[ \t\r]*\n\s*")
 def begins_statement(text: str) -> bool:
     """Whether the text begins as an SQL statement does, after space, comments and parentheses."""
     return _STATEMENT.match(text) is not None
+
+
+def is_empty(text: str) -> bool:
+    """Whether the text holds nothing but space, semicolons and comments."""
+    return _AFTER.fullmatch(text) is not None
 
 
 def next_unquoted(pattern: re.Pattern[str], text: str, at: int) -> re.Match[str] | None:
@@ -92,15 +99,17 @@ def _is_prose(text: str, is_paragraph: bool, dialect: str) -> bool:
     if rule := _RULE.match(text):
         after = re.match(r"[A-Z][a-z]+\b|\W*\Z|[*#_`>|]", text[rule.end() :])
         return after is not None and not any(pattern.fullmatch(after.group()) for pattern in (_GOES_ON, _CLOSES))
-    if is_paragraph and re.match(r"#{1,6} |\*\*[A-Z]\w+|• |\d+\. ", text):
+    if is_paragraph and re.match(r"#{1,6} |\*\*[A-Z]\w+|• |\d+\. |[-*] (?:`[^`\n]*`|\*\*[^*\n]*\*\*) ?:", text):
         return True
-    if _APOSTROPHE.match(text):
+    if _APOSTROPHE.match(text) or _OTHER_SCRIPT.match(text):
         return True
+    mark = re.match(r"\(|[-*] ", text) if is_paragraph else None
+    text = text[mark.end() :] if mark else text
     words = list(islice((token for token in tokens(text[:200], dialect) if token.kind is not TokenKind.SPACE), 3))
     first = words[0].text if words else ""
     if len(words) < 3 or not first[:1].isupper() or first[1:].isupper() or words[1].kind is not TokenKind.WORD:
         return False
     if _ENGLISH.fullmatch(words[1].text):
         return words[2].kind is TokenKind.WORD
-    is_sql = any(pattern.fullmatch(word.text) for word in words[:2] for pattern in (_GOES_ON, _CLOSES))
+    is_sql = any(pattern.fullmatch(word.text) for word in words[: 3 if mark else 2] for pattern in (_GOES_ON, _CLOSES))
     return not is_sql and (words[2].kind is TokenKind.WORD or words[2].text[0] in "',.")

@@ -91,6 +91,14 @@ def test_english_is_no_statement(text: str) -> None:
         ("SELECT a FROM t", "\nIt’s all of them"),
         ("SELECT a FROM t", "\nWe'll see 'x' there"),
         ("SELECT a FROM t", "\n\nDon't forget the index"),
+        ("SELECT a FROM t", "\n\n(This query finds all of them.)"),
+        ("SELECT a FROM t", "\n\n- `a`: the first column"),
+        ("SELECT a FROM t", "\n\n* **a**: the first column"),
+        ("SELECT a FROM t", "\n\n- This query finds them"),
+        ("SELECT a FROM t", "\n\ndatabase: shop\nsale: price int"),
+        ("SELECT a FROM t", "\n\n这个查询返回所有名称。"),
+        ("SELECT a FROM t", "\n解释：返回所有名称"),
+        ("SELECT a FROM t", "\n（このクエリは、名前を返します。）"),
     ],
 )
 def test_what_follows_is_left_out(statement: str, after: str) -> None:
@@ -118,6 +126,12 @@ def test_what_follows_is_left_out(statement: str, after: str) -> None:
         "SELECT max(a\n\nThis one goes deeper) FROM t",
         "SELECT a FROM t\nWHERE b =\nX's s'",
         "SELECT a FROM t\nLimit 5",
+        "SELECT a\n\n- b AS c FROM t",
+        "SELECT a\n\n* Total cost FROM t",
+        "SELECT a FROM t WHERE (b = 1)\n\nAND (c = 2)",
+        "SELECT 名称 -- 名字，全部\nFROM 城市 -- 表，一个\nWHERE 名称 = '甲，乙'",
+        "SELECT a FROM t AS\n城市 WHERE b = '，'",
+        "SELECT a FROM\n城市 -- 表，一个",
         "SELECT a FROM Singer AS T1\nJoin Concert AS T2 ON T1.id = T2.id",
     ],
 )
