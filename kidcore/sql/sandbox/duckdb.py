@@ -6,7 +6,7 @@ from typing import Any
 
 import duckdb
 
-from kidcore.sql.lexer import strip_end
+from kidcore.sql.lexer import TokenKind, strip_end, tokens
 from kidcore.sql.sandbox.duckdb_values import plain, text_reader
 from kidcore.sql.sandbox.job import Job, Limits, ResultKind, Row
 from kidcore.sql.sandbox.sqlite import Fetched
@@ -14,6 +14,8 @@ from kidcore.sql.schema.identifiers import always_quoted
 
 _CONNECTIONS_KEPT = 4
 _FETCH_ROWS = 1024
+_PIVOTING = ("PIVOT", "PIVOT_WIDER", "SELECT", "FROM", "WITH")
+"""How a query that pivots may begin; EXPLAIN, COPY and CREATE ... AS it begin otherwise."""
 
 
 class DuckdbEngine:
@@ -51,7 +53,7 @@ class DuckdbEngine:
         if len(statements) > 1:
             return ResultKind.REFUSED, [], (), "more than one statement"
         kind = statements[0].type
-        if kind != duckdb.StatementType.SELECT:
+        if kind != duckdb.StatementType.SELECT and not (kind == duckdb.StatementType.MULTI and _is_pivot(sql)):
             return ResultKind.REFUSED, [], (), f"not a reading statement: {kind.name.lower()}"
         cursor.execute(statements[0])
         description = cursor.description or ()
@@ -114,6 +116,13 @@ class DuckdbEngine:
         _bound_depth(connection, self._limits.max_expression_depth)
         connection.execute("SET lock_configuration = true")
         return connection
+
+
+def _is_pivot(sql: str) -> bool:
+    """Whether what DuckDB takes for several statements is a query that pivots: it looks up the columns first, and then reads."""
+    solid = (token for token in tokens(sql, "duckdb") if token.kind is not TokenKind.SPACE and token.text != "(")
+    first = next(solid, None)
+    return first is not None and any(map(first.is_word, _PIVOTING))
 
 
 def _as_text(sql: str, wanted: Sequence[bool]) -> str:

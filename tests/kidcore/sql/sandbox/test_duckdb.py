@@ -28,6 +28,9 @@ ATTACKS = {
     "drop": "DROP TABLE singer",
     "create": "CREATE TABLE evil (a INTEGER)",
     "create temp": "CREATE TEMP TABLE singer AS SELECT 'x' AS name",
+    "create temp pivot": "CREATE TEMP TABLE t AS PIVOT singer ON country USING count(*)",
+    "copy pivot": "COPY (PIVOT singer ON country USING count(*)) TO '{folder}/evil.csv'",
+    "pivot and delete": "WITH t AS (PIVOT singer ON country USING count(*)) DELETE FROM singer",
     "create macro": "CREATE MACRO evil() AS 1",
     "copy to": "COPY singer TO '{folder}/evil.csv'",
     "copy from": "COPY singer FROM '/etc/passwd'",
@@ -77,6 +80,9 @@ MUST_BE_REFUSED = {
     "with delete",
     "drop",
     "copy to",
+    "create temp pivot",
+    "copy pivot",
+    "pivot and delete",
     "attach",
     "read csv",
     "set",
@@ -155,6 +161,21 @@ def test_times_with_a_zone_are_compared_by_content_and_kept_in_order(world: Path
 def test_columns_are_read_as_text_whatever_the_statement_ends_in(end: str, world: Path, pool: SandboxPool) -> None:
     result = pool.execute(Job(str(world), "SELECT TIMESTAMPTZ '2024-01-07 00:00:00+00', INTERVAL 3 DAY, '; --'" + end))
     assert result.rows == [(("datetime", "2024-01-07 00:00:00+00"), ("interval", "3 days 0:00:00"), "; --")], result.message
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "PIVOT (SELECT country FROM singer) ON country USING count(*)",
+        "-- how many\nFROM (PIVOT_WIDER (SELECT country FROM singer) ON country USING count(*))",
+        "(WITH p AS (PIVOT (SELECT country FROM singer) ON country USING count(*)) SELECT France, Japan, Peru FROM p);",
+    ],
+)
+def test_a_pivot_that_does_not_name_its_columns_is_read(sql: str, world: Path, pool: SandboxPool) -> None:
+    result = pool.execute(Job(str(world), sql))
+    assert (result.kind, result.rows) == (ResultKind.OK, [(20, 20, 20)]), result.message
+    times = "PIVOT (SELECT country, TIMESTAMPTZ '2024-01-07 00:00:00+00' AS a FROM singer) ON country USING max(a)"
+    assert pool.execute(Job(str(world), times)).rows == [(("datetime", "2024-01-07 00:00:00+00"),) * 3]
 
 
 BIG = "12345678901234567890"
