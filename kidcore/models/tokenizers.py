@@ -75,6 +75,13 @@ def load_tokenizer(model_path: str | Path) -> Any:
             where=str(model_path),
             fix="the model folder needs tokenizer.json (or the tokenizer's own files) beside its weights",
         ) from error
+    # Without its vocabulary (tokenizer.json, vocab.json) transformers makes some tokenizers of the special tokens alone.
+    if set(tokenizer.encode("SELECT", add_special_tokens=False)) <= {tokenizer.unk_token_id}:
+        raise KidpipeError(
+            f"the tokenizer has no vocabulary: {len(tokenizer)} tokens, and none to write SELECT with",
+            where=str(model_path),
+            fix="copy tokenizer.json (or the tokenizer's own files) from the model's source again",
+        )
     # Lengths are checked against the model where they matter; the tokenizer's own limit would only print a warning.
     tokenizer.model_max_length = _UNLIMITED
     return tokenizer

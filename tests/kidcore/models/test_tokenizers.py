@@ -1,5 +1,6 @@
 """Tokenizers trained on the spot in; digests, comparisons and special ids out."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,16 @@ def test_eos_is_required() -> None:
 
 def test_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KidpipeError, match="no tokenizer could be loaded"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["TokenizersBackend", "Qwen2Tokenizer"])
+def test_a_tokenizer_that_lost_its_vocabulary_is_refused(tmp_path: Path, kind: str) -> None:
+    _train().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8")) | {"tokenizer_class": kind}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    with pytest.raises(KidpipeError, match="tokenizer has no vocabulary"):
         load_tokenizer(tmp_path)
 
 
