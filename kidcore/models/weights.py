@@ -190,11 +190,15 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
         header = json.loads(text)
         header.pop("__metadata__", None)
         tensors = {str(name): _tensor(name, entry, path) for name, entry in header.items()}
-        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        spans = sorted((int(entry["data_offsets"][0]), int(entry["data_offsets"][1])) for entry in header.values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _broken(path, "its header cannot be read") from error
+    end = 8 + length + max((stop for _start, stop in spans), default=0)
     if size != end:
         raise _broken(path, f"it has {size:,} bytes, and its header says {end:,}")
+    # As the loader asks: without gaps, and no byte of two tensors.
+    if any(start != before for (start, _stop), (_start, before) in zip(spans, [(0, 0), *spans], strict=False)):
+        raise _broken(path, "its tensors do not lie one behind the other")
     return tensors
 
 

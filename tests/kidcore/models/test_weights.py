@@ -128,6 +128,19 @@ def _lie(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 8)
 
 
+def _move(folder: Path) -> None:
+    """A gap between two tensors."""
+    data = (folder / "model.safetensors").read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    last = max((name for name in header if name != "__metadata__"), key=lambda name: header[name]["data_offsets"])
+    begin, end = header[last]["data_offsets"]
+    header[last]["data_offsets"] = [begin + 8, end + 8]
+    text, at = json.dumps(header).encode(), 8 + length + begin
+    whole = struct.pack("<Q", len(text)) + text + data[8 + length : at] + b"\0" * 8 + data[at:]
+    (folder / "model.safetensors").write_bytes(whole)
+
+
 _DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a layer missing": (_change(lambda x: _drop(x, ".layers.1.")), "lack 12 of", "model.layers.1"),
     "one bias missing": (_change(lambda x: _drop(x, "layers.0.self_attn.q_proj.bias")), "lack 1 of", "q_proj.bias"),
@@ -138,6 +151,7 @@ _DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "cut in its header": (lambda folder: _cut(folder, 0.001), "damaged", "within its header"),
     "empty": (lambda folder: _cut(folder, 0), "damaged", "no header"),
     "too long": (_lengthen, "damaged", "header says"),
+    "a gap": (_move, "damaged", "one behind the other"),
     "shapes that lie": (_lie, "damaged", "do not match its shape"),
     "a pointer": (_point("model.safetensors"), "Git LFS pointer", "git lfs pull"),
     "a tokenizer that is a pointer": (_point("tokenizer.json"), "Git LFS pointer", "tokenizer.json"),
