@@ -12,6 +12,8 @@ from kidcore.atomic import replacing
 from kidcore.errors import KidpipeError
 from kidcore.method.knowledge import GoldKnowledge
 from kidcore.models.backends.select import require_known
+from kidcore.models.sources import ModelSource
+from kidcore.models.tokenizers import no_row
 from kidcore.store.footers import FooterCounts
 from kidcore.store.graph import Grid, Stage
 from kidcore.store.kept_knowledge import keep_knowledge
@@ -126,13 +128,22 @@ def _repair(store: Store, grid: Grid, damage: DamagedShard, repairs: Counter[tup
 
 
 def _require_known_models(context: Context, grid: Grid) -> None:
-    """Refuse a kind of model that the engine does not know before ingest, not behind it."""
+    """Refuse a kind of model that the engine does not know, or a token that it has no row for, before ingest, not behind it."""
     models = {"teacher": context.teacher, "predictor": context.predictor, "start": context.start}
-    stages_of_models = (stage for stage in grid.stages if STAGE_TABLE[stage.name].model)
-    asked = {STAGE_TABLE[stage.name].model for stage in stages_of_models if grid.asks(stage)}
-    for role, model in models.items():
-        if role in asked and model is not None:
+    asking = [(stage.name, role) for stage in grid.stages if (role := STAGE_TABLE[stage.name].model) and grid.asks(stage)]
+    for role in sorted({role for _name, role in asking}):
+        if (model := models[role]) is not None:
             require_known(model, context.config.engine)
+            end, mask = context.end_and_mask
+            _require_row(context, model, end, "eos_token in tokenizer_config.json")
+            if ("predict", role) in asking:
+                _require_row(context, model, mask, "predict.mask_token")
+
+
+def _require_row(context: Context, model: ModelSource, index: int, setting: str) -> None:
+    # A server's tokenizer is what says how many rows its model has.
+    if model.served is None and index >= model.vocab_size:
+        raise no_row(context.tokenizer, index, model.vocab_size, setting)
 
 
 class _Runner(Protocol):

@@ -226,6 +226,16 @@ def eos_id(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id)
 
 
+def no_row(tokenizer: Any, index: int, rows: int, where: str) -> KidpipeError:
+    """What to say of a token in use that was added to the tokenizer alone: the model's embeddings have only `rows`."""
+    token = str(tokenizer.convert_ids_to_tokens(index))
+    return KidpipeError(
+        f"the token {token!r} has id {index}, and the model only rows for those below {rows}",
+        where=where,
+        fix=f"name a token of the model's own there ({token!r} was added to the tokenizer alone), or resize the embeddings",
+    )
+
+
 def _show(tokenizer: Any, ids: list[int]) -> str:
     """The first tokens of an encoding, as text, so that the difference can be seen."""
     tokens = tokenizer.convert_ids_to_tokens(ids[:12])

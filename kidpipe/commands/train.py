@@ -19,7 +19,7 @@ from kidcore.method.knowledge import GoldKnowledge, students_advantage
 from kidcore.method.methods import METHODS, last_stage, stages_read
 from kidcore.method.overlap import Overlap
 from kidcore.models.sources import ModelSource, resolve
-from kidcore.models.tokenizers import load_tokenizer, require_same
+from kidcore.models.tokenizers import eos_id, load_tokenizer, no_row, require_same
 from kidcore.store.knowledge import teacher_knowledge
 from kidcore.store.manifest import Manifest, find_manifest, read_manifest
 from kidcore.store.stages import MODEL_STAGES, STAGE_TABLE, made_from
@@ -81,6 +81,8 @@ def prepare_run(session: Session, digest: str = "", *, quiet: bool = False) -> P
     # Processes of one machine see the same files, and to load two tokenizers takes a second or two: one of them compares.
     is_comparing = processes.local_rank() == 0
     student_tokenizer = load_tokenizer(student.path) if is_comparing else None
+    if student_tokenizer is not None and (end := eos_id(student_tokenizer)) >= student.vocab_size:
+        raise no_row(student_tokenizer, end, student.vocab_size, f"eos_token in {student.path / 'tokenizer_config.json'}")
     settings = settled(settings, student.path)
     traits = METHODS[settings.method]
     whole = _manifest(session, last_stage(settings), digest, quiet)
@@ -89,6 +91,8 @@ def prepare_run(session: Session, digest: str = "", *, quiet: bool = False) -> P
     tokenizer = load_tokenizer(stored) if is_comparing or traits.is_online else None
     if is_comparing:
         require_same(tokenizer, student_tokenizer)
+        if (end := manifest.facts.eos_id) >= student.vocab_size:  # in a chat that of a turn
+            raise no_row(tokenizer, end, student.vocab_size, "ingest.chat: what ends a turn")
     if student.max_length < manifest.facts.max_tokens:
         raise KidpipeError(
             f"the student takes {student.max_length} tokens, the data has up to {manifest.facts.max_tokens}",

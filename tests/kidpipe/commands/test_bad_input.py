@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kidcore.models.tokenizers import load_tokenizer
 from kidcore.store.store import Store
 from kidpipe.demo.models import train_tokenizer
 from tests.kidpipe.commands.running import Cli, assert_said
@@ -48,6 +49,22 @@ def test_a_kind_of_model_that_the_engine_does_not_know_is_refused_before_ingest(
     assert_said(cli("build-imperfect", **given), "transformers cannot load the model", said, "other")
     assert not list((tmp_path / "artifacts").glob("ingest/*"))
     assert cli("build-imperfect", "--until", "ingest", **given).code == 0, "ingest asks no model"
+
+
+def test_a_token_that_the_model_has_no_row_for_is_refused_before_ingest(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
+    """As where a pad token was added to the tokenizer, and the model's embeddings were not resized."""
+    other = Path(shutil.copytree(tiny_model, tmp_path / "other"))
+    rows = json.loads((other / "config.json").read_text())["vocab_size"]
+    tokenizer = load_tokenizer(other)
+    tokenizer.add_tokens([f"[{number}]" for number in range(len(tokenizer), rows)])
+    tokenizer.add_special_tokens({"mask_token": "[HOLE]"})
+    tokenizer.save_pretrained(other)
+    given = {"teacher__model": str(other), "engine__backend": "transformers"}
+    assert_said(cli("build-imperfect", **given), f"'[HOLE]' has id {rows}", "predict.mask_token", "added to the tokenizer")
+    tokenizer.add_special_tokens({"eos_token": "[END]"})
+    tokenizer.save_pretrained(other)
+    assert_said(cli("train", "--method", "sft", "--student", str(other)), f"'[END]' has id {rows + 1}", "eos_token in")
+    assert not list((tmp_path / "artifacts").glob("ingest/*"))
 
 
 def test_no_such_data_folder(cli: Cli) -> None:
