@@ -193,6 +193,8 @@ def _from_lines(text: str, path: Path, examples: Sequence[Example], tables: Tabl
     lines = [line.rstrip("\r") for line in split_lines(text)]
     if lines and lines[-1] == "":
         lines.pop()
+    while len(lines) > len(examples) and not lines[-1].strip():
+        lines.pop()  # empty lines behind the last example's, as editors leave them
     if len(lines) != len(examples):
         raise KidpipeError(
             f"{len(lines)} lines of predictions for {len(examples)} examples",

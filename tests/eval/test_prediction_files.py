@@ -33,6 +33,11 @@ def test_spider_lines(tmp_path: Path, with_database: bool) -> None:
     assert read_predictions(path, EXAMPLES, TABLES.__getitem__) == EXPECTED
 
 
+@pytest.mark.parametrize("end", ["\n", "\n\n", "\n \n\r\n"])
+def test_empty_lines_behind_the_last_example_are_none(tmp_path: Path, end: str) -> None:
+    assert read_predictions(write(tmp_path, "p.sql", lines(SQLS, True) + end), EXAMPLES) == EXPECTED
+
+
 def test_a_tab_inside_sql_is_not_a_database(tmp_path: Path) -> None:
     sqls = [SQLS[0].replace(" FROM", "\tFROM"), *SQLS[1:]]
     assert read_predictions(write(tmp_path, "p.sql", lines(sqls, False)), EXAMPLES)["dev:10"] == sqls[0]
