@@ -10,7 +10,7 @@ from kidcore.config.digests import FileDigests
 from kidcore.config.settings import fingerprint
 from kidcore.models.weights import StoredTensor, stored_tensors, weight_files
 
-_VERSION = 2
+_VERSION = 3
 """Of these checks: a higher one makes remembered verdicts void."""
 
 

@@ -119,6 +119,15 @@ def _judge(folder: Path, model: Any, found: dict[str, Any]) -> None:
             where=f"{folder} ({where})",
             fix="put the config.json of these weights beside them, or the weights of this config.json",
         )
+    # Beside weights of the same module: a bias that this configuration has none of, an adapter that was never merged.
+    leaves = ((name, part) for name, part in model.named_modules() if next(part.children(), None) is None)
+    homes = {name for name, part in leaves if next(part.parameters(), None) is not None}
+    if lost := sorted(name for name in found["unexpected_keys"] if not homes.isdisjoint(_modules(name))):
+        raise KidpipeError(
+            f"the weights hold {len(lost)} tensors that the model would run without: {_some(lost)}",
+            where=f"{folder} ({where})",
+            fix="put the config.json of these weights beside them, and merge adapters (peft: merge_and_unload) before saving",
+        )
     known = {_LAYER.sub(".N.", name) for name in model.state_dict()}
     # Parts that the language model leaves out (a vision tower) are no mistake; layers of a kind that it has are.
     if spare := sorted(name for name in found["unexpected_keys"] if _LAYER.search(name) and _LAYER.sub(".N.", name) in known):
@@ -127,6 +136,12 @@ def _judge(folder: Path, model: Any, found: dict[str, Any]) -> None:
             where=f"{folder} ({where})",
             fix="put the config.json of these weights beside them: the model would run without those layers",
         )
+
+
+def _modules(name: str) -> set[str]:
+    """The modules that a tensor of this name is within."""
+    parts = name.split(".")
+    return {".".join(parts[:end]) for end in range(1, len(parts))}
 
 
 def _some(names: Iterable[str]) -> str:

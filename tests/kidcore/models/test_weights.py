@@ -38,6 +38,11 @@ def _drop(weights: dict[str, torch.Tensor], part: str) -> None:
         del weights[name]
 
 
+def _add(name: str) -> Callable[[dict[str, torch.Tensor]], None]:
+    """A tensor of layer 0 that config.json asks for nowhere."""
+    return lambda weights: weights.update({f"model.layers.0.{name}": torch.zeros(4)})
+
+
 def _widen(weights: dict[str, torch.Tensor]) -> None:
     name = "model.layers.1.mlp.up_proj.weight"
     weights[name] = torch.cat([weights[name], weights[name][:1]])
@@ -145,6 +150,8 @@ _DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a layer missing": (_change(lambda x: _drop(x, ".layers.1.")), "lack 12 of", "model.layers.1"),
     "one bias missing": (_change(lambda x: _drop(x, "layers.0.self_attn.q_proj.bias")), "lack 1 of", "q_proj.bias"),
     "a layer too many": (_change(_add_layer), "layers that config.json does not have", "model.layers.2"),
+    "a bias that nothing reads": (_change(_add("mlp.gate_proj.bias")), "would run without", "gate_proj.bias"),
+    "an adapter within": (_change(_add("self_attn.q_proj.lora_A.weight")), "would run without", "lora_A"),
     "another shape": (_change(_widen), "another shape", "97 x 64, not 96 x 64"),
     "codes for weights": (_change(_quantise), "1 weights are stored as I8", "q_proj.weight"),
     "cut in half": (_cut, "damaged", "model.safetensors"),
@@ -186,7 +193,7 @@ def test_damaged_folder_is_refused_by_name(folder: Path, damage: str) -> None:
     assert caught.value.fix
 
 
-@pytest.mark.parametrize("whole", [_shard, _pickle, Path.exists])
+@pytest.mark.parametrize("whole", [_shard, _pickle, Path.exists, _change(_add("self_attn.rotary_emb.inv_freq"))])
 def test_whole_folder_is_accepted(folder: Path, whole: Callable[[Path], object]) -> None:
     whole(folder)
     assert resolve(str(folder)).identity.startswith("local:")
