@@ -45,7 +45,7 @@ def test_a_kind_of_model_that_the_engine_does_not_know_is_refused_before_ingest(
     other = Path(shutil.copytree(tiny_model, tmp_path / "other"))
     (other / "config.json").write_text(json.dumps(json.loads((other / "config.json").read_text()) | {"model_type": kind}))
     changes = {role: str(other), "engine.backend": "transformers", "predict.predictor": predictor}
-    given = {name.replace(".", "__"): value for name, value in changes.items()}
+    given: dict[str, Any] = {name.replace(".", "__"): value for name, value in changes.items()}
     assert_said(cli("build-imperfect", **given), "transformers cannot load the model", said, "other")
     assert not list((tmp_path / "artifacts").glob("ingest/*"))
     assert cli("build-imperfect", "--until", "ingest", **given).code == 0, "ingest asks no model"
@@ -59,7 +59,7 @@ def test_a_token_that_the_model_has_no_row_for_is_refused_before_ingest(cli: Cli
     tokenizer.add_tokens([f"[{number}]" for number in range(len(tokenizer), rows)])
     tokenizer.add_special_tokens({"mask_token": "[HOLE]"})
     tokenizer.save_pretrained(other)
-    given = {"teacher__model": str(other), "engine__backend": "transformers"}
+    given: dict[str, Any] = {"teacher__model": str(other), "engine__backend": "transformers"}
     assert_said(cli("build-imperfect", **given), f"'[HOLE]' has id {rows}", "predict.mask_token", "added to the tokenizer")
     tokenizer.add_special_tokens({"eos_token": "[END]"})
     tokenizer.save_pretrained(other)
