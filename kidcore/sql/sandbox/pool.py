@@ -254,6 +254,8 @@ def _refuse(job: Job, limits: Limits) -> str:
     """Why a statement isn't even sent to a worker; empty where it is."""
     if "\0" in job.sql:
         return "contains a NUL character"
+    if not job.sql.isascii() and any("\ud800" <= character <= "\udfff" for character in job.sql):
+        return "not Unicode text: a lone surrogate"
     if len(job.sql) > limits.max_sql_bytes:
         return f"a statement of more than {limits.max_sql_bytes} bytes"
     return ""

@@ -70,6 +70,7 @@ ATTACKS = {
     "deep": "SELECT " + "(" * 3000 + "1" + ")" * 3000,
     "ten megabytes": "SELECT '" + "x" * 10_000_000 + "'",
     "nul": "SELECT 1\0",
+    "half a character": "SELECT '\ud83d'",
     "empty": ";",
     "comment": "-- nothing",
     "garbage": "I think the answer is 42.",
@@ -87,6 +88,7 @@ MUST_BE_REFUSED = {
     "read csv",
     "set",
     "two readings",
+    "half a character",
     "begin",
     "install",
 }
