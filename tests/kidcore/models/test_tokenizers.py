@@ -116,8 +116,8 @@ def test_a_tokenizer_that_lost_its_vocabulary_is_refused(tmp_path: Path, kind: s
     (tmp_path / "tokenizer.json").unlink()
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8")) | {"tokenizer_class": kind}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    # With some libraries beside it transformers refuses the folder itself.
-    with pytest.raises(KidpipeError, match="tokenizer has no vocabulary|no tokenizer could be loaded"):
+    # Without some libraries beside it transformers refuses the folder itself.
+    with pytest.raises(KidpipeError, match=r"tokenizer has no vocabulary|no tokenizer could be loaded"):
         load_tokenizer(tmp_path)
 
 
