@@ -28,9 +28,9 @@ _RUNTIME = 600_000_000
 _CHUNKS_ON_GPU = 512 << 20
 _SHARE = 0.9
 """Of what is free that a step may be planned to take. By judgement: few peaks were held against the estimate."""
-_KEPT_FREE, _KEPT_FREE_WITH_ADAPTERS = 1.5, 1.35
-"""Of what a step moves through on a CPU it takes so many times what is counted here: 1.3 to 2.0 in runs of up to 98 steps of a
-student of 0.5 billion weights, less with adapters (bench/RESULTS.md). What is freed within a step is kept for it, see
+_KEPT_FREE, _KEPT_FREE_BESIDE_IMPERFECT = 1.4, 1.7
+"""Of what a step moves through on a CPU it takes so many times what is counted here: 1.0 to 1.5 in runs on gold alone, 1.3 to 2.1
+on trees with imperfect SQL, of up to 100 steps (bench/RESULTS.md). What is freed within a step is kept for it, see
 kidcore.allocator; that is a part of it."""
 _SMALLEST_PACK, _USUAL_PACK, _LARGEST_PACK = 512, 4096, 16384
 _LOG = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def step_bytes(shape: StudentShape, settings: TrainSettings, device: torch.devic
         row += 6 * shape.query_width + 4 * shape.key_width
     kept = 4 * shape.hidden * shape.layers + row if checkpointed else row * shape.layers
     moved = casts + max(pack_size(settings), longest) * kept + _head_bytes(shape, settings, device, is_cast=is_cast)
-    kept_free = _KEPT_FREE_WITH_ADAPTERS if settings.lora_rank else _KEPT_FREE
+    kept_free = _KEPT_FREE_BESIDE_IMPERFECT if METHODS[settings.method].imperfect else _KEPT_FREE
     step = state + (moved if device.type == "cuda" else int(kept_free * moved))
     # The student is loaded in float32.
     return _RUNTIME + max(step, 4 * shape.num_weights)

@@ -27,7 +27,7 @@ def settings(**changes: object) -> TrainSettings:
 @pytest.mark.parametrize(
     ("shape", "changes", "stays", "moves"),
     [
-        (HALF_BILLION, {}, 8.5, 7.5),
+        (HALF_BILLION, {}, 8.5, 8.2),
         (ONE_AND_A_HALF, {"lora_rank": 16, "pack_tokens": 1024}, 7.1, 6.4),
         (ONE_AND_A_HALF, {"lora_rank": 16}, 7.1, 15.9),
         (STORED_HALF, {"lora_rank": 16, "pack_tokens": 1024}, 4.0, 3.5),
@@ -36,14 +36,27 @@ def settings(**changes: object) -> TrainSettings:
     ],
 )
 def test_estimates_are_those_counted_by_hand(shape: StudentShape, changes: dict[str, object], stays: float, moves: float) -> None:
-    times = 1.35 if changes else 1.5
-    assert step_bytes(shape, settings(**changes), CPU) / 1e9 == pytest.approx(stays + times * moves, rel=0.06)
+    assert step_bytes(shape, settings(**changes), CPU) / 1e9 == pytest.approx(stays + 1.7 * moves, rel=0.06)
+    on_gold = step_bytes(shape, settings(method="sft", **changes), CPU) / 1e9
+    assert on_gold == pytest.approx(stays + 1.4 * moves, rel=0.06)
 
 
-@pytest.mark.parametrize(("pack_tokens", "gigabytes"), [(4096, 19.05), (4096, 20.8), (2048, 14.8), (2048, 17.85), (1024, 13.8)])
-def test_estimates_are_within_15_percent_of_what_was_measured(pack_tokens: int, gigabytes: float) -> None:
-    """Largest resident sets of a student of 0.5 billion weights, all of them trained, by the rows of its packs."""
-    assert step_bytes(HALF_BILLION, settings(pack_tokens=pack_tokens), CPU) / 1e9 == pytest.approx(gigabytes, rel=0.15)
+@pytest.mark.parametrize(
+    ("shape", "changes", "gigabytes"),
+    [
+        (HALF_BILLION, {}, 19.05),
+        (HALF_BILLION, {"method": "sft"}, 20.8),
+        (HALF_BILLION, {"pack_tokens": 2048}, 17.85),
+        (HALF_BILLION, {"pack_tokens": 1024}, 13.6),
+        (STORED_HALF, {"lora_rank": 16, "pack_tokens": 1024}, 11.56),
+        (STORED_HALF, {"lora_rank": 16, "pack_tokens": 1024, "method": "sft"}, 7.93),
+    ],
+)
+def test_estimates_are_15_percent_too_low_or_20_too_high_at_most(
+    shape: StudentShape, changes: dict[str, object], gigabytes: float
+) -> None:
+    """Largest resident sets of runs of 7 to 100 steps (bench/RESULTS.md)."""
+    assert 0.85 * gigabytes < step_bytes(shape, settings(**changes), CPU) / 1e9 < 1.2 * gigabytes
 
 
 @pytest.mark.parametrize("lora_rank", [0, 16])
@@ -73,8 +86,8 @@ def test_what_would_be_killed_is_made_to_fit_and_said(
     monkeypatch.setattr(logging.getLogger("train"), "propagate", True)
     with caplog.at_level(logging.WARNING):
         chosen = fitted(settings(lora_rank=16), student, Ranks())
-    assert (chosen.pack_tokens, chosen.gradient_checkpointing) == (2048, False)
-    assert "packs of 2048 tokens" in caplog.text
+    assert (chosen.pack_tokens, chosen.gradient_checkpointing) == (1024, False)
+    assert "packs of 1024 tokens" in caplog.text
     _large(monkeypatch, 11e9)
     tight = fitted(settings(lora_rank=16), student, Ranks())
     assert tight.gradient_checkpointing
