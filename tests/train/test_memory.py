@@ -44,19 +44,25 @@ def test_estimates_are_those_counted_by_hand(shape: StudentShape, changes: dict[
 @pytest.mark.parametrize(
     ("shape", "changes", "gigabytes"),
     [
-        (HALF_BILLION, {}, 19.05),
         (HALF_BILLION, {"method": "sft"}, 20.8),
+        (HALF_BILLION, {"pack_tokens": 2048}, 14.8),
         (HALF_BILLION, {"pack_tokens": 2048}, 17.85),
         (HALF_BILLION, {"pack_tokens": 1024}, 13.6),
+        (HALF_BILLION, {"pack_tokens": 1024}, 13.8),
         (STORED_HALF, {"lora_rank": 16, "pack_tokens": 1024}, 11.56),
         (STORED_HALF, {"lora_rank": 16, "pack_tokens": 1024, "method": "sft"}, 7.93),
     ],
 )
-def test_estimates_are_15_percent_too_low_or_20_too_high_at_most(
+def test_estimates_are_within_15_percent_of_what_was_measured(
     shape: StudentShape, changes: dict[str, object], gigabytes: float
 ) -> None:
-    """Largest resident sets of runs of 7 to 100 steps (bench/RESULTS.md)."""
-    assert 0.85 * gigabytes < step_bytes(shape, settings(**changes), CPU) / 1e9 < 1.2 * gigabytes
+    """Largest resident sets of runs of up to 100 steps (bench/RESULTS.md)."""
+    assert step_bytes(shape, settings(**changes), CPU) / 1e9 == pytest.approx(gigabytes, rel=0.15)
+
+
+def test_large_packs_of_trees_are_estimated_a_fifth_too_high_at_most() -> None:
+    """The largest of seven steps (bench/RESULTS.md)."""
+    assert 19.05 < step_bytes(HALF_BILLION, settings(), CPU) / 1e9 < 1.2 * 19.05
 
 
 @pytest.mark.parametrize("lora_rank", [0, 16])
