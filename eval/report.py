@@ -15,7 +15,7 @@ from rich.table import Table
 from eval.spider.exact_match import HARDNESS
 from eval.statistics import estimate
 from eval.verdicts import Verdict, VerdictKind
-from kidcore.atomic import replacing, write_text
+from kidcore.atomic import replacing
 from kidcore.errors import KidpipeError, first_line
 from kidcore.finite import finite
 from kidcore.sql.text_files import visible
@@ -65,20 +65,12 @@ def read_verdicts(path: Path) -> list[Verdict]:
         raise KidpipeError(f"these verdicts cannot be read: {first_line(error)}", where=str(path), fix=fix) from error
 
 
-def write_summary(summary: dict[str, Any], path: Path) -> None:
-    """JSON, NaN and infinities as null."""
-    write_text(path, _summary_text(summary))
-
-
 def write_evaluation(verdicts: Sequence[Verdict], summary: dict[str, Any], rows: Path, figures: Path) -> None:
-    """Verdicts to `rows` and the summary to `figures`: both, or where the disk takes no more neither."""
+    """Verdicts to `rows` and the summary to `figures` (JSON, NaN and infinities as null): both, or on a full disk neither."""
+    text = json.dumps(finite(summary), indent=2, ensure_ascii=False) + "\n"
     with replacing(figures) as written:
-        written.write_text(_summary_text(summary), encoding="utf-8")
+        written.write_text(visible(text), encoding="utf-8")
         write_verdicts(verdicts, rows)
-
-
-def _summary_text(summary: dict[str, Any]) -> str:
-    return visible(json.dumps(finite(summary), indent=2, ensure_ascii=False) + "\n")
 
 
 def summarize(verdicts: Sequence[Verdict]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from kidcore.errors import KidpipeError
 from kidcore.sql.sandbox.job import Job
 from kidcore.sql.schema import sqlite_reader
 from kidcore.sql.schema.tables import Schema
+from kidcore.sql.text_files import visible
 
 _SQLITE_HEADER = b"SQLite format 3\0"
 _DUCKDB_HEADER = b"DUCK"
@@ -179,7 +180,7 @@ def database_in(folder: Path, db_id: str) -> Database:
 
     A db_id is the name of a folder there. One that would lead anywhere else gives a database with a fault.
     """
-    name = os.fsencode(db_id) if not _has_surrogate(db_id) else b""
+    name = os.fsencode(db_id) if visible(db_id) == db_id else b""
     if db_id in ("", ".", "..") or any(mark in db_id for mark in "/\\\0") or not name:
         return SqliteDatabase(folder, db_id, f"db_id {db_id[:80]!r} does not name a folder of databases")
     if len(name) > 240:  # with its suffix a file's name may have 255 bytes
@@ -200,10 +201,6 @@ def _alike(path: Path) -> str:
         if near := [other for other in found if other != name]:
             return f"there is {place / near[0]}; if that is it, it has to be {path}"
     return ""
-
-
-def _has_surrogate(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _kind(path: Path) -> tuple[str, str]:

@@ -307,21 +307,23 @@ def _best_of(students: Sequence[Path]) -> str:
 
 
 def _name_of(session: Session, folder: str) -> str:
+    run, student = _student_of_run(session, folder)
     # A run's best and last student are judged beside each other.
-    is_last = _is_of_run(session, folder, "last")
-    name = f"{Path(folder).absolute().parent.name}-last" if is_last else _run_or_model(session, folder)
+    name = f"{run}-last" if student == "last" else run or folder
     return re.sub(r"[^\w.-]+", "-", name).strip("-.")
 
 
 def _run_or_model(session: Session, folder: str) -> str:
     """The run whose best student this is, which is what its name means; else what was given."""
-    return Path(folder).absolute().parent.name if _is_of_run(session, folder, "best") else folder
+    run, student = _student_of_run(session, folder)
+    return run if student == "best" else folder
 
 
-def _is_of_run(session: Session, folder: str, name: str) -> bool:
-    """Whether this is the best or the last student, as `name` says, of a run of this store, by whatever path that is reached."""
+def _student_of_run(session: Session, folder: str) -> tuple[str, str]:
+    """The run of this store, by whatever path that is reached, and which of its students this is: best or last; else empty."""
     path = Path(folder).absolute()
-    return path.name == name and path.parent.parent.resolve() == (session.store.root / "runs").resolve()
+    is_of_run = path.name in ("best", "last") and path.parent.parent.resolve() == (session.store.root / "runs").resolve()
+    return (path.parent.name, path.name) if is_of_run else ("", "")
 
 
 def progress_lines(session: Session) -> WorkProgress:

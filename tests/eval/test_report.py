@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.report import METRICS, read_verdicts, summarize, tables, unjudged_lines, write_evaluation, write_summary, write_verdicts
+from eval.report import METRICS, read_verdicts, summarize, tables, unjudged_lines, write_evaluation, write_verdicts
 from eval.verdicts import Verdict, VerdictKind
 from kidcore.console import open_console
 from kidcore.finite import finite
@@ -156,7 +156,7 @@ def test_a_timed_score_and_the_official_match_say_what_they_are() -> None:
 
 def test_a_summary_is_strict_json_however_deep_the_missing_number(tmp_path: Path) -> None:
     deep = {"a": math.nan, "b": {"c": [math.nan, 1.5, {"d": math.nan}]}, "e": (1, math.nan), "text": "x\ud800"}
-    write_summary(deep, tmp_path / "summary.json")
+    write_evaluation([], deep, tmp_path / "verdicts.parquet", tmp_path / "summary.json")
     text = (tmp_path / "summary.json").read_text(encoding="utf-8")
 
     def refuse(name: str) -> None:

@@ -16,6 +16,7 @@ from kidcore.config.processes import usable_cores
 from kidcore.sql.sandbox.job import Job, Limits, QueryResult, ResultKind, load_plain
 from kidcore.sql.sandbox.process import WorkerProcess
 from kidcore.sql.sandbox.worker import ALARM_GRACE_S
+from kidcore.sql.text_files import visible
 
 _WINDOW = 1024
 """Jobs begun or finished ahead of the one to be yielded next."""
@@ -254,7 +255,7 @@ def _refuse(job: Job, limits: Limits) -> str:
     """Why a statement isn't even sent to a worker; empty where it is."""
     if "\0" in job.sql:
         return "contains a NUL character"
-    if not job.sql.isascii() and any("\ud800" <= character <= "\udfff" for character in job.sql):
+    if visible(job.sql) != job.sql:
         return "not Unicode text: a lone surrogate"
     if len(job.sql) > limits.max_sql_bytes:
         return f"a statement of more than {limits.max_sql_bytes} bytes"

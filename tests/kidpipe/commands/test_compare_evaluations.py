@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from eval.evaluate import SUMMARY_FILE, VERDICTS_FILE
-from eval.report import summarize, write_summary, write_verdicts
+from eval.report import summarize, write_evaluation, write_verdicts
 from eval.verdicts import Verdict, VerdictKind
 from kidcore.errors import KidpipeError
 from kidpipe.commands.compare_evaluations import compare_evaluations
@@ -26,8 +26,7 @@ def session(tmp_path: Path) -> Session:
 def stored(session: Session, name: str, rows: Sequence[Verdict], **notes: Any) -> Path:
     folder = session.store.root / "eval" / name
     folder.mkdir(parents=True)
-    write_verdicts(rows, folder / VERDICTS_FILE)
-    write_summary(notes | summarize(rows), folder / SUMMARY_FILE)
+    write_evaluation(rows, notes | summarize(rows), folder / VERDICTS_FILE, folder / SUMMARY_FILE)
     return folder
 
 

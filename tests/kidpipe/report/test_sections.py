@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.report import summarize, write_summary, write_verdicts
+from eval.report import summarize, write_evaluation
 from eval.verdicts import Verdict, VerdictKind
 from kidcore.store.store import Store
 from kidpipe.report import plots
@@ -32,8 +32,7 @@ def table(section: Section, heading: str) -> HtmlTable:
 
 def stored(folder: Path, rows: list[Verdict]) -> Path:
     folder.mkdir()
-    write_verdicts(rows, folder / "verdicts.parquet")
-    write_summary(summarize(rows), folder / "summary.json")
+    write_evaluation(rows, summarize(rows), folder / "verdicts.parquet", folder / "summary.json")
     return folder
 
 
