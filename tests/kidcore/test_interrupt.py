@@ -8,17 +8,17 @@ import pytest
 
 from kidcore.interrupt import StopRequest
 
-BOTH = (signal.SIGINT, signal.SIGTERM)
+ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @pytest.fixture(autouse=True)
 def _handlers_as_found() -> Iterator[None]:
-    found = {number: signal.getsignal(number) for number in BOTH}
+    found = {number: signal.getsignal(number) for number in ALL}
     yield
-    assert {number: signal.getsignal(number) for number in BOTH} == found
+    assert {number: signal.getsignal(number) for number in ALL} == found
 
 
-@pytest.mark.parametrize("number", BOTH)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_patient_one_remembers_the_first_and_obeys_the_second(number: signal.Signals) -> None:
     with StopRequest() as stop:
         stop.is_patient = True
@@ -41,6 +41,27 @@ def test_another_kind_of_signal_counts_as_the_second() -> None:
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_terminal_that_hangs_up_makes_a_wish_and_does_not_insist() -> None:
+    with StopRequest() as stop:
+        stop.is_patient = True
+        signal.raise_signal(signal.SIGHUP)
+        assert stop.is_made
+        signal.raise_signal(signal.SIGHUP)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_what_runs_under_nohup_does_not_hear_of_it() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.is_made
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_what_was_set_before_is_set_again_whatever_happens_inside() -> None:

@@ -32,7 +32,7 @@ def _signalled(monkeypatch: pytest.MonkeyPatch, number: int, at: int) -> None:
     monkeypatch.setattr(_Session, "_step", step)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_the_step_it_falls_in_and_the_run_goes_on(
     build: tuple[Source, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
