@@ -6,9 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from eval.answers import Answering
 from kidcore.advance import Advance, unheard
 from kidcore.errors import KidpipeError
-from kidcore.models.backends.base import Backend, Sampling
+from kidcore.models.backends.base import Sampling
 from kidcore.models.prompts import PromptBuilder
 from kidcore.models.tokenizers import eos_id, special_ids
 from kidcore.progress import Ticker
@@ -43,7 +44,7 @@ class Predictions:
 
 
 def generate_predictions(
-    backend: Backend,
+    backend: Answering,
     builder: PromptBuilder,
     examples: Sequence[Example],
     database: Callable[[str], Database | Path],
@@ -87,7 +88,7 @@ def _adding_up(progress: Ticker, total: int) -> Advance:
 
 
 def answer_questions(
-    backend: Backend, tokenizer: object, prompts: Sequence[Sequence[int]], max_new_tokens: int, dialect: str = "sqlite"
+    backend: Answering, tokenizer: object, prompts: Sequence[Sequence[int]], max_new_tokens: int, dialect: str = "sqlite"
 ) -> list[str]:
     """Greedy SQL for each prompt, given as token ids, by the rule of `read_answer`."""
     structure = _structure(tokenizer)
@@ -111,7 +112,7 @@ def _text(tokenizer: Any, ids: Sequence[int], structure: Container[int]) -> str:
 
 
 def _prompts(
-    backend: Backend,
+    backend: Answering,
     builder: PromptBuilder,
     examples: Sequence[Example],
     database: Callable[[str], Database | Path],

@@ -7,6 +7,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from eval.answers import ANSWERS_FILE, KeptAnswers
 from eval.databases import Databases
 from eval.evaluate import SUMMARY_FILE, VERDICTS_FILE, Evaluation
 from eval.evaluate import judge_predictions as judge
@@ -19,7 +20,7 @@ from kidcore.atomic import require_writable
 from kidcore.config.config import EvalSettings
 from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
-from kidcore.models.backends.base import Sampling
+from kidcore.models.backends.base import Backend, Sampling
 from kidcore.models.backends.select import open_backend
 from kidcore.models.sources import resolve
 from kidcore.progress import Ticker, WorkProgress
@@ -79,7 +80,7 @@ def evaluate(
             _tell_of_others(out, predictions_file, settings)
         else:
             _tell_of_others(out, Path(origin["model"]), settings)
-            predictions = _generate(session, origin["model"], dataset, bar)
+            predictions = _generate(session, origin["model"], dataset, out, bar)
         notes = origin | {"data": config.data.path, "split": split, "suite": str(suite) if suite else None}
         if predictions.lost_tables:
             lost = sum(bool(tables) for tables in predictions.lost_tables.values())
@@ -241,24 +242,30 @@ def _read(path: Path, dataset: DataSet, judged: Sequence[Example]) -> "Predictio
     return made
 
 
-def _generate(session: Session, folder: str, dataset: DataSet, bar: WorkProgress) -> "Predictions":
-
+def _generate(session: Session, folder: str, dataset: DataSet, out: Path, bar: WorkProgress) -> "Predictions":
+    """What the model answers, and answered before for the evaluation in `out`."""
     source = resolve(folder, digests=FileDigests(session.store.root / "digests.json"))
     builder, config = builder_of_model(session, source.path), session.config
     examples = dataset.examples[: config.eval.limit] if config.eval.limit else dataset.examples
     longest = builder.definition.max_prompt_tokens + config.eval.max_new_tokens
     number = config.eval.samples
     sampling = Sampling(config.eval.sample_temperature, config.eval.sample_seed, number) if number > 1 else None
-    limit = config.eval.max_new_tokens
-    with bar.starting(f"the engine with {_run_or_model(session, folder)}"):
-        backend = open_backend(
-            source.path, config.engine, config.eval.dtype, max_top_k=1, max_length=longest, verbose=session.verbose
-        )
+
+    def start() -> Backend:
+        with bar.starting(f"the engine with {_run_or_model(session, folder)}"):
+            return open_backend(
+                source.path, config.engine, config.eval.dtype, max_top_k=1, max_length=longest, verbose=session.verbose
+            )
+
+    made_by = {"model": source.identity, "dtype": config.eval.dtype, "longest": longest}
+    answers = KeptAnswers(out / ANSWERS_FILE, made_by, start)
     try:
         tick = ticker(bar, "generate")
-        made = generate_predictions(backend, builder, examples, dataset.database, limit, tick, sampling)
+        made = generate_predictions(answers, builder, examples, dataset.database, config.eval.max_new_tokens, tick, sampling)
     finally:
-        backend.close()
+        answers.close()
+    if answers.reused:
+        _LOG.info("%d answers were there already, by %s: %s", answers.reused, answers.engine, out / ANSWERS_FILE)
     if sampling:
         voted = vote(examples, made.samples, dataset.database, config.eval, config.sandbox, ticker(bar, "vote"))
         made.choose(voted)
