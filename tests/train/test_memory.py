@@ -44,6 +44,7 @@ def test_estimates_are_those_counted_by_hand(shape: StudentShape, changes: dict[
 @pytest.mark.parametrize(
     ("shape", "changes", "gigabytes"),
     [
+        (HALF_BILLION, {}, 21.2),
         (HALF_BILLION, {"method": "sft"}, 20.8),
         (HALF_BILLION, {"pack_tokens": 2048}, 14.8),
         (HALF_BILLION, {"pack_tokens": 2048}, 17.85),
@@ -58,11 +59,6 @@ def test_estimates_are_within_15_percent_of_what_was_measured(
 ) -> None:
     """Largest resident sets of runs of up to 100 steps (bench/RESULTS.md)."""
     assert step_bytes(shape, settings(**changes), CPU) / 1e9 == pytest.approx(gigabytes, rel=0.15)
-
-
-def test_large_packs_of_trees_are_estimated_a_fifth_too_high_at_most() -> None:
-    """The largest of seven steps (bench/RESULTS.md)."""
-    assert 19.05 < step_bytes(HALF_BILLION, settings(), CPU) / 1e9 < 1.2 * 19.05
 
 
 @pytest.mark.parametrize("lora_rank", [0, 16])
