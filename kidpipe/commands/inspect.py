@@ -18,7 +18,7 @@ from kidcore.models.tokenizers import load_tokenizer
 from kidcore.sql.example_ids import places
 from kidcore.store.arrow import lists
 from kidcore.store.makers import Maker, makers_of
-from kidcore.store.manifest import Manifest, PartRecord
+from kidcore.store.manifest import Manifest, PartRecord, read_manifest
 from kidcore.store.stages import STAGE_TABLE, STAGES
 from kidcore.store.store import Shard, Store
 from kidpipe.commands.query_views import file_list, make_views, require_writable, write_rows
@@ -224,11 +224,12 @@ def query(session: Session, sql: str, *, as_json: bool, out: Path | None = None)
     `content_id` is the id in the shard, which stays when the example moves.
     """
     require_writable(out)
-    store, manifest = session.store, session.manifest()
+    store = session.store
     with duckdb.connect() as connection:
         others = make_views(connection, store.root)
-        _name_examples(connection, [example_id for _part, example_id in _example_ids(store, manifest)])
-        shown = [stage for stage in STAGES if stage in manifest.stages and _make_stage(connection, store, manifest, stage)]
+        # Runs, evaluations and comparisons can be asked about where nothing was built, or the latest build is a comparison's.
+        manifest = read_manifest(store) if len(others) > 1 else session.manifest()
+        shown = _make_stages(connection, store, manifest) if manifest else []
         try:
             _require_reading(connection, sql)
             if out is not None:
@@ -253,6 +254,12 @@ def query(session: Session, sql: str, *, as_json: bool, out: Path | None = None)
     print_table(session.console, table)
 
 
+def _make_stages(connection: duckdb.DuckDBPyConnection, store: Store, manifest: Manifest) -> list[str]:
+    """Make the views of a build's stages; those that are there."""
+    _name_examples(connection, [example_id for _part, example_id in _example_ids(store, manifest)])
+    return [stage for stage in STAGES if stage in manifest.stages and _make_stage(connection, store, manifest, stage)]
+
+
 def _make_stage(connection: duckdb.DuckDBPyConnection, store: Store, manifest: Manifest, stage: str) -> bool:
     """Make the view of a stage, and say whether it is there: broken shards of one stop no question about the others."""
     files = [store.root / file for file in manifest.files(stage)]
@@ -261,7 +268,7 @@ def _make_stage(connection: duckdb.DuckDBPyConnection, store: Store, manifest: M
     try:
         connection.execute(
             f"CREATE VIEW {stage} AS SELECT place AS example_id, content_id, shard.* EXCLUDE (example_id) "
-            f"FROM read_parquet({file_list(files)}) AS shard JOIN names ON content_id = shard.example_id"
+            f"FROM read_parquet({file_list(files)}) AS shard JOIN kidpipe.names ON content_id = shard.example_id"
         )
     except duckdb.Error as error:
         _LOG.warning("no view %s: %s (kidpipe verify, then kidpipe build-imperfect)", stage, first_line(error))
@@ -277,10 +284,11 @@ def _say_written(session: Session, out: Path, rows: int, as_json: bool) -> None:
 
 
 def _name_examples(connection: duckdb.DuckDBPyConnection, ids: list[str]) -> None:
-    """Make the table `names` (content_id, place)."""
+    """Make the table `names` (content_id, place), where SHOW TABLES does not list it."""
     names = pa.table({"content_id": pa.array(ids, pa.string()), "place": pa.array(places(ids), pa.string())})
     connection.register("_names", names)
-    connection.execute("CREATE TEMP TABLE names AS SELECT * FROM _names")
+    connection.execute("CREATE SCHEMA kidpipe; CREATE TABLE kidpipe.names AS SELECT * FROM _names")
+    connection.unregister("_names")
 
 
 def _require_reading(connection: Any, sql: str) -> None:

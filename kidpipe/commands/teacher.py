@@ -33,7 +33,9 @@ def teacher(session: Session, *, name: str, full: bool, with_eval: bool, as_json
     source = resolve(settings.model, settings.revision, digests=FileDigests(session.store.root / "digests.json"))
     run_settings = session.config.train
     rank = 0 if full else run_settings.lora_rank or LORA_RANK
-    changed = run_settings.model_copy(update={"student": str(source.path), "method": "sft", "lora_rank": rank})
+    # By its name, which goes into the card and the adapter's configuration; a revision has no other name than its folder.
+    start = str(source.path) if settings.revision else settings.model
+    changed = run_settings.model_copy(update={"student": start, "method": "sft", "lora_rank": rank})
     config = session.config.model_copy(update={"train": changed})
     tuning = replace(session, loaded=replace(session.loaded, config=config), is_silent=session.is_silent or as_json, is_step=True)
     trained = train(tuning, name=name, as_json=False)

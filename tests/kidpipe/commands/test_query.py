@@ -1,5 +1,6 @@
 """What `kidpipe query` reads, refuses and writes, on a store that is there."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import polars as pl
 import pytest
 
 from kidcore.errors import KidpipeError
+from kidcore.store.stages import STAGES
 from kidpipe.commands.inspect import inspect, query
 from kidpipe.commands.session import Session, open_session
 from tests.test_fixture_store import FIXTURE, copied_store
@@ -46,6 +48,18 @@ def test_what_is_refused_says_what_to_write_instead(session: Session, sql: str, 
         query(session, sql, as_json=True)
     assert said in str(refused.value)
     assert "Traceback" not in str(refused.value)
+
+
+def test_the_tables_that_are_shown_are_those_to_ask_about(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    query(session, "show tables", as_json=True)
+    shown = {row["name"] for row in json.loads(capsys.readouterr().out)}
+    assert {"ingest", "mask", "runs"} <= shown <= {*STAGES, "runs", "verdicts", "steps", "comparisons"}
+
+
+def test_a_folder_is_no_file_to_write(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").mkdir()
+    with pytest.raises(KidpipeError, match=r"there is a folder of this name: .*rows\.csv"):
+        query(session, "select 1", as_json=False, out=tmp_path / "rows.csv")
 
 
 @pytest.mark.parametrize("name", ["it's.parquet", "rows.CSV"])

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import polars as pl
 
+from kidcore.config.config import DataSettings
+from kidcore.sql.datasets import read
 from tests.kidpipe.commands.running import Cli
 
 
@@ -21,10 +23,10 @@ def test_runs_verdicts_steps_and_files(cli: Cli, tmp_path: Path) -> None:
     sql = "select evaluation, example_id, ex_bag from verdicts order by all"
     rows = json.loads(cli("query", sql, "--json").out)
     assert len(rows) == 6
-    for name, read in {"out.csv": pl.read_csv, "deep/out.parquet": pl.read_parquet}.items():
+    for name, read_rows in {"out.csv": pl.read_csv, "deep/out.parquet": pl.read_parquet}.items():
         done = cli("query", sql, "--out", name)
         assert f"wrote {name}: 6 rows" in done.out, done.err
-        assert read(tmp_path / name)["example_id"].to_list() == [row["example_id"] for row in rows]
+        assert read_rows(tmp_path / name)["example_id"].to_list() == [row["example_id"] for row in rows]
     refused = cli("query", sql, "--out", "out.xlsx")
     assert (refused.code, ".csv or .parquet" in refused.err) == (1, True)
     unknown = cli("query", "select 1 from nowhere")
@@ -46,6 +48,16 @@ def test_runs_verdicts_steps_and_files(cli: Cli, tmp_path: Path) -> None:
     assert "unfinished, nothing saved yet" in cli("status").out
     (folder / "checkpoints" / "step-1").mkdir(parents=True)
     assert "unfinished, step 1 is saved" in cli("status").out
+
+
+def test_verdicts_can_be_asked_about_where_nothing_was_built(cli: Cli, world: Path, tmp_path: Path) -> None:
+    golds = [example.gold_sql for example in read(DataSettings(path=str(world)), "dev").examples]
+    (tmp_path / "gold.sql").write_text("\n".join(golds) + "\n")
+    assert cli("query", "from verdicts").code == 1
+    assert cli("eval", "--predictions", "gold.sql", sandbox__workers=1).code == 0
+    [counted] = json.loads(cli("query", "select count(*) as n, bool_and(ex_bag) as all_right from verdicts", "--json").out)
+    assert counted == {"n": len(golds), "all_right": True}
+    assert "views: runs, verdicts" in cli("query", "from mask").err
 
 
 def test_a_store_whose_folder_reads_like_a_pattern(cli: Cli, tmp_path: Path) -> None:
