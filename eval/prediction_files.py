@@ -189,7 +189,7 @@ def _from_mapping(mapping: Mapping[str, Any], path: Path, examples: Sequence[Exa
 
 
 def _from_lines(text: str, path: Path, examples: Sequence[Example], tables: Tables | None, dialect: Dialects) -> dict[str, str]:
-    """Spider's form: line n is example n's SQL, perhaps with a tab and the db_id."""
+    """Spider's form: line n is example n's SQL, perhaps with a tab and the db_id behind it, or its number and a tab before it."""
     lines = [line.rstrip("\r") for line in split_lines(text)]
     if lines and lines[-1] == "":
         lines.pop()
@@ -201,6 +201,7 @@ def _from_lines(text: str, path: Path, examples: Sequence[Example], tables: Tabl
             where=str(path),
             fix="one line an example, in order; an empty line where there is no prediction, no line breaks inside SQL",
         )
+    lines = _without_numbers(lines, path)
     names = {example.db_id for example in examples}
     has_column = _has_column(lines, names)
     said = []
@@ -213,6 +214,23 @@ def _from_lines(text: str, path: Path, examples: Sequence[Example], tables: Tabl
     if tables is not None:
         _require_aligned(said, examples, tables, dialect, path)
     return {example.example_id: answer for example, answer in zip(examples, said, strict=True)}
+
+
+def _without_numbers(lines: list[str], path: Path) -> list[str]:
+    """The lines without their numbers, where each that is not empty begins with one and a tab, as no SQL does."""
+    parts = {place: line.partition("\t") for place, line in enumerate(lines) if line.strip()}
+    if not parts or not all(tab and number.strip().isdecimal() for number, tab, _rest in parts.values()):
+        return lines
+    numbers = {place: int(number) for place, (number, _tab, _rest) in parts.items()}
+    first = next(int(number == place + 1) for place, number in numbers.items())
+    for place, number in numbers.items():
+        if number != place + first:
+            raise KidpipeError(
+                f"the lines are numbered, and this is number {number}",
+                where=f"{path}, line {place + 1}",
+                fix="a line an example, in order: numbered from 0 or 1, or not at all",
+            )
+    return [parts[place][2] if place in parts else "" for place in range(len(lines))]
 
 
 def _has_column(lines: Iterable[str], names: AbstractSet[str]) -> bool:

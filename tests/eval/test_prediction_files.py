@@ -33,6 +33,19 @@ def test_spider_lines(tmp_path: Path, with_database: bool) -> None:
     assert read_predictions(path, EXAMPLES, TABLES.__getitem__) == EXPECTED
 
 
+@pytest.mark.parametrize("with_database", [True, False])
+@pytest.mark.parametrize("first", [0, 1])
+def test_numbers_before_the_lines_are_no_sql(tmp_path: Path, with_database: bool, first: int) -> None:
+    numbered = [f"{number}\t{line}" for number, line in enumerate(lines(SQLS, with_database).splitlines(), first)]
+    numbered[3] = ""
+    expected = EXPECTED | {EXAMPLES[3].example_id: ""}
+    assert read_predictions(write(tmp_path, "p.sql", "\n".join(numbered)), EXAMPLES, TABLES.__getitem__) == expected
+    numbered[4] = f"9\t{SQLS[4]}"
+    with pytest.raises(KidpipeError, match="numbered, and this is number 9") as refused:
+        read_predictions(write(tmp_path, "p.sql", "\n".join(numbered)), EXAMPLES)
+    assert refused.value.where.endswith("p.sql, line 5")
+
+
 @pytest.mark.parametrize("end", ["\n", "\n\n", "\n \n\r\n"])
 def test_empty_lines_behind_the_last_example_are_none(tmp_path: Path, end: str) -> None:
     assert read_predictions(write(tmp_path, "p.sql", lines(SQLS, True) + end), EXAMPLES) == EXPECTED
