@@ -23,7 +23,8 @@ def evaluation_section(folders: Sequence[Path]) -> Section:
     if not summaries:
         section.blocks.append(Block(text="Nothing is evaluated here yet: kidpipe eval."))
         return section
-    section.blocks.append(Block("Scores", table=_scores(summaries), figures=_figures(summaries)))
+    newest, said = plots.drawn(summaries, "evaluations")
+    section.blocks.append(Block("Scores", said, table=_scores(summaries), figures=_figures(newest)))
     name, folder = folders[-1].name, folders[-1]
     verdicts = read_verdicts(folder / VERDICTS_FILE)
     ordered = sorted(verdicts, key=lambda verdict: verdict.kind is VerdictKind.CORRECT)

@@ -11,11 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from typing import TypeVar
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+T = TypeVar("T")
 # Okabe and Ito's palette, readable for colour-blind eyes on white and on black.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 # Colours that occur nowhere else: they stand for the page's own until the SVG is written.
@@ -72,6 +74,12 @@ def bars(
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(unit)
     return svg()
+
+
+def drawn(series: Mapping[str, T], what: str) -> tuple[dict[str, T], str]:
+    """The last of the series, as many as there are colours to tell them apart, and what to say where these are not all."""
+    last = dict(list(series.items())[-len(COLOURS) :])
+    return last, f"The figures show the last {len(last)} of {len(series)} {what}." if len(last) < len(series) else ""
 
 
 def grouped_bars(title: str, groups: Sequence[str], series: Mapping[str, Sequence[float | None]], *, unit: str = "") -> str:

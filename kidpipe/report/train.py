@@ -32,9 +32,10 @@ def train_section(store: Store, names: Sequence[str]) -> Section:
         section.blocks.append(Block(text="No run here has a log yet: kidpipe train."))
         return section
     section.blocks.append(Block("Runs", table=_table(store, logs)))
-    figures = [_lines(title, logs, "step", column) for column, title in (_STEP | _SPEED).items()]
-    held_out = [_lines(title, logs, "eval", column) for column, title in _HELD_OUT.items()]
-    section.blocks.append(Block("Side by side", figures=[figure for figure in (*held_out, *figures) if figure]))
+    newest, said = plots.drawn(logs, "runs")
+    figures = [_lines(title, newest, "step", column) for column, title in (_STEP | _SPEED).items()]
+    held_out = [_lines(title, newest, "eval", column) for column, title in _HELD_OUT.items()]
+    section.blocks.append(Block("Side by side", said, figures=[figure for figure in (*held_out, *figures) if figure]))
     return section
 
 

@@ -110,6 +110,21 @@ def test_runs_are_told_with_steps_seconds_and_settings(tmp_path: Path) -> None:
     assert "No run here has a log yet" in train_section(Store(tmp_path), ["none"]).blocks[0].text
 
 
+def test_no_more_is_drawn_than_there_are_colours_to_tell_apart(tmp_path: Path) -> None:
+    evaluations = [stored(tmp_path / f"eval{n}", [verdict("a")]) for n in range(8)]
+    for n in range(8):
+        write_run(tmp_path, f"run{n}", [json.dumps({"kind": "step", "step": 1, "loss": 3.0, "seconds": 1.5})])
+    for section, name, heading, what in (
+        (evaluation_section(evaluations), "eval", "Scores", "evaluations"),
+        (train_section(Store(tmp_path), [f"run{n}" for n in range(8)]), "run", "Side by side", "runs"),
+    ):
+        [block] = [block for block in section.blocks if block.heading == heading]
+        assert block.text == f"The figures show the last 6 of 8 {what}."
+        figures = " ".join(block.figures)
+        assert [f"{name}{n}" in figures for n in range(8)] == [False] * 2 + [True] * 6
+    assert {row[0] for row in table(evaluation_section(evaluations), "Scores").rows} == {f"eval{n}" for n in range(8)}
+
+
 def test_a_log_of_a_run_that_diverged_is_read(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text('{"kind": "step", "step": 1, "loss": 2}\n{"kind": "step", "step": 2, "loss": NaN}\n')
     log = read_log(tmp_path)
