@@ -13,9 +13,12 @@ ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @pytest.fixture(autouse=True)
 def _handlers_as_found() -> Iterator[None]:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may be run under nohup
     found = {number: signal.getsignal(number) for number in ALL}
     yield
-    assert {number: signal.getsignal(number) for number in ALL} == found
+    now = {number: signal.getsignal(number) for number in ALL}
+    signal.signal(signal.SIGHUP, before)
+    assert now == found
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

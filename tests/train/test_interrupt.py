@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,14 @@ from train.trainer import _Session, run
 def build(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, Path]:
     folder = tmp_path_factory.mktemp("build")
     return write_build(folder, parts=2, learnable=True), save_small_student(folder / "student")
+
+
+@pytest.fixture(autouse=True)
+def _no_nohup() -> Iterator[None]:
+    """These tests may be run under nohup, which has the signal of a lost terminal ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def _signalled(monkeypatch: pytest.MonkeyPatch, number: int, at: int) -> None:
