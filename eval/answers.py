@@ -142,7 +142,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, list[list[int]]], bool]
     except OSError:
         return {}, {}, False
     head, *lines = [_object(line) for line in content.split(b"\n")]
-    known = {line["prompt"]: line["answers"] for line in lines if "prompt" in line and "answers" in line}
+    whole = [line for line in lines if isinstance(line.get("prompt"), str) and isinstance(line.get("answers"), list)]
+    known = {line["prompt"]: line["answers"] for line in whole}
     return (head if "max_length" in head else {}), known, not content.endswith(b"\n")
 
 

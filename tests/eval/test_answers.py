@@ -85,7 +85,9 @@ def test_interrupted_after_any_answer_it_asks_the_rest_and_ends_in_the_same_byte
     assert (never.max_length, never.engine) == (backend.max_length, str(backend.facts))
 
 
-@pytest.mark.parametrize("left", ['{"prompt": "ab', "", "\x00\x00\n", "[1]\nnull\n", '{"prompt": "x"}\n'])
+@pytest.mark.parametrize(
+    "left", ['{"prompt": "ab', "", "\x00\x00\n", "[1]\nnull\n", '{"prompt": "x"}\n', '{"prompt": [], "answers": 1}\n']
+)
 def test_what_a_dead_writer_left_is_passed_over(backend: Backend, tmp_path: Path, left: str) -> None:
     path = tmp_path / "answers"
     direct = list(_kept(path, _Counted(backend)).generate(PROMPTS[:2], 8, []))
