@@ -1,40 +1,19 @@
 """A model's answers to prompts, kept in a file as they come: what it was asked before is not asked again."""
 
-import errno
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from kidcore.advance import Advance, unheard
-from kidcore.atomic import naming_the_disk, write_text
+from kidcore.atomic import append_whole, naming_the_disk, write_text
 from kidcore.models.backends.base import Backend, Sampling
 
 ANSWERS_FILE = "answers.jsonl"
-
-
-class Answering(Protocol):
-    """The part of an engine that continues prompts; see Backend."""
-
-    @property
-    def max_length(self) -> int:
-        """Tokens of the longest sequence, prompt and answer together."""
-        ...
-
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        stop_ids: Sequence[int],
-        sampling: Sampling | None = None,
-        advance: Advance = unheard,
-    ) -> Iterator[list[int]]:
-        """Continuations, in order."""
-        ...
 
 
 class KeptAnswers:
@@ -55,7 +34,7 @@ class KeptAnswers:
         self._head, self._known, self._is_torn = _read(path)
         self._is_begun = self._head.get("made_by") == dict(made_by)
         if not self._is_begun:
-            self._head, self._known = {"made_by": dict(made_by)}, {}
+            self._head, self._known, self._is_torn = {"made_by": dict(made_by)}, {}, False
         self.reused = 0
         """Answers that were taken from the file."""
 
@@ -77,7 +56,7 @@ class KeptAnswers:
         sampling: Sampling | None = None,
         advance: Advance = unheard,
     ) -> Iterator[list[int]]:
-        """As Backend's. Equal prompts are asked once. Raises KidpipeError where the file can't be written."""
+        """As Answering's. Equal prompts are asked once. Raises KidpipeError where the file can't be written."""
         number = sampling.number if sampling else 1
         keys = [_key(prompt, max_new_tokens, stop_ids, sampling) for prompt in prompts]
         asked = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in self._known}
@@ -87,17 +66,15 @@ class KeptAnswers:
             yield from (answer for key in keys for answer in self._known[key])
             return
         found = self._opened().generate(list(asked.values()), max_new_tokens, stop_ids, sampling, advance)
-        with naming_the_disk(self._path.parent):
-            self._begin()
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND)
-        try:
+        with self._opened_file() as file:
             for key in keys:
                 if key not in self._known:
                     self._known[key] = [next(found) for _ in range(number)]
-                    self._append(descriptor, {"prompt": key, "answers": self._known[key]})
+                    line = {"prompt": key, "answers": self._known[key]}
+                    with naming_the_disk(self._path.parent):
+                        # Whole lines, whoever else is at this evaluation.
+                        append_whole(file, json.dumps(line, separators=(",", ":")).encode() + b"\n")
                 yield from self._known[key]
-        finally:
-            os.close(descriptor)
 
     def close(self) -> None:
         """Free the engine's memory."""
@@ -109,24 +86,19 @@ class KeptAnswers:
             self._engine = self._open()
         return self._engine
 
-    def _begin(self) -> None:
-        """Have a file of this model that ends with a whole line."""
-        if not self._is_begun:
-            engine = self._opened()
-            self._head |= {"max_length": engine.max_length, "engine": str(engine.facts)}
-            write_text(self._path, json.dumps(self._head) + "\n")
-            self._is_begun = True
-        elif self._is_torn:
-            with self._path.open("ab") as file:
-                file.write(b"\n")
-            self._is_torn = False
-
-    def _append(self, descriptor: int, line: Mapping[str, Any]) -> None:
-        # In one write, so that the lines of two evaluations at once stay whole.
-        text = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+    def _opened_file(self) -> FileIO:
+        """The file of this model's answers, at the end of a whole line."""
         with naming_the_disk(self._path.parent):
-            if os.write(descriptor, text) != len(text):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if not self._is_begun:
+                engine = self._opened()
+                self._head |= {"max_length": engine.max_length, "engine": str(engine.facts)}
+                write_text(self._path, json.dumps(self._head) + "\n")
+                self._is_begun = True
+            file = self._path.open("ab", buffering=0)
+            if self._is_torn:
+                append_whole(file, b"\n")
+                self._is_torn = False
+            return file
 
 
 def _key(prompt: Sequence[int], max_new_tokens: int, stop_ids: Sequence[int], sampling: Sampling | None) -> str:

@@ -6,10 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from eval.answers import Answering
 from kidcore.advance import Advance, unheard
 from kidcore.errors import KidpipeError
-from kidcore.models.backends.base import Sampling
+from kidcore.models.backends.base import Answering, Sampling
 from kidcore.models.prompts import PromptBuilder
 from kidcore.models.tokenizers import eos_id, special_ids
 from kidcore.progress import Ticker

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,12 @@ def write_json(path: Path, value: Any) -> Path:
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     # Half a character, as names of files may have, is no UTF-8; written as \udcff it is JSON's own way to say it.
     return write_text(path, text.encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
+def append_whole(file: FileIO, text: bytes) -> None:
+    """Write all of `text` behind an unbuffered file: in one go, unless the disk takes some of it and refuses only the rest."""
+    while text:
+        text = text[file.write(text) :]
 
 
 def sync(path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from kidcore.atomic import append_whole
 from train.checkpoint import not_written
 from train.tracking import Trackers
 
@@ -28,11 +29,8 @@ class RunLog:
 
     def write(self, figures: Mapping[str, object]) -> None:
         """Append one line."""
-        left = (json.dumps(dict(figures)) + "\n").encode()
         try:
-            # A disk with room for some of it takes that, and refuses only the rest.
-            while left:
-                left = left[self._file.write(left) :]
+            append_whole(self._file, (json.dumps(dict(figures)) + "\n").encode())
         except OSError as error:
             raise not_written(self._path, error) from error
         if self._trackers is not None:

@@ -65,10 +65,12 @@ def file_list(files: Iterable[Path]) -> str:
 
 
 def require_writable(out: Path | None) -> None:
-    """Refuse a file of another kind before anything is asked."""
-    if out is not None and out.suffix.lower() not in _FORMATS:
+    """Refuse a file of another kind, and a folder, before anything is asked."""
+    if out is None:
+        return
+    if out.suffix.lower() not in _FORMATS:
         raise KidpipeError(f"no such kind of file: {out.name}", where="--out", fix="name a file that ends in .csv or .parquet")
-    if out is not None and out.is_dir():
+    if out.is_dir():
         raise KidpipeError(f"there is a folder of this name: {out}", where="--out", fix="name a file in it, or another one")
 
 

@@ -1,15 +1,18 @@
 """A model's answers, kept: interrupted anywhere they end as if nothing had happened, and are never another model's."""
 
+import errno
 import json
-import os
 from collections.abc import Iterator, Sequence
+from io import FileIO
 from itertools import islice
 from pathlib import Path
 
 import pytest
 
+from eval import answers
 from eval.answers import KeptAnswers
 from kidcore.advance import Advance, unheard
+from kidcore.atomic import append_whole
 from kidcore.config.config import EngineSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Backend, Sampling
@@ -133,21 +136,23 @@ def test_samples_come_back_by_prompt_and_equal_prompts_are_asked_once(backend: B
     draw = Sampling(1.0, 3, 3)
     twice = [PROMPTS[0], PROMPTS[1], PROMPTS[0]]
     engine = _Counted(backend)
-    answers = list(_kept(tmp_path / "answers", engine).generate(twice, 8, [], draw))
+    found = list(_kept(tmp_path / "answers", engine).generate(twice, 8, [], draw))
     assert engine.asked == PROMPTS[:2]
-    assert answers == list(backend.generate(twice, 8, [], draw))
-    assert answers == list(_kept(tmp_path / "answers", None).generate(twice, 8, [], draw))
+    assert found == list(backend.generate(twice, 8, [], draw))
+    assert found == list(_kept(tmp_path / "answers", None).generate(twice, 8, [], draw))
 
 
 def test_a_full_disk_is_said_and_what_was_kept_stays(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, real, left = tmp_path / "answers", os.write, [2]
+    path, left = tmp_path / "answers", [2]
 
-    def write(descriptor: int, text: bytes) -> int:
+    def append(file: FileIO, text: bytes) -> None:
         left[0] -= 1
-        return real(descriptor, text if left[0] >= 0 else text[:5])
+        append_whole(file, text if left[0] >= 0 else text[:5])
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", write)
+        patch.setattr(answers, "append_whole", append)
         with pytest.raises(KidpipeError, match="the disk is full"):
             list(_kept(path, _Counted(backend)).generate(PROMPTS, 8, []))
     rest = _Counted(backend)

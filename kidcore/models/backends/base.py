@@ -74,26 +74,12 @@ class Sampling:
         return int.from_bytes(digest[:8], "little") >> 1
 
 
-class Backend(Protocol):
-    """An engine that holds one model.
+class Answering(Protocol):
+    """What continues prompts: an engine, or something that remembers what one answered."""
 
-    The answers to a call depend on that call alone, not on earlier ones: a shard scored again after a crash comes out
-    bit-identical on the same machine (an engine in processes of its own, as on GPUs, promises it only up to rounding).
-    """
-
-    name: str
-    facts: EngineFacts
-    vocab_size: int
-    """Rows of the output layer. Ids beyond the tokenizer's (padding rows) can be among the likeliest."""
-    max_length: int
-    """Tokens of the longest sequence, prompt and answer together."""
-
-    def score(self, requests: Sequence[ScoreRequest], top_k: int, advance: Advance = unheard) -> Iterator[TopK]:
-        """One TopK a request, in order. Raises KidpipeError for K or lengths beyond the engine's limits.
-
-        Args:
-            advance: told of answers when they are there: in order they may come much later.
-        """
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest sequence, prompt and answer together."""
         ...
 
     def generate(
@@ -107,6 +93,27 @@ class Backend(Protocol):
         """Continuations, in order, without the stop token; shorter where `max_length` is reached.
 
         Greedy unless `sampling` says otherwise; with it, `sampling.number` answers to the first prompt, then to the next.
+        """
+        ...
+
+
+class Backend(Answering, Protocol):
+    """An engine that holds one model.
+
+    The answers to a call depend on that call alone, not on earlier ones: a shard scored again after a crash comes out
+    bit-identical on the same machine (an engine in processes of its own, as on GPUs, promises it only up to rounding).
+    """
+
+    name: str
+    facts: EngineFacts
+    vocab_size: int
+    """Rows of the output layer. Ids beyond the tokenizer's (padding rows) can be among the likeliest."""
+
+    def score(self, requests: Sequence[ScoreRequest], top_k: int, advance: Advance = unheard) -> Iterator[TopK]:
+        """One TopK a request, in order. Raises KidpipeError for K or lengths beyond the engine's limits.
+
+        Args:
+            advance: told of answers when they are there: in order they may come much later.
         """
         ...
 
