@@ -15,6 +15,9 @@ from kidcore.models.backends.base import Backend, Sampling
 
 ANSWERS_FILE = "answers.jsonl"
 
+# Raised where the same model would answer the same prompt otherwise by a change of ours: older answers are asked again.
+_VERSION = 1
+
 
 class KeptAnswers:
     """An engine with a memory; it starts when it is first asked something new.
@@ -32,9 +35,10 @@ class KeptAnswers:
         self._path, self._open = path, open_engine
         self._engine: Backend | None = None
         self._head, self._known, self._is_torn = _read(path)
-        self._is_begun = self._head.get("made_by") == dict(made_by)
+        decided_by = {"version": _VERSION, "made_by": dict(made_by)}
+        self._is_begun = {name: self._head.get(name) for name in decided_by} == decided_by
         if not self._is_begun:
-            self._head, self._known, self._is_torn = {"made_by": dict(made_by)}, {}, False
+            self._head, self._known, self._is_torn = decided_by, {}, False
         self.reused = 0
         """Answers that were taken from the file."""
 

@@ -132,6 +132,15 @@ def test_other_models_and_other_questions_are_asked(backend: Backend, tmp_path: 
     assert asks(dtype="bfloat16")
 
 
+def test_another_way_to_answer_asks_again(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "answers"
+    list(_kept(path, _Counted(backend)).generate(PROMPTS, 8, []))
+    monkeypatch.setattr("eval.answers._VERSION", 10_000)
+    asked = _Counted(backend)
+    list(_kept(path, asked).generate(PROMPTS, 8, []))
+    assert asked.asked == PROMPTS
+
+
 def test_samples_come_back_by_prompt_and_equal_prompts_are_asked_once(backend: Backend, tmp_path: Path) -> None:
     draw = Sampling(1.0, 3, 3)
     twice = [PROMPTS[0], PROMPTS[1], PROMPTS[0]]
