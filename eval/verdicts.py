@@ -96,7 +96,8 @@ def judge(
     faults = _faults(examples, databases)
     judgeable = [example for example in examples if example.example_id not in faults]
     # Whatever was predicted: that a gold fails, or is flagged, is a fact of the data set.
-    known = _golds(judgeable, databases, golds, parts("gold"))
+    places = [databases.of(example.db_id) for example in judgeable]
+    known = _golds(judgeable, places, golds, golds.settings.check_ties, parts("gold"))
     answered = [example for example in judgeable if predictions.get(example.example_id, "").strip()]
     pairs = [Pair(example.gold_sql, predictions[example.example_id], databases.of(example.db_id)) for example in answered]
     compared = compare_results(pairs, golds, parts("execute"))
@@ -139,13 +140,14 @@ def _faults(examples: Sequence[Example], databases: Databases) -> dict[str, str]
     return {example_id: fault for example_id, fault in found.items() if fault}
 
 
-def _golds(examples: Sequence[Example], databases: Databases, golds: GoldCache, tick: ProgressCallback) -> dict[str, Gold]:
-    """The golds' results by example id, each run once; those with predictions need them anyway."""
-    places = [databases.of(example.db_id) for example in examples]
+def _golds(
+    examples: Sequence[Example], places: Sequence[Database], golds: GoldCache, check_ties: bool, tick: ProgressCallback
+) -> dict[str, Gold]:
+    """The golds' results by example id, each on its database of `places`; those that are not known are run."""
     queries = [(on, gold_text(x.gold_sql, golds.settings, on.dialect)) for x, on in zip(examples, places, strict=True)]
-    golds.fill(queries, golds.settings.check_ties, tick)
-    found = golds.get(queries)
-    return {example.example_id: found[query] for example, query in zip(examples, queries, strict=True)}
+    golds.fill(queries, check_ties, tick)
+    known = golds.get(queries)
+    return {example.example_id: known[query] for example, query in zip(examples, queries, strict=True)}
 
 
 def _suite(
@@ -186,10 +188,8 @@ def _testable(examples: Sequence[Example], databases: Databases, golds: GoldCach
     for number in range(max(map(len, files.values()), default=0)):
         waiting = [x for x in examples if x.example_id not in found and number < len(files[x.db_id])]
         places = [files[example.db_id][number] for example in waiting]
-        queries = [(on, gold_text(x.gold_sql, golds.settings, on.dialect)) for x, on in zip(waiting, places, strict=True)]
-        golds.fill(queries, False, tick)
-        known = golds.get(queries)
-        found |= {x.example_id for x, query in zip(waiting, queries, strict=True) if known[query].result.is_ok}
+        known = _golds(waiting, places, golds, check_ties=False, tick=tick)
+        found |= {example_id for example_id, gold in known.items() if gold.result.is_ok}
     return found
 
 
