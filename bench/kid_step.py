@@ -130,7 +130,7 @@ class _Bench:
         self.sft = make_steps(rows, views=0, **mix)
         self.repeats = options.repeats
         self.head_size, self.trunk_size = vocab * hidden, sum(p.numel() for p in self.model.model.layers.parameters())
-        self.rate = _matrix_rate(self.device)
+        self.rate = _matrix_rate(self.device, self.dtype or torch.float32)
         assert choose_layout(self.model, "auto", self.dtype) == "tree"
         self.has_tree = has_tree_attention(self.model)
 
@@ -227,9 +227,9 @@ def _timed(device: torch.device, work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - began, result
 
 
-def _matrix_rate(device: torch.device) -> float:
+def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of one large matrix product, in the precision of training."""
-    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
+    size = 8192 if device.type == "cuda" else 2048
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     nn.functional.linear(left, right)
     seconds = statistics.median(_timed(device, lambda: nn.functional.linear(left, right))[0] for _ in range(7))
