@@ -193,7 +193,7 @@ class Checkpoints:
         try:
             value: int | str = json.loads((found[-1] / "progress.json").read_text(encoding="utf-8"))[name]
             return value
-        except (IndexError, OSError, ValueError, KeyError):
+        except (IndexError, OSError, ValueError, KeyError, TypeError):
             return unknown
 
     def clear(self) -> None:

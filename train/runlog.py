@@ -23,9 +23,12 @@ class RunLog:
         # Unbuffered, or closing the file after a failed write would try it again.
         self._file = self._path.open("ab", buffering=0)
         self._is_kept = path is not None
-        if self._is_kept:
-            self._file.truncate(size)
+        if path is not None:
+            # One that lost lines since (it was cut, or deleted) would be filled up with zeros.
+            self._file.truncate(min(size, path.stat().st_size))
             self._file.seek(0, os.SEEK_END)
+            if not _ends_a_line(path):
+                append_whole(self._file, b"\n")
 
     def write(self, figures: Mapping[str, object]) -> None:
         """Append one line."""
@@ -48,3 +51,12 @@ class RunLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._file.close()
+
+
+def _ends_a_line(path: Path) -> bool:
+    """Whether a new line can follow what the file holds."""
+    with path.open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"

@@ -259,7 +259,7 @@ class TrainSettings(Section):
         False, description="compile the layers of a student that a CUDA GPU holds whole: faster steps after a slow first one"
     )
     gradient_checkpointing: Runtime[bool] = Field(False, description="recompute activations to save memory")
-    seed: Identity[int] = Field(0, ge=0, description="seed of the order of examples and of dropout")
+    seed: Identity[int] = Field(0, ge=0, lt=2**63, description="seed of the order of examples and of dropout")
 
 
 class EvalSettings(Section):

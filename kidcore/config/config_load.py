@@ -232,9 +232,9 @@ def _explain(error: ValidationError, origins: Mapping[str, str]) -> KidpipeError
     name = ".".join(str(item) for item in first["loc"][:2])
     model: type[BaseModel] | None = sections().get(str(first["loc"][0]))
     description = model.model_fields[str(first["loc"][1])].description if model and len(first["loc"]) > 1 else ""
-    given = first.get("input")
+    given, said = first.get("input"), first["msg"].removeprefix("Value error, ")
     return KidpipeError(
-        f"{name} = {given!r}: {first['msg'][0].lower()}{first['msg'][1:]}",
+        f"{name} = {given!r}: {said[0].lower()}{said[1:]}",
         where=origins.get(name, ""),
         fix=f"{name} is: {description}",
     )

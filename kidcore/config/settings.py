@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 
 class SettingKind(Enum):
@@ -51,6 +51,14 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @field_validator("*")
+    @classmethod
+    def _with_one_text(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse inf and nan where they would go into a fingerprint. Runtime settings may be endless: a deadline, say."""
+        if cls.kind_of(info.field_name or "") is SettingKind.IDENTITY and not _is_finite(value):
+            raise ValueError("input should be finite: a large number stands for no limit")
+        return value
+
     @classmethod
     def kind_of(cls, name: str) -> SettingKind:
         """The Kind of field `name`; a field without one is our own mistake."""
@@ -84,6 +92,13 @@ class Section(BaseModel):
             for name, field in type(self).model_fields.items()
             if self.kind_of(name) is SettingKind.IDENTITY and (name in changed or _Age.LATER not in field.metadata)
         }
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether every number in it is."""
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 # Made once: json.dumps would make one for each of a million names.

@@ -77,7 +77,7 @@ def prepare_run(session: Session, digest: str = "", *, quiet: bool = False) -> P
     if not settings.student:
         raise KidpipeError("no student is named", where="train.student", fix="kidpipe train --student MODEL")
     student = resolve(settings.student, digests=FileDigests(session.store.root / "digests.json"))
-    check_student(student.path)
+    check_student(student.path, settings)
     # Processes of one machine see the same files, and to load two tokenizers takes a second or two: one of them compares.
     is_comparing = processes.local_rank() == 0
     student_tokenizer = load_tokenizer(student.path) if is_comparing else None

@@ -100,7 +100,8 @@ def make_arm_cells(
             config = _with_defaults_elsewhere(resolve({**counted, SEED: seed}))
             cell = Trial(config, {ARM: name, SEED: seed}, built_until(config.train))
             same = cells.setdefault(fingerprint(config.model_dump()), cell)
-            if same is not cell:
+            # Within an arm it is a seed that was named twice: one run, as in a grid.
+            if same.axes[ARM] != name:
                 raise KidpipeError(
                     f"{name} is {same.axes[ARM]} over again",
                     where="--arms",

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from eval.evaluate import sandbox_limits
 from kidcore.atomic import replacing
 from kidcore.config import processes
-from kidcore.config.config import Config, SandboxSettings
+from kidcore.config.config import Config, DataSettings, SandboxSettings
 from kidcore.config.config_load import Loaded
 from kidcore.config.digests import FileDigests
 from kidcore.config.settings import fingerprint
@@ -112,11 +112,12 @@ def _check(store: Store, cells: Sequence[Trial], only_finished: bool) -> None:
     for cell in cells:
         if not cell.config.train.student:
             raise KidpipeError("no student is named", where="train.student", fix="kidpipe compare --student MODEL")
-    for student in {cell.config.train.student for cell in cells}:
-        check_student(resolve(student).path)
+    for settings in {(x.student, x.lora_rank, x.lora_targets): x for x in (cell.config.train for cell in cells)}.values():
+        check_student(resolve(settings.student).path, settings)
     for cell in _builds(cells).values():
         _open(cell).close()
-    read(cells[0].config.data, "dev")
+    for data in {cell.config.data for cell in cells}:
+        read(data, "dev")
     if not only_finished:
         with store.lock():  # another build would fail every run of this comparison
             pass
@@ -176,8 +177,8 @@ def _runs(
 ) -> list[Run]:
     """The request of every run. Its key names all that its figures follow from, so another comparison can use them."""
     digests = FileDigests(store.root / "digests.json")
-    asked = read(cells[0].config.data, "dev")
-    dev = [dict(part.content) for part in split_parts(asked, Outline.of(asked.examples, 512), digests)]
+    # Held-out questions may be an axis: runs of one student that are asked others are not one run.
+    questions: dict[DataSettings, list[dict[str, Any]]] = {}
     runs = []
     for cell in cells:
         manifest, error = manifests[cell.build]
@@ -188,7 +189,10 @@ def _runs(
                 name, identity = prepared.name, fingerprint(prepared.identity)
         except KidpipeError as wrong:
             error = wrong.what
-        judged = [dev, cell.config.eval.identity(), cell.config.eval.limit, *_unusual_limits(cell.config)]
+        if (data := cell.config.data) not in questions:
+            asked = read(data, "dev")
+            questions[data] = [dict(part.content) for part in split_parts(asked, Outline.of(asked.examples, 512), digests)]
+        judged = [questions[data], cell.config.eval.identity(), cell.config.eval.limit, *_unusual_limits(cell.config)]
         key = fingerprint([identity, checkpoint, *judged], 16)
         request = {
             "config": _with_shared_cores(cell.config, jobs).model_dump(),

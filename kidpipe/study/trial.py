@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,12 @@ def run_trial(folder: Path) -> None:
 def _training(run: Path, trained: dict[str, Any]) -> dict[str, Any]:
     """The trainer's figures, and the sums of what its log counts by step: tokens, and seconds of parts of a step."""
     sums: Counter[str] = Counter()
-    for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        if record["kind"] == "step":
-            sums.update({name: value for name, value in record.items() if name.endswith(("_tokens", "_seconds"))})
+    for line in (run / "log.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
+        # A line that something tore is no reason to lose a trained student: the sums lack it.
+        with suppress(ValueError):
+            record = json.loads(line)
+            if record["kind"] == "step":
+                sums.update({name: value for name, value in record.items() if name.endswith(("_tokens", "_seconds"))})
     figures = {name: trained[name] for name in ("steps", "best_step", "best_nll", "final_nll")}
     return figures | {"train_seconds": trained["seconds"]} | {name: round(value, 3) for name, value in sums.items()}
 

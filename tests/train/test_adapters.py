@@ -130,9 +130,16 @@ def test_a_run_with_adapters_learns_and_resumes(tmp_path: Path, monkeypatch: pyt
 
 
 def test_unknown_targets_are_refused_with_the_real_ones() -> None:
-    with pytest.raises(KidpipeError, match="no layer is called q_projection") as caught:
-        add_adapters(make_student(), lora(lora_targets="q_projection"))
-    assert "q_proj" in caught.value.fix
+    for targets, said in {
+        "q_projection": "no layer is called q_projection",
+        "q_proj,v_prj,mpl": "no layer is called v_prj or mpl",
+        "all-linear,q_proj": "no layer is called all-linear",
+        "mlp": "no adapter can stand beside mlp",
+        " , ": "no layer is named",
+    }.items():
+        with pytest.raises(KidpipeError, match=said) as caught:
+            add_adapters(make_student(), lora(lora_targets=targets))
+        assert "q_proj" in caught.value.fix
 
 
 def test_an_adapted_head_is_refused(tmp_path: Path) -> None:

@@ -95,6 +95,15 @@ def test_a_log_is_cut_back_to_what_its_checkpoint_knew(tmp_path: Path) -> None:
     assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == [{"step": 1}, {"step": 2, "é": 1.5}]
 
 
+@pytest.mark.parametrize("left", [b"", b'{"step": 1}\n', b'{"step": 1}\n{"st'])
+def test_a_log_that_lost_lines_is_not_filled_up_with_zeros(left: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(left)
+    with RunLog(path, 500) as log:
+        log.write({"step": 9})
+    assert path.read_bytes() == left + (b"\n" if left.endswith(b"st") else b"") + b'{"step": 9}\n'
+
+
 def test_other_processes_keep_no_log(tmp_path: Path) -> None:
     with RunLog(None, 0) as log:
         log.write({"step": 1})

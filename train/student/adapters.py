@@ -14,6 +14,7 @@ from train.student.sharding import gather
 
 _ADAPTER = "default"
 """peft's name of the only adapter."""
+_ALL = "all-linear"
 
 
 def add_adapters(model: nn.Module, settings: TrainSettings) -> nn.Module:
@@ -27,12 +28,12 @@ def add_adapters(model: nn.Module, settings: TrainSettings) -> nn.Module:
         raise KidpipeError(
             "LoRA needs peft, which is not installed", where="train.lora_rank", fix="pip install 'kidpipe[lora]'"
         ) from error
-    names = [name.strip() for name in settings.lora_targets.split(",") if name.strip()]
+    names = _targets(model, settings)
     config = LoraConfig(
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
         lora_dropout=0.0,
-        target_modules="all-linear" if names == ["all-linear"] else names,
+        target_modules=_ALL if names == [_ALL] else names,
         task_type="CAUSAL_LM",
     )
     try:
@@ -41,18 +42,31 @@ def add_adapters(model: nn.Module, settings: TrainSettings) -> nn.Module:
             warnings.simplefilter("ignore", UserWarning)
             adapted: nn.Module = get_peft_model(model, config)
     except ValueError as error:
-        linear = sorted({name.rpartition(".")[2] for name, x in model.named_modules() if isinstance(x, nn.Linear)})
-        raise KidpipeError(
-            f"no layer is called {settings.lora_targets}",
-            where="train.lora_targets",
-            fix=f"choose all-linear, or among {', '.join(linear)}",
-        ) from error
+        raise _no_target(f"no adapter can stand beside {settings.lora_targets}", model) from error
     _refuse_shared(adapted, settings)
     peft: Any = adapted
     if settings.student:
         # The Hub's name, where the student has one: what it was loaded from is a folder of this machine's cache.
         peft.peft_config[_ADAPTER].base_model_name_or_path = settings.student
     return adapted
+
+
+def _targets(model: nn.Module, settings: TrainSettings) -> list[str]:
+    """The names in `lora_targets`. peft is content with one that is a layer's, and would leave out one that is misspelt."""
+    names = [name.strip() for name in settings.lora_targets.split(",") if name.strip()]
+    if names == [_ALL]:
+        return names
+    ends = [f".{name}" for name, _layer in model.named_modules()]
+    if lost := [name for name in names if not any(end.endswith(f".{name}") for end in ends)]:
+        raise _no_target(f"no layer is called {' or '.join(lost)}", model)
+    if not names:
+        raise _no_target("no layer is named", model)
+    return names
+
+
+def _no_target(what: str, model: nn.Module) -> KidpipeError:
+    linear = sorted({name.rpartition(".")[2] for name, x in model.named_modules() if isinstance(x, nn.Linear)})
+    return KidpipeError(what, where="train.lora_targets", fix=f"choose {_ALL} alone, or among {', '.join(linear)}")
 
 
 def _refuse_shared(adapted: nn.Module, settings: TrainSettings) -> None:

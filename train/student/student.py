@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from kidcore.config.config import TrainSettings
 from kidcore.errors import KidpipeError, first_line
+from kidcore.models.backends.kinds import refuse_unknown_words
 from kidcore.models.serving import tokenizer_files
 from kidcore.models.trees.trunk import causal_of
 from kidcore.models.weights import weight_files
@@ -67,8 +68,9 @@ def _prepared(model: nn.Module, settings: TrainSettings) -> nn.Module:
     return add_adapters(model, settings) if settings.lora_rank else model
 
 
-def check_student(path: Path) -> None:
-    """Refuse a kind of model that is not trained as a language model, by transformers or here, before anything is made for it."""
+def check_student(path: Path, settings: TrainSettings) -> None:
+    """Refuse a kind of model that is not trained as a language model, by transformers or here, or has no such layers as are to
+    get adapters, before anything is made for it."""
     try:
         config = AutoConfig.from_pretrained(path)
     except Exception as error:  # whatever values a configuration's constructor objects to
@@ -100,6 +102,9 @@ def check_student(path: Path) -> None:
             where=str(path),
             fix="call it model.safetensors",
         )
+    refuse_unknown_words(config, path)
+    if settings.lora_rank:
+        sketch_student(path, settings)
 
 
 def _unloadable(path: Path, error: Exception) -> KidpipeError:

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from kidcore.config.config import Config, IngestSettings, TrainSettings
+from kidcore.config.config import Config, EngineSettings, IngestSettings, TrainSettings
 from kidcore.config.config_load import sections
 from kidcore.config.settings import SettingKind, canonical_json, fingerprint
 from kidcore.config.stage_settings import GenerateSettings, MaskSettings, PredictSettings, ScoreSettings
@@ -29,6 +30,16 @@ def test_every_setting_has_one_kind_a_description_and_a_valid_default() -> None:
 def test_settings_at_their_default_leave_no_trace() -> None:
     assert MaskSettings(ratio=0.2).identity() == {}
     assert MaskSettings(ratio=0.3, views=7).identity() == {"ratio": 0.3}
+
+
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
+def test_what_has_no_text_to_be_hashed_is_no_value_of_an_identity_setting(number: float) -> None:
+    """`train.clip = inf` was taken, and was a traceback when the run was to be named."""
+    with pytest.raises(ValidationError, match=r"finite|greater"):
+        TrainSettings(clip=number)
+    with pytest.raises(ValidationError, match="finite"):
+        IngestSettings(chat_arguments={"share": number})
+    assert EngineSettings(server_patience_s=math.inf).server_patience_s == math.inf
 
 
 # Runs are named after the numbers behind `auto`; these were the defaults before it.

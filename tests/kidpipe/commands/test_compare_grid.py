@@ -149,6 +149,22 @@ def test_rows_that_differ_in_judging_alone_share_a_student(compare: Cli, tmp_pat
     assert f"{one} and {other} are one run" in " ".join(done.err.split())
 
 
+def test_other_held_out_questions_are_another_evaluation_of_one_student(compare: Cli, world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world, tmp_path / "world")
+    questions = json.loads((world / "dev.json").read_text())
+    (tmp_path / "world" / "few.json").write_text(json.dumps(questions[:3]))
+    (tmp_path / "grid.toml").write_text("data.dev = ['dev.json', 'few.json']\n")
+    command = ("compare", "--methods", "sft", "--seeds", "0", "--grid", "grid.toml")
+    for _ in range(2):
+        done = compare(*command, data__path=tmp_path / "world")
+        assert done.code == 0, done.err
+        assert "are one run" not in done.err
+        found = rows(tmp_path)
+        assert [row["questions"] for row in found] == [4, 3]
+        assert len({row["evaluation"] for row in found}) == 2
+        assert len({row["run"] for row in found}) == 1
+
+
 @pytest.mark.engine
 def test_killed_and_run_again_it_gives_the_same_rows(compare: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"

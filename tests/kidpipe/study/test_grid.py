@@ -187,3 +187,8 @@ def test_an_interval_is_symmetric_and_needs_two_numbers() -> None:
     flat = mean_interval([2.0] * 5)
     assert flat is not None
     assert (flat.low, flat.high) == (2.0, 2.0)
+
+
+def test_a_seed_that_is_named_twice_is_one_run() -> None:
+    arms = {"sft": {"train.method": "sft"}, "kid": {"train.method": "kid", "train.seed": [3, 3]}}
+    assert [cell.describe() for cell in make_arm_cells(resolve, arms, [0, 0])] == ["sft, seed 0", "kid, seed 3"]

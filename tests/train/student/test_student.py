@@ -63,24 +63,34 @@ def test_a_copy_of_the_start_is_byte_for_byte(stored: Path, tmp_path: Path) -> N
         ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}, "type t5 is no causal language model"),
         ({"model_type": "nonesuch"}, "cannot be loaded"),
         ({"final_logit_softcapping": 30.0}, "soft-caps its logits"),
+        ({"rope_scaling": {"rope_type": "spiral", "factor": 2.0}}, r"it does not know rope_(scaling|parameters)\.\w+ = 'spiral'"),
+        ({"hidden_act": "sulk"}, "it does not know hidden_act = 'sulk'"),
         ({"model_type": "bloom", "architectures": ["BloomForCausalLM"]}, "models of type bloom have no attention"),
     ],
 )
 def test_what_can_t_be_trained_is_refused_before_anything_is_made(changes: dict[str, object], what: str, tmp_path: Path) -> None:
     save_small_student(tmp_path)
-    check_student(tmp_path)
+    check_student(tmp_path, TrainSettings())
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | changes))
     with pytest.raises(KidpipeError, match=what) as caught:
-        check_student(tmp_path)
+        check_student(tmp_path, TrainSettings())
     assert caught.value.fix
+
+
+def test_layers_that_are_to_get_adapters_and_are_not_there_are_told_before_anything_is_made(tmp_path: Path) -> None:
+    save_small_student(tmp_path)
+    check_student(tmp_path, TrainSettings(lora_rank=2, lora_targets="q_proj,v_proj"))
+    with pytest.raises(KidpipeError, match="no layer is called v_prj") as caught:
+        check_student(tmp_path, TrainSettings(lora_rank=2, lora_targets="q_proj,v_prj"))
+    assert "v_proj" in caught.value.fix
 
 
 def test_weights_that_transformers_does_not_look_for_are_refused(tmp_path: Path) -> None:
     save_small_student(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "weights.safetensors")
     with pytest.raises(KidpipeError, match=r"weights\.safetensors"):
-        check_student(tmp_path)
+        check_student(tmp_path, TrainSettings())
 
 
 def test_a_head_of_its_own_is_told_from_a_tied_one_by_the_saved_configuration(tmp_path: Path) -> None:

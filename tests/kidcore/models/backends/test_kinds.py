@@ -36,6 +36,20 @@ def test_others_are_refused_with_their_place(tmp_path: Path, config: dict[str, A
     assert caught.value.where == str(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rope_scaling": {"rope_type": "spiral", "factor": 2.0}}, r"does not know rope_scaling\.rope_type = 'spiral'"),
+        ({"hidden_act": "sulk"}, "does not know hidden_act = 'sulk'"),
+    ],
+)
+def test_words_without_a_meaning_are_told_before_the_model_is_loaded(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    folder = folder_of(tmp_path, model_type="qwen2", num_hidden_layers=2, **changes)
+    with pytest.raises(KidpipeError, match=said):
+        require_known(folder, "transformers")
+    require_known(folder, "vllm")  # which has rotations of its own
+
+
 @pytest.mark.engine
 @pytest.mark.vllm
 def test_vllm_knows_kinds_that_transformers_does_not(tmp_path: Path) -> None:
