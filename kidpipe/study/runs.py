@@ -117,7 +117,8 @@ def _start(run: Run, jobs: int) -> _Process:
 
 
 def _launch(folder: Path, environment: dict[str, str]) -> _Process:
-    with (folder / LOG).open("wb") as log:
+    # It drops what is there when its turn comes: a run of this name may be under way for another comparison.
+    with (folder / LOG).open("ab") as log:
         return subprocess.Popen(
             [*own_packages.child_command("kidpipe.study.trial"), str(folder)],
             stdin=subprocess.PIPE,

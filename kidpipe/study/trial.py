@@ -19,6 +19,7 @@ from kidcore.config.config import Config
 from kidcore.config.config_load import Loaded
 from kidcore.config.processes import peak_memory_mib
 from kidcore.errors import KidpipeError
+from kidcore.locks import waiting_for
 from kidcore.store.store import Store
 from kidpipe.commands.evaluate import evaluate
 from kidpipe.commands.session import Session, quieten
@@ -28,10 +29,25 @@ CELL, TRAINING, RESULT = "cell.json", "training.json", "result.json"
 
 
 def run_trial(folder: Path) -> None:
-    """Train unless that is done, evaluate, and write the result last."""
-    cell = json.loads((folder / CELL).read_text(encoding="utf-8"))
+    """Train unless that is done, evaluate, and write the result last.
+
+    Comparisons of other names may have this run too, or another that judges its student: they take turns.
+    """
+    cell, files = json.loads((folder / CELL).read_text(encoding="utf-8")), Store(folder)
+    with waiting_for(folder.parent / f".{cell['run']}.lock"):
+        if files.read_json(RESULT) is None:
+            _begin_log()
+            _train_and_judge(cell, files)
+
+
+def _begin_log() -> None:
+    """Drop what the log holds of an earlier try. Not before it is our turn: somebody else may be writing there."""
+    with suppress(OSError):  # a terminal or a pipe
+        os.ftruncate(sys.stdout.fileno(), 0)
+
+
+def _train_and_judge(cell: dict[str, Any], files: Store) -> None:
     session = Session(Loaded(Config.model_validate(cell["config"]), {}), verbose=False, is_step=True)
-    files = Store(folder)
     trained = train(session, name=cell["run"], as_json=False, digest=cell["manifest"])
     run = Path(trained["run"])
     if not trained["was_finished"] or files.read_json(TRAINING) is None:

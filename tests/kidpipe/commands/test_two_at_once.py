@@ -1,7 +1,9 @@
 """Two commands on one store at one moment: what the second of them finds, and what it leaves alone."""
 
 import json
+import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ from kidcore.models.serving import write_serving_files
 from kidpipe.commands import companions
 from kidpipe.commands.session import Session, open_session
 from kidpipe.commands.train import _claim, prepare_run, train
+from kidpipe.study.runs import LOG
+from kidpipe.study.trial import CELL, RESULT
 from tests.kidpipe.commands.running import Cli, assert_said
+from tests.kidpipe.commands.trials import launch
 from tests.test_fixture_store import FIXTURE, copied_store
 from tests.train.stopping import stopped
 
@@ -52,6 +57,25 @@ def test_two_comparisons_of_one_name_are_not_at_work_at_once(cli: Cli, tmp_path:
     with hold(tmp_path / "artifacts" / "compare" / "comparison" / ".lock"):
         assert_said(cli(*command), "another comparison goes on under this name (--name gives this one its own): process")
         assert_said(cli(*command, "--finished"), "none of these 1 runs is finished")
+
+
+def test_comparisons_that_share_a_run_take_turns(tmp_path: Path) -> None:
+    """Of the second one's process the first one's log is not emptied, and what is done by then is not done again."""
+    folder = tmp_path / "0123"
+    folder.mkdir()
+    (folder / CELL).write_text(json.dumps({"run": "sft-0123"}))
+    (folder / LOG).write_text("step 3 of 9\n")
+    with hold(tmp_path / ".sft-0123.lock", "flock"):
+        second = launch(folder, dict(os.environ))
+        time.sleep(0.5)
+        assert second.poll() is None
+        assert (folder / LOG).read_text() == "step 3 of 9\n"
+        (folder / RESULT).write_text("{}")
+    assert second.wait() == 0
+    assert (folder / LOG).read_text() == "step 3 of 9\n"
+    (folder / RESULT).unlink()
+    assert launch(folder, dict(os.environ)).wait() == 1
+    assert "step 3 of 9" not in (folder / LOG).read_text(), "its turn, and its log"
 
 
 def test_training_keeps_others_out_in_the_way_that_the_store_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ class ForkedTrial:
 
 def trial(folder: Path) -> None:
     """What `python -m kidpipe.study.trial FOLDER` does, its parent always there."""
-    log, (reader, _) = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), os.pipe()
+    log, (reader, _) = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND), os.pipe()
     for descriptor, opened in enumerate((reader, log, log)):
         os.dup2(opened, descriptor)
     sys.argv = ["trial", str(folder)]
