@@ -232,6 +232,11 @@ class Store:
         with locks.hold(self._lock_file, self.lock_kind):
             yield
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether this user could hold the store, as far as the system says."""
+        return os.access(self._lock_file if self._lock_file.exists() else self.root, os.W_OK)
+
     def lock_holder(self) -> str:
         """Who holds the lock, or nothing; the lock itself is not touched."""
         return locks.holder(self._lock_file)

@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -49,7 +50,8 @@ class _Kept:
 def gc(session: Session, *, delete: bool, as_json: bool) -> None:
     """What no manifest in use names and the configuration does not reach; deleted only when asked."""
     store = session.store
-    with store.lock():
+    # What a build is at would be shown as free, so looking waits for its end too; where nobody can write, there is none.
+    with store.lock() if delete or store.is_writable else nullcontext():
         # Before what refers to them: a training run names its manifest first and writes it then, without the store's lock.
         there = list(_ours(store))
         kept = _kept(session)

@@ -1,11 +1,13 @@
 """What gc leaves: a model's work that a build would use, however far away that build is, and all that anything refers to."""
 
+import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
+from kidcore import locks
 from kidcore.errors import KidpipeError
 from kidcore.store.graph import Grid
 from kidcore.store.manifest import read_manifest
@@ -188,3 +190,21 @@ def test_a_run_that_starts_while_gc_is_at_work_keeps_its_manifest(
     run_build(configure(copy, ingest__system="Be exact."))
     clean(copy, ingest__system="Be exact.")
     assert read <= shards(copy, "gold_score")
+
+
+def test_what_could_go_is_told_of_a_store_that_nobody_can_write(copy: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a read-only mount. Deleting is refused as ever, and a build that goes on is not looked into."""
+    session = open_session(None, [], copy, use_file=False)
+    with session.store.lock(), pytest.raises(KidpipeError, match="another build holds this store"):
+        gc(session, delete=False, as_json=False)
+
+    def refuse(*_given: object) -> NoReturn:
+        raise KidpipeError("nothing can be written here")
+
+    monkeypatch.setattr(locks, "hold", refuse)
+    monkeypatch.setattr(os, "access", lambda *_given: False)
+    before = {path: path.stat().st_mtime_ns for path in session.store.root.rglob("*")}
+    gc(session, delete=False, as_json=False)
+    assert {path: path.stat().st_mtime_ns for path in session.store.root.rglob("*")} == before
+    with pytest.raises(KidpipeError, match="nothing can be written here"):
+        gc(session, delete=True, as_json=False)
