@@ -29,8 +29,9 @@ class Keys:
 
 
 def read_keys(database: Path) -> Keys:
-    """The keys that a SQLite database declares."""
-    with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+    """The keys that a SQLite database declares; what a log beside it holds is not read."""
+    # Immutable: in WAL mode SQLite would write beside the file even to read it, and fail where it may not.
+    with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
         query = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL TABLE%'"
         tables = [str(row[0]) for row in connection.execute(query)]
         info = {table: connection.execute("SELECT * FROM pragma_table_info(?)", (table,)).fetchall() for table in tables}

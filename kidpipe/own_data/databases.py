@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kidcore.atomic import unfinished
 from kidcore.errors import KidpipeError
+from kidcore.sql.database import database_of
 
 ENDINGS = (".sqlite", ".sqlite3", ".db", ".db3", ".duckdb")
 _SQLITE_MAGIC = b"SQLite format 3\x00"
@@ -93,11 +94,21 @@ def _copy(kind: str, source: Path, target: Path, log: Path) -> None:
             shutil.copyfile(_log_of(source), log)
         return
     try:
-        opened = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)
-        with closing(opened), closing(sqlite3.connect(target)) as copy:
-            opened.backup(copy)
+        try:
+            _back_up(f"{source.absolute().as_uri()}?mode=ro", target)
+        except sqlite3.OperationalError as error:
+            # To read a write-ahead log SQLite writes beside the database. Where it may not, as in a folder of somebody else's,
+            # the file is read as it lies, or a copy of it and its log.
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+                raise
+            _back_up(f"{database_of(source).file.absolute().as_uri()}?mode=ro&immutable=1", target)
     except sqlite3.Error as error:
         raise KidpipeError(f"cannot be copied: {error}", where=str(source), fix="check that it opens in sqlite3") from None
+
+
+def _back_up(uri: str, target: Path) -> None:
+    with closing(sqlite3.connect(uri, uri=True)) as opened, closing(sqlite3.connect(target)) as copy:
+        opened.backup(copy)
 
 
 def _log_of(database: Path) -> Path:

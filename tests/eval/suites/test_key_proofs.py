@@ -36,6 +36,13 @@ def test_keys_are_read_as_declared(keys: Keys) -> None:
     assert not {"v", "f"} & keys.columns.keys()
 
 
+def test_keys_are_read_where_nothing_can_be_written_beside_the_file(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "d.sqlite")) as connection:
+        connection.executescript("PRAGMA journal_mode = wal; CREATE TABLE a (id INTEGER PRIMARY KEY);")
+    (tmp_path / "d.sqlite-shm").symlink_to(tmp_path / "nowhere" / "shm")
+    assert read_keys(tmp_path / "d.sqlite").primary == {"a": {"id"}}
+
+
 def test_a_key_of_several_columns_references_nothing_by_one_of_them(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "d.sqlite")) as connection:
         connection.executescript(

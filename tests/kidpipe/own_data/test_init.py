@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -163,6 +164,26 @@ def test_rows_written_but_not_checkpointed_come_along(shop: Path, tmp_path: Path
         writer.execute("INSERT INTO sale VALUES (1000)")
         writer.commit()
         copy_databases(find_databases(shop), ["my_shop"], tmp_path / "copies")
+    with closing(sqlite3.connect(tmp_path / "copies" / "my_shop" / "my_shop.sqlite")) as copy:
+        assert copy.execute("SELECT max(price) FROM sale").fetchone() == (1000,)
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_a_write_ahead_log_is_read_where_nothing_can_be_written_beside_it(shop: Path, tmp_path: Path, is_closed: bool) -> None:
+    place = tmp_path / "theirs" / shop.name
+    place.parent.mkdir()
+    with closing(sqlite3.connect(shop)) as writer:
+        writer.execute("PRAGMA journal_mode = wal")
+        writer.execute("INSERT INTO sale VALUES (1000)")
+        writer.commit()
+        shutil.copyfile(f"{shop}-wal", f"{place}-wal")
+        shutil.copyfile(shop, place)
+    if is_closed:
+        shutil.copyfile(shop, place)
+        Path(f"{place}-wal").unlink()
+    # As in a folder of somebody else's, and for root too: SQLite's file of shared memory can't be made.
+    Path(f"{place}-shm").symlink_to(tmp_path / "nowhere" / "shm")
+    copy_databases(find_databases(place), ["my_shop"], tmp_path / "copies")
     with closing(sqlite3.connect(tmp_path / "copies" / "my_shop" / "my_shop.sqlite")) as copy:
         assert copy.execute("SELECT max(price) FROM sale").fetchone() == (1000,)
 
