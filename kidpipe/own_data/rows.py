@@ -4,7 +4,7 @@ import csv
 import importlib.util
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,8 @@ def _read_table(path: Path, suffix: str) -> list[Row]:
     end = re.search(r"\r\n|\r|\n", text)
     head = text[: end.start()] if end else text
     text = text.replace("\r", "\n") if end and end.group() == "\r" else text
-    # The semicolon of spreadsheets in many languages; the first line tells.
-    separator = "\t" if suffix == ".tsv" else ";" if head.count(";") > head.count(",") else ","
+    # The semicolon of spreadsheets in many languages, or tabs whatever the file is called; the first line tells.
+    separator = max("\t,;|" if suffix == ".tsv" else ",;\t|", key=head.count)
     # Everything as text: a question that is a number stays what was written.
     try:
         return pl.read_csv(text.encode(), separator=separator, infer_schema=False, encoding="utf8").to_dicts()
@@ -93,12 +93,27 @@ def _read_json(path: Path) -> list[Row]:
     """An array of objects, or one object a line, whatever the file is called."""
     found = read_json(path)
     if isinstance(found, dict):
-        # One row in JSON Lines by another name, or all rows under one key.
+        # One row in JSON Lines by another name, all rows under one key, or a data frame's columns.
         lists = [value for value in found.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
-        found = lists[0] if len(lists) == 1 else [found]
+        found = lists[0] if len(lists) == 1 else _of_frame(found) or [found]
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise KidpipeError("neither a JSON array of objects nor JSON Lines", where=str(path), fix="give an object a question")
     return found
+
+
+def _of_frame(found: Mapping[str, Any]) -> list[Row]:
+    """The rows of an object that is a table, as pandas writes one: by its columns, or by its rows' numbers; none of another."""
+    parts = list(found.values())
+    if all(isinstance(part, dict) for part in parts):
+        if all(name.isdecimal() for name in found):
+            return parts
+        columns = {name: list(part.values()) for name, part in found.items()}
+        is_table = len({tuple(part) for part in parts}) == 1
+    else:
+        columns = {name: part for name, part in found.items() if isinstance(part, list)}
+        is_table = len(columns) == len(found) and len({len(part) for part in parts}) == 1
+    # Of a single column nothing says that it is one.
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)] if is_table and parts[1:] else []
 
 
 def _read_folder(folder: Path) -> tuple[list[Row], str]:

@@ -70,6 +70,11 @@ def write_nested(path: Path) -> Path:
     return path
 
 
+def write_frame(path: Path, frame: dict[str, Any]) -> Path:
+    path.write_text(json.dumps(frame), encoding="utf-8")
+    return path
+
+
 def write_parquet(path: Path) -> Path:
     pl.DataFrame(ROWS).write_parquet(path)
     return path
@@ -79,6 +84,11 @@ FORMS: dict[str, Callable[[Path], Path]] = {
     "q.csv": write_csv,
     "q.tsv": lambda path: write_csv(path, "\t"),
     "semicolons.csv": lambda path: write_csv(path, ";"),
+    "tabs.csv": lambda path: write_csv(path, "\t"),
+    "commas.tsv": write_csv,
+    "columns.json": lambda path: write_frame(path, {name: [row[name] for row in ROWS] for name in ROWS[0]}),
+    "pandas.json": lambda path: write_frame(path, {name: {str(n): row[name] for n, row in enumerate(ROWS)} for name in ROWS[0]}),
+    "index.json": lambda path: write_frame(path, {str(n): row for n, row in enumerate(ROWS)}),
     "q.json": write_json,
     "lines.json": write_lines,
     "q.jsonl": write_lines,
@@ -210,6 +220,17 @@ def test_gold_that_does_not_execute_is_counted_at_once(shop: Path, tmp_path: Pat
     said = run(tmp_path, str(questions), shop)
     assert said["failing"] == 1
     assert "nowhere" in said["first_failure"]
+
+
+def test_what_is_no_text_is_left_out_with_a_reason(shop: Path, tmp_path: Path) -> None:
+    questions = tmp_path / "q.json"
+    parsed = {"question": "parsed?", "sql": {"human_readable": "SELECT 1"}}
+    rows = [*({"question": str(n), "sql": f"SELECT {n}"} for n in range(4)), parsed, {"question": ["a", "b"], "sql": "SELECT 1"}]
+    questions.write_text(json.dumps(rows), encoding="utf-8")
+    said = run(tmp_path, str(questions), shop)
+    assert said["train"] + said["dev"] == 4
+    left_out = {f"with {what} that is a list or an object, not a text": 1 for what in ("SQL", "a question")}
+    assert (said["left_out"], said["failing"]) == (left_out, 0)
 
 
 def test_mistakes_are_named_and_nothing_is_written(shop: Path, tmp_path: Path) -> None:
