@@ -1,30 +1,26 @@
-"""Predictions made elsewhere in (our JSON Lines, Spider's line file, BIRD's JSON), what was predicted by example id out.
+"""Predictions made elsewhere in (JSON Lines, an array, Spider's line file, BIRD's JSON), what was predicted by example id out.
 
 Counts, ids, databases and keys are checked: a file that has slipped by a line, or whose predictions stand under a key that may as
 well hold the gold, is refused, never scored.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.prediction_order import Dialects, Tables, are_lines, from_lines, in_order, other_database, require_numbered
 from kidcore.errors import KidpipeError
-from kidcore.sql.answers import read_answer
 from kidcore.sql.datasets import Example
 from kidcore.sql.example_ids import places
-from kidcore.sql.lexer import Token, TokenKind, tokens
 from kidcore.sql.statements import begins_statement
-from kidcore.sql.text_files import ending, parse_document, read_text, split_lines
+from kidcore.sql.text_files import ending, parse_document, read_text
 
-Tables = Callable[[str], AbstractSet[str] | None]
-"""Table names of a db_id in lower case, without schemas; None where they can't be read."""
-Dialects = Callable[[str], str]
-"""The dialect that a db_id's database speaks."""
 _BIRD_MARK = "\t----- bird -----\t"
 _ID_KEYS = ("example_id", "id", "question_id")
 _SQL_KEYS = ("prediction", "predicted_sql", "pred_sql", "pred", "predicted", "predicted_query", "generated_sql")
+_NUMBER_KEYS = ("index", "idx", "number", "position")
+"""The place of a row in its file, as some tools write it."""
 _DATABASE_KEYS = ("db_id", "database_id", "db")
 _GOLD_KEYS = ("query", "SQL", "gold", "gold_sql", "gold_query")
 """Under these data sets keep the gold."""
@@ -32,6 +28,7 @@ _KNOWN_KEYS = frozenset(
     (
         *_ID_KEYS,
         *_SQL_KEYS,
+        *_NUMBER_KEYS,
         *_DATABASE_KEYS,
         *_GOLD_KEYS,
         "sql",
@@ -39,12 +36,9 @@ _KNOWN_KEYS = frozenset(
         "evidence",
         "difficulty",
         "hardness",
-        "index",
         "split",
     )
 )
-_LEAST_AT_HOME = 0.5
-"""Share of a line file's queries that must name tables of their example's database."""
 
 
 def read_predictions(
@@ -72,17 +66,73 @@ def read_predictions(
         fix = 'give JSON Lines of {"id": ..., "prediction": ...}, or a line of SQL an example'
         raise KidpipeError("predictions are not read from a table of columns", where=str(path), fix=fix)
     if ending(path) != ".jsonl" and head not in ("[", "{"):
-        return _from_lines(text, path, examples, tables, dialect)
-    found = parse_document(text, path)
+        return from_lines(text, path, examples, tables, dialect)
+    try:
+        found = parse_document(text, path)
+    except KidpipeError:
+        # Of a line of SQL an example the first may be anything that a model says.
+        if ending(path) in (".json", ".jsonl", ".ndjson") or not are_lines(text, len(examples)):
+            raise
+        return from_lines(text, path, examples, tables, dialect)
     if isinstance(found, dict) and any(key in found for key in _ID_KEYS):
         found = [found]  # JSON Lines of one line, by another name
     if isinstance(found, dict) and len(found) == 1 and _is_rows(*found.values()):
         (found,) = found.values()  # rows under a word such as "predictions"
-    return _from_mapping(found, path, examples) if isinstance(found, dict) else _from_objects(found, path, examples)
+    if isinstance(found, dict):
+        return _from_mapping(found, path, examples)
+    if isinstance(found, list) and found and not any(_has_id(row) for row in found):
+        return in_order(_without_ids(found, path, examples), examples, tables, dialect, f"{path}, row")
+    return _from_objects(found, path, examples)
 
 
 def _is_rows(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def _has_id(row: Any) -> bool:
+    """Whether a row has an id, or what may be one by another name: its place says nothing then."""
+    return isinstance(row, dict) and any(
+        key in _ID_KEYS or (key.lower().endswith(("_id", "uid", "qid")) and key not in _DATABASE_KEYS) for key in row
+    )
+
+
+def _without_ids(rows: Sequence[Any], path: Path, examples: Sequence[Example]) -> list[str]:
+    """What rows say that have no ids: one an example, in order, as far as they tell."""
+    if len(rows) != len(examples):
+        raise KidpipeError(
+            f"{len(rows)} predictions without an id for {len(examples)} examples",
+            where=str(path),
+            fix="give each a key of " + ", ".join(_ID_KEYS) + "; or one an example, in order, null where there is none",
+        )
+    said = []
+    numbers: dict[int, int] = {}
+    for place, (row, example) in enumerate(zip(rows, examples, strict=True)):
+        where = f"{path}, row {place + 1}"
+        if isinstance(row, dict):
+            _require_home(row, example, where)
+            key = _sql_key(row, where)
+            said.append(_text(row[key], f"{where}, {key!r}"))
+            number = next((row[key] for key in _NUMBER_KEYS if key in row), None)
+            numbers |= {place: number} if isinstance(number, int) else {}
+        else:
+            said.append(_text(row, where))
+    require_numbered(numbers, f"{path}, row", "rows")
+    return said
+
+
+def _require_home(row: Mapping[str, Any], example: Example, where: str) -> None:
+    """Refuse a row that names another database than its example's, or, of rows without ids, another question."""
+    home = example.db_id
+    stranger = next((row[key] for key in _DATABASE_KEYS if isinstance(row.get(key), str) and row[key] != home), None)
+    if stranger is not None:
+        raise other_database(stranger, home, where)
+    question = row.get("question")
+    if not _has_id(row) and isinstance(question, str) and question.split() != example.question.split():
+        raise KidpipeError(
+            f"a prediction for the question {question[:60]!r} where the example asks {example.question[:60]!r}",
+            where=where,
+            fix=f"give each row a key of {', '.join(_ID_KEYS)}; or leave 'question' out, if it is worded otherwise in this order",
+        )
 
 
 def _from_objects(rows: Any, path: Path, examples: Sequence[Example]) -> dict[str, str]:
@@ -96,10 +146,7 @@ def _from_objects(rows: Any, path: Path, examples: Sequence[Example]) -> dict[st
         example_id = _id_of(row, known, where, examples)
         if example_id in predictions:
             raise KidpipeError(f"the id {example_id!r} occurs twice", where=where, fix="leave one of the two out")
-        home = by_id[example_id].db_id
-        stranger = next((row[key] for key in _DATABASE_KEYS if isinstance(row.get(key), str) and row[key] != home), None)
-        if stranger is not None:
-            raise _other_database(stranger, home, where)
+        _require_home(row, by_id[example_id], where)
         key = _sql_key(row, where)
         predictions[example_id] = _text(row[key], f"{where}, {key!r}")
     return predictions
@@ -186,109 +233,6 @@ def _from_mapping(mapping: Mapping[str, Any], path: Path, examples: Sequence[Exa
         where=str(path),
         fix="check that the predictions were made for this data set",
     )
-
-
-def _from_lines(text: str, path: Path, examples: Sequence[Example], tables: Tables | None, dialect: Dialects) -> dict[str, str]:
-    """Spider's form: line n is example n's SQL, perhaps with a tab and the db_id behind it, or its number and a tab before it."""
-    lines = [line.rstrip("\r") for line in split_lines(text)]
-    if lines and lines[-1] == "":
-        lines.pop()
-    while len(lines) > len(examples) and not lines[-1].strip():
-        lines.pop()  # empty lines behind the last example's, as editors leave them
-    if len(lines) != len(examples):
-        raise KidpipeError(
-            f"{len(lines)} lines of predictions for {len(examples)} examples",
-            where=str(path),
-            fix="one line an example, in order; an empty line where there is no prediction, no line breaks inside SQL",
-        )
-    lines = _without_numbers(lines, path)
-    names = {example.db_id for example in examples}
-    has_column = _has_column(lines, names)
-    said = []
-    for number, (line, example) in enumerate(zip(lines, examples, strict=True), 1):
-        sql, tab, last = (part.strip(" ") for part in line.rpartition("\t"))
-        is_name = bool(tab) and (last in names or (has_column and bool(last) and not set(last) & set("\"'`()=<>;, ")))
-        if is_name and last != example.db_id:
-            raise _other_database(last, example.db_id, f"{path}, line {number}")
-        said.append(sql if is_name else line)
-    if tables is not None:
-        _require_aligned(said, examples, tables, dialect, path)
-    return {example.example_id: answer for example, answer in zip(examples, said, strict=True)}
-
-
-def _without_numbers(lines: list[str], path: Path) -> list[str]:
-    """The lines without their numbers, where each that is not empty begins with one and a tab, as no SQL does."""
-    parts = {place: line.partition("\t") for place, line in enumerate(lines) if line.strip()}
-    if not parts or not all(tab and number.strip().isdecimal() for number, tab, _rest in parts.values()):
-        return lines
-    numbers = {place: int(number) for place, (number, _tab, _rest) in parts.items()}
-    first = next(int(number == place + 1) for place, number in numbers.items())
-    for place, number in numbers.items():
-        if number != place + first:
-            raise KidpipeError(
-                f"the lines are numbered, and this is number {number}",
-                where=f"{path}, line {place + 1}",
-                fix="a line an example, in order: numbered from 0 or 1, or not at all",
-            )
-    return [parts[place][2] if place in parts else "" for place in range(len(lines))]
-
-
-def _has_column(lines: Iterable[str], names: AbstractSet[str]) -> bool:
-    """Whether the lines end in a column of db_ids, known or not, rather than have tabs in their SQL."""
-    ends = [line.rpartition("\t") for line in lines if line.strip()]
-    known = sum(last.strip(" ") in names for _sql, tab, last in ends if tab)
-    single = sum("\t" not in sql and last.strip(" ").isidentifier() for sql, tab, last in ends if tab)
-    return max(known, single) > len(ends) / 2
-
-
-def _other_database(named: str, home: str, where: str) -> KidpipeError:
-    return KidpipeError(
-        f"a prediction for database {named!r} where the example is on {home!r}",
-        where=where,
-        fix="the file has slipped, or was made for other examples",
-    )
-
-
-def _require_aligned(said: list[str], examples: Sequence[Example], tables: Tables, dialect: Dialects, path: Path) -> None:
-    """Refuse a file most of whose queries name tables that their example's database hasn't."""
-    known = [tables(example.db_id) for example in examples]
-    spoken = [dialect(example.db_id) for example in examples]
-    found = [tables_named(read_answer(text, one), one) for text, one in zip(said, spoken, strict=True)]
-    named = [(number, names) for number, names in enumerate(found) if names and known[number] is not None]
-    strangers = [number for number, names in named if not names <= (known[number] or set())]
-    if named and len(strangers) > (1 - _LEAST_AT_HOME) * len(named):
-        raise KidpipeError(
-            f"{len(strangers)} of {len(named)} predictions name tables that their database doesn't have",
-            where=f"{path}, line {strangers[0] + 1} is the first",
-            fix="the file has slipped by some lines, or was made for other examples",
-        )
-
-
-def tables_named(sql: str, dialect: str = "sqlite") -> set[str]:
-    """The names after FROM and JOIN, in lower case, without schemas; not those that a WITH clause or a subquery defines."""
-    solid = [token for token in tokens(sql, dialect) if token.kind is not TokenKind.SPACE]
-    names = {
-        _table_at(solid, number + 1)
-        for number, token in enumerate(solid[:-1])
-        if (token.is_word("FROM") or token.is_word("JOIN")) and _is_name(solid[number + 1])
-    }
-    defined = {
-        token.text.strip('"`[]').lower()
-        for token, following, third in zip(solid, solid[1:], solid[2:], strict=False)
-        if following.is_word("AS") and third.text == "("
-    }
-    return names - defined
-
-
-def _table_at(solid: Sequence[Token], at: int) -> str:
-    """The last part of the name that begins there: before it may stand a schema, and before that a catalogue."""
-    while at + 2 < len(solid) and solid[at + 1].text == "." and _is_name(solid[at + 2]):
-        at += 2
-    return solid[at].text.strip('"`[]').lower()
-
-
-def _is_name(token: Token) -> bool:
-    return token.kind in (TokenKind.WORD, TokenKind.QUOTED)
 
 
 def _split_bird(value: Any, where: str) -> tuple[str, str]:

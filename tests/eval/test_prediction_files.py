@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.prediction_files import read_predictions, tables_named
+from eval.prediction_files import read_predictions
+from eval.prediction_order import tables_named
 from kidcore.errors import KidpipeError
 from kidcore.sql.datasets import Example
 
@@ -68,6 +69,71 @@ def test_a_json_array_with_the_datas_own_ids(tmp_path: Path) -> None:
         assert read_predictions(write(tmp_path, "p.json", json.dumps(written)), EXAMPLES) == EXPECTED
 
 
+def in_order(with_number: str = "", first: int = 0, **more: list[str]) -> list[dict[str, object]]:
+    rows = [
+        {"pred": sql, "db_id": example.db_id, **{key: values[n] for key, values in more.items()}}
+        for n, (sql, example) in enumerate(zip(SQLS, EXAMPLES, strict=True))
+    ]
+    return [row | {with_number: n} if with_number else row for n, row in enumerate(rows, first)]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        SQLS,
+        in_order(),
+        in_order("idx"),
+        in_order("index", 1),
+        in_order(question=["q"] * 6, query=["SELECT 0"] * 6),
+        [{"sql": sql} for sql in SQLS],
+        # As PICARD writes them.
+        [{"prediction": f"{example.db_id} | {sql}"} for sql, example in zip(SQLS, EXAMPLES, strict=True)],
+    ],
+)
+@pytest.mark.parametrize("name", ["p.json", "p.jsonl", "p.txt"])
+def test_rows_without_ids_are_those_of_the_examples_in_order(tmp_path: Path, name: str, rows: list[object]) -> None:
+    text = "\n".join(map(json.dumps, rows)) if name == "p.jsonl" or isinstance(rows[0], dict) else json.dumps(rows, indent=1)
+    assert read_predictions(write(tmp_path, name, text), EXAMPLES, TABLES.__getitem__) == EXPECTED
+    whole = write(tmp_path, "none.json", json.dumps([None, *rows[1:]]))
+    assert read_predictions(whole, EXAMPLES, TABLES.__getitem__) == EXPECTED | {"dev:10": ""}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (SQLS[1:] + SQLS[:1], "name tables that their database doesn't have"),
+        (SQLS[1:], "5 predictions without an id for 6 examples"),
+        (in_order()[1:] + in_order()[:1], "database 'pets' where the example is on 'cars'"),
+        ([in_order("idx")[n] for n in (2, 1, 0, 3, 4, 5)], "this is number 2"),
+        (in_order(question=["another", *"qqqqq"]), "a prediction for the question 'another' where the example asks 'q'"),
+        ([*in_order()[1:], {"id": "dev:10", "pred": ""}], "it has 'pred', 'db_id'"),
+        ([*SQLS[1:], ["SELECT 1"]], "a prediction is a list"),
+    ],
+)
+def test_rows_without_ids_that_have_slipped_are_refused(tmp_path: Path, rows: list[object], message: str) -> None:
+    with pytest.raises(KidpipeError) as caught:
+        read_predictions(write(tmp_path, "p.json", json.dumps(rows)), EXAMPLES, TABLES.__getitem__)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "first", ["[SQL] SELECT a FROM car", "{", "[", '{"sql": "SELECT 1"}', "[x for x in y]", "{'sql': 'SELECT 1'}"]
+)
+def test_a_line_file_whose_first_line_looks_like_json(tmp_path: Path, first: str) -> None:
+    text = lines([first, *SQLS[1:]], True)
+    assert read_predictions(write(tmp_path, "p.sql", text), EXAMPLES, TABLES.__getitem__) == EXPECTED | {"dev:10": first}
+    with pytest.raises(KidpipeError, match="malformed JSON"):
+        read_predictions(write(tmp_path, "p.json", text), EXAMPLES, TABLES.__getitem__)
+
+
+@pytest.mark.parametrize("torn", ["rows", "array"])
+def test_damaged_json_is_no_line_file(tmp_path: Path, torn: str) -> None:
+    rows = [json.dumps({"id": example_id, "pred": sql}) for example_id, sql in EXPECTED.items()]
+    text = "\n".join([*rows[:-1], rows[-1][:-5]]) if torn == "rows" else "[" + ",\n".join(rows)
+    with pytest.raises(KidpipeError, match="malformed JSON"):
+        read_predictions(write(tmp_path, "p.txt", text), EXAMPLES, TABLES.__getitem__)
+
+
 @pytest.mark.parametrize("first", [0, 10])
 def test_bird_json_by_position_or_id(tmp_path: Path, first: int) -> None:
     mapping = {str(first + n): f"{sql}\t----- bird -----\t{EXAMPLES[n].db_id}" for n, sql in enumerate(SQLS)}
@@ -117,7 +183,8 @@ PRED = {"id": "dev:10", "prediction": "SELECT 1"}
         ({**PRED, "prediction": ["SELECT 1"]}, "a prediction is a list"),
         ({**PRED, "prediction": {"sql": "SELECT 1"}}, "a prediction is an object"),
         ({**PRED, "prediction": 7}, "a prediction is a number"),
-        ("SELECT 1", "it is a text"),
+        ("SELECT 1", "1 predictions without an id for 6 examples"),
+        ({"custom_id": "dev:10", "prediction": "SELECT 1"}, "it has 'custom_id', 'prediction'"),
     ],
 )
 def test_a_row_that_can_not_be_told_for_sure_is_refused(tmp_path: Path, row: object, message: str) -> None:
