@@ -9,6 +9,9 @@ from kidcore.errors import KidpipeError
 from kidcore.sql.database import Database, database_of
 from kidcore.sql.text_files import read_json
 
+_KEYS = ("db_id", "table_names_original", "column_names_original", "foreign_keys")
+"""Of a database in Spider's tables.json."""
+
 
 @dataclass(frozen=True)
 class Names:
@@ -35,14 +38,23 @@ def read_names(database: Database | Path, same: Mapping[str, str] | None = None)
 
 def read_tables_json(path: Path) -> dict[str, dict[str, str]]:
     """The `same` of each database by Spider's tables.json, which often has more foreign keys than the files declare."""
-    try:
-        entries: list[dict[str, Any]] = read_json(path)
-        return {entry["db_id"]: _same(*_links(entry)) for entry in entries}
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise KidpipeError(
-            f"cannot read the schemas: {reason}", where=str(path), fix="mend tables.json, or move it away"
-        ) from error
+    fix = "mend tables.json, move it away, or leave exact set match out: --set eval.exact_match=false"
+    entries = read_json(path)
+    if isinstance(entries, dict) and "db_id" in entries:
+        entries = [entries]  # JSON Lines of one line, by another name
+    if not isinstance(entries, list):
+        raise KidpipeError("cannot read the schemas: they are no list of databases", where=str(path), fix=fix)
+    found: dict[str, dict[str, str]] = {}
+    for number, entry in enumerate(entries, 1):
+        name = f" ({entry['db_id']})" if isinstance(entry, dict) and isinstance(entry.get("db_id"), str) else ""
+        where = f"{path}, database {number}{name}"
+        if lacking := [key for key in _KEYS if not (isinstance(entry, dict) and entry.get(key) is not None)]:
+            raise KidpipeError(f"cannot read the schemas: one has no {', '.join(lacking)}", where=where, fix=fix)
+        try:
+            found[entry["db_id"]] = _same(*_links(entry))
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise KidpipeError(f"cannot read the schemas: {type(error).__name__}: {error}", where=where, fix=fix) from error
+    return found
 
 
 def _links(entry: dict[str, Any]) -> tuple[list[str], list[tuple[str, str]]]:

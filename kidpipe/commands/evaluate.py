@@ -66,7 +66,7 @@ def evaluate(
     settings = config.eval.model_copy(update=_NOT_GENERATED) if predictions_file else config.eval
     dataset = read(config.data, _split(split))
     teacher = find_teacher(session) if with_exposure else None
-    databases = _databases(dataset, Path(config.data.path).expanduser(), suite)
+    databases = _databases(dataset, Path(config.data.path).expanduser() if settings.exact_match else None, suite)
     origin, default_name = _origin(session, model, predictions_file)
     out = session.folder_of("eval", name or _default_name(default_name, split, settings.limit))
     _keep_whole(out, settings.limit)
@@ -192,9 +192,9 @@ def _show(session: Session, result: "Evaluation") -> None:
     session.console.print(f"verdicts    {result.folder / VERDICTS_FILE}")
 
 
-def _databases(dataset: DataSet, data: Path, suite: Path | None) -> "Databases":
-
-    schemas = next((data / name for name in _TABLES_FILES if (data / name).is_file()), None)
+def _databases(dataset: DataSet, data: Path | None, suite: Path | None) -> "Databases":
+    """Where to execute; `data` is the folder whose schemas exact set match goes by, None where it is not asked for."""
+    schemas = next((data / name for name in _TABLES_FILES if (data / name).is_file()), None) if data else None
     databases = Databases(dataset.database, suite, read_tables_json(schemas) if schemas else {})
     databases.require_suite({example.db_id for example in dataset.examples})
     return databases

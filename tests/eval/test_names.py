@@ -46,6 +46,9 @@ def test_linked_columns_are_called_after_the_first_of_their_group(
         {"foreign_keys": [4]},
         {"column_names_original": [[9, "id"]]},
         {"table_names_original": None},
+        {"table_names_original": [None, "b", "C"]},
+        {"column_names_original": [[-1, "*"], [0, None], [0, "x"], [1, "id"], [1, "A_id"], [2, "id"]]},
+        {"foreign_keys": None},
         {"db_id": ["d"]},
     ],
 )
@@ -53,11 +56,11 @@ def test_a_damaged_tables_json_is_named_with_what_to_do(tmp_path: Path, changes:
     path = tables_json(tmp_path, [[4, 1]], **changes)
     with pytest.raises(KidpipeError, match="cannot read the schemas") as caught:
         read_tables_json(path)
-    assert caught.value.where == str(path)
+    assert caught.value.where == f"{path}, database 1" + ("" if "db_id" in changes else " (d)")
     assert "mend tables.json" in caught.value.fix
 
 
-@pytest.mark.parametrize("text", ['[{"foreign_keys": []}]', "[1]", "{}x", '{"db_id": "d"}'])
+@pytest.mark.parametrize("text", ['[{"foreign_keys": []}]', "[1]", "{}x", '{"db_id": "d"}', '{"d": {}}', "null", '["d"]'])
 def test_no_tables_json_at_all_is_a_person_s_error_too(tmp_path: Path, text: str) -> None:
     (tmp_path / "tables.json").write_text(text, encoding="utf-8")
     with pytest.raises(KidpipeError):

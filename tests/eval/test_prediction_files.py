@@ -70,7 +70,7 @@ def test_a_json_array_with_the_datas_own_ids(tmp_path: Path) -> None:
 
 
 def in_order(with_number: str = "", first: int = 0, **more: list[str]) -> list[dict[str, object]]:
-    rows = [
+    rows: list[dict[str, object]] = [
         {"pred": sql, "db_id": example.db_id, **{key: values[n] for key, values in more.items()}}
         for n, (sql, example) in enumerate(zip(SQLS, EXAMPLES, strict=True))
     ]
