@@ -35,7 +35,8 @@ def find_databases(place: Path) -> dict[str, Path]:
         )
     found: dict[str, Path] = {}
     for path in sorted([*place.glob("*"), *place.glob("*/*")]):
-        if path.is_file() and path.suffix.lower() in ENDINGS:
+        # What macOS leaves beside a file it unpacked (._x.sqlite) is none.
+        if path.is_file() and path.suffix.lower() in ENDINGS and not path.name.startswith("."):
             other = found.setdefault(database_id(path), path)
             if other != path:
                 raise KidpipeError(

@@ -119,7 +119,8 @@ def _of_frame(found: Mapping[str, Any]) -> list[Row]:
 def _read_folder(folder: Path) -> tuple[list[Row], str]:
     if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
         return _read_saved(folder), str(folder)
-    found = sorted(path for path in folder.iterdir() if ending(path) in (*_TABLES, *_JSON))
+    files = (path for path in folder.iterdir() if not path.name.startswith("."))  # macOS leaves ._x.csv beside x.csv
+    found = sorted(path for path in files if ending(path) in (*_TABLES, *_JSON))
     named = [path for path in found if path.stem.lower().startswith(_SPLITS)] or found
     if len(named) == 1:
         return _read_file(named[0]), str(named[0])

@@ -73,6 +73,16 @@ def test_a_database_is_called_after_its_file(file: str, name: str) -> None:
     assert database_id(Path(file)) == name
 
 
+def test_what_macos_leaves_beside_files_is_neither_a_database_nor_questions(tmp_path: Path) -> None:
+    (tmp_path / "__MACOSX").mkdir()
+    for name in ("shop.sqlite", "._shop.sqlite", "__MACOSX/._shop.sqlite"):
+        sqlite3.connect(tmp_path / name).close()
+    assert find_databases(tmp_path) == {"shop": tmp_path / "shop.sqlite"}
+    (tmp_path / "._q.csv").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "q.csv").write_text("question,sql\na,SELECT 1\n")
+    assert read_rows(str(tmp_path))[0] == [{"question": "a", "sql": "SELECT 1"}]
+
+
 def test_databases_are_found_in_a_folder_and_just_below_and_two_of_one_name_are_refused(tmp_path: Path) -> None:
     for name in ("a.sqlite", "b/b.DB", "b/notes.txt", "c/d/deep.sqlite"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
