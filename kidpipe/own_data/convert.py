@@ -107,7 +107,8 @@ def _faults(databases: Mapping[str, Path]) -> dict[str, str]:
 
 def _text(row: Row, name: str) -> str:
     value = row.get(name) if name else None
-    return "" if value is None else str(value).strip()
+    # NaN is what Python's JSON has where a data frame has nothing.
+    return "" if value is None or value != value else str(value).strip()
 
 
 def _failures(rows: Sequence[Row], databases: Path) -> list[str]:

@@ -208,8 +208,9 @@ def test_a_named_prediction_is_taken_whatever_stands_beside_it(tmp_path: Path, m
 
 
 def test_no_text_is_no_prediction(tmp_path: Path) -> None:
-    path = write(tmp_path, "p.jsonl", json.dumps(PRED | {"prediction": None}))
-    assert read_predictions(path, EXAMPLES) == {"dev:10": ""}
+    for none in (None, float("nan")):
+        path = write(tmp_path, "p.jsonl", json.dumps(PRED | {"prediction": none}))
+        assert read_predictions(path, EXAMPLES) == {"dev:10": ""}
     with pytest.raises(KidpipeError, match="a prediction is a list"):
         read_predictions(write(tmp_path, "p.json", json.dumps({"0": ["SELECT 1"]})), EXAMPLES)
 

@@ -57,6 +57,14 @@ def test_bird_brings_evidence_and_difficulty_and_its_own_ids(tmp_path: Path) -> 
     assert data.database("d").path == tmp_path / "dev" / "dev_databases" / "d" / "d.sqlite"
 
 
+def test_nan_of_a_data_frame_says_nothing(tmp_path: Path) -> None:
+    nan = {"evidence": float("nan"), "difficulty": float("nan"), "id": float("nan"), "question_id": 3}
+    write(tmp_path, "dev.json", [ROW | nan, ROW | {"question": float("nan")}, ROW | {"id": float("nan")}])
+    first, second, third = read(DataSettings(path=str(tmp_path)), "dev").examples
+    assert (first.example_id, first.evidence, first.difficulty) == ("dev:3", "", "")
+    assert (second.fault, third.example_id) == ("no text under question", "dev:2")
+
+
 def test_jsonl_keeps_given_ids_and_appending_keeps_the_others(tmp_path: Path) -> None:
     write(tmp_path, "train.jsonl", [ROW | {"id": "a"}, ROW], "databases")
     settings = DataSettings(layout="jsonl", path=str(tmp_path))

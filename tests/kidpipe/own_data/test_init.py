@@ -225,12 +225,18 @@ def test_gold_that_does_not_execute_is_counted_at_once(shop: Path, tmp_path: Pat
 def test_what_is_no_text_is_left_out_with_a_reason(shop: Path, tmp_path: Path) -> None:
     questions = tmp_path / "q.json"
     parsed = {"question": "parsed?", "sql": {"human_readable": "SELECT 1"}}
-    rows = [*({"question": str(n), "sql": f"SELECT {n}"} for n in range(4)), parsed, {"question": ["a", "b"], "sql": "SELECT 1"}]
+    nan = float("nan")
+    good = [{"question": str(n), "sql": f"SELECT {n}", "hint": nan} for n in range(4)]
+    rows = [*good, parsed, {"question": ["a", "b"], "sql": "SELECT 1"}, {"question": nan, "sql": "SELECT 1"}]
     questions.write_text(json.dumps(rows), encoding="utf-8")
     said = run(tmp_path, str(questions), shop)
     assert said["train"] + said["dev"] == 4
-    left_out = {f"with {what} that is a list or an object, not a text": 1 for what in ("SQL", "a question")}
+    left_out = {f"with {what} that is a list or an object, not a text": 1 for what in ("SQL", "a question")} | {
+        "without a question": 1
+    }
     assert (said["left_out"], said["failing"]) == (left_out, 0)
+    # Python's NaN is where a data frame has nothing.
+    assert "nan" not in (tmp_path / "data" / "train.jsonl").read_text(encoding="utf-8").lower()
 
 
 def test_mistakes_are_named_and_nothing_is_written(shop: Path, tmp_path: Path) -> None:
