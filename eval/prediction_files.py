@@ -6,6 +6,7 @@ well hold the gold, is refused, never scored.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,11 @@ _KNOWN_KEYS = frozenset(
 
 
 def read_predictions(
-    path: Path, examples: Sequence[Example], tables: Tables | None = None, dialect: Dialects = lambda _: "sqlite"
+    path: Path,
+    examples: Sequence[Example],
+    tables: Tables | None = None,
+    dialect: Dialects = lambda _: "sqlite",
+    first: int = 0,
 ) -> dict[str, str]:
     """What was predicted by example id, as the file has it; empty where the file says that there is nothing.
 
@@ -51,6 +56,7 @@ def read_predictions(
         examples: what was asked, in the data set's order.
         tables: the tables of each database; with them, a line file that has slipped by some lines is found out.
         dialect: by which that is looked for.
+        first: a file without ids may be about so many of the first examples alone; 0 where about all or none.
 
     Raises:
         KidpipeError: the file is missing or malformed, has too many or too few rows, or rows that belong elsewhere; or a
@@ -60,6 +66,16 @@ def read_predictions(
         text = read_text(path)
     except KidpipeError as error:
         raise KidpipeError(f"cannot read predictions: {error.what}", where=error.where, fix=error.fix) from error
+    try:
+        return _read(text, path, examples, tables, dialect)
+    except KidpipeError:
+        if 0 < first < len(examples):
+            with suppress(KidpipeError):  # what is wrong with it is said of the whole
+                return _read(text, path, examples[:first], tables, dialect)
+        raise
+
+
+def _read(text: str, path: Path, examples: Sequence[Example], tables: Tables | None, dialect: Dialects) -> dict[str, str]:
     head = text.lstrip(" \t\r\n")[:1]
     is_table = ending(path) == ".csv" or (ending(path) == ".tsv" and not begins_statement(text))
     if is_table and head not in ("[", "{"):

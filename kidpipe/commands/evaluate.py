@@ -226,7 +226,8 @@ def _read(path: Path, dataset: DataSet, judged: Sequence[Example]) -> "Predictio
     def dialect(db_id: str) -> str:
         return dataset.database(db_id).dialect
 
-    found = read_predictions(path, dataset.examples, tables, dialect)
+    first = len(judged) if list(judged) == list(dataset.examples[: len(judged)]) else 0
+    found = read_predictions(path, dataset.examples, tables, dialect, first)
     said = {example.example_id: found[example.example_id] for example in judged if example.example_id in found}
     homes = {example.example_id: example.db_id for example in judged}
     made = Predictions({name: read_answer(text, dialect(homes[name])) for name, text in said.items()}, said=said)

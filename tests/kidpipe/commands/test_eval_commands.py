@@ -111,6 +111,18 @@ def test_what_is_said_of_a_file_is_about_the_examples_that_are_judged(cli: Cli, 
     assert "taken out of the text around it in 2 of 3 predictions" in said
 
 
+def test_a_file_may_be_about_the_examples_that_are_judged_alone(cli: Cli, lines: Callable[..., Path], tmp_path: Path) -> None:
+    golds = lines("gold.sql").read_text().splitlines()
+    (tmp_path / "few.sql").write_text("\n".join(golds[:3]))
+    (tmp_path / "texts.json").write_text(json.dumps(golds[:3]))
+    for name in ("few.sql", "texts.json"):
+        done = cli("eval", "--predictions", name, "--limit", "3", "--json", sandbox__workers=1)
+        assert json.loads(done.out)["kinds"]["correct"] == 3
+    for limit in ((), ("--limit", "4")):
+        refused = cli("eval", "--predictions", "few.sql", *limit)
+        assert (refused.code, "3 lines of predictions for 24 examples" in refused.err) == (1, True)
+
+
 def test_ids_are_places_in_the_file_whatever_part_of_it_is_judged(cli: Cli, world: Path, tmp_path: Path) -> None:
     golds = [example.gold_sql for example in read(DataSettings(path=str(world)), "train").examples]
     (tmp_path / "p.jsonl").write_text("\n".join(json.dumps({"id": n, "sql": gold}) for n, gold in enumerate(golds)))
