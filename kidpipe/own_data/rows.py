@@ -64,8 +64,8 @@ def _read_table(path: Path, suffix: str) -> list[Row]:
     end = re.search(r"\r\n|\r|\n", text)
     head = text[: end.start()] if end else text
     text = text.replace("\r", "\n") if end and end.group() == "\r" else text
-    # The semicolon of spreadsheets in many languages, or tabs whatever the file is called; the first line tells.
-    separator = max("\t,;|" if suffix == ".tsv" else ",;\t|", key=head.count)
+    # The semicolon of spreadsheets in many languages, or tabs whatever the file is called; the first line tells, quotes aside.
+    separator = max("\t,;|" if suffix == ".tsv" else ",;\t|", key=re.sub('"[^"]*"', "", head).count)
     # Everything as text: a question that is a number stays what was written.
     try:
         return pl.read_csv(text.encode(), separator=separator, infer_schema=False, encoding="utf8").to_dicts()
