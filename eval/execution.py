@@ -11,7 +11,7 @@ from eval.metrics.ties import opposite_ties
 from kidcore.config.config import EvalSettings, SandboxSettings
 from kidcore.config.digests import FileDigests
 from kidcore.sql.database import Database, database_of
-from kidcore.sql.lexer import is_ordered, mend_operators, strip_distinct
+from kidcore.sql.lexer import is_ordered, mend_operators, mend_year, strip_distinct
 from kidcore.sql.results import is_vacuous, same_bag, same_set
 from kidcore.sql.sandbox.job import Job, Limits, QueryResult, ResultKind
 from kidcore.sql.sandbox.pool import SandboxPool
@@ -184,12 +184,15 @@ def _differs(result: QueryResult, reversed_result: QueryResult, ordered: bool) -
 
 def gold_text(sql: str, settings: EvalSettings, dialect: str = "sqlite") -> str:
     """The gold as it is executed."""
-    return sql if settings.keep_distinct else strip_distinct(sql, dialect)
+    return _mended(sql, settings, dialect)
 
 
 def pred_text(sql: str, settings: EvalSettings, dialect: str = "sqlite") -> str:
     """The prediction as it is executed."""
-    if len(sql) > Limits.max_sql_bytes:
-        return sql  # to be refused as it is
-    sql = mend_operators(sql, dialect) if settings.mend_operators else sql
+    # One that is too long is refused as it is.
+    return sql if len(sql) > Limits.max_sql_bytes else _mended(sql, settings, dialect)
+
+
+def _mended(sql: str, settings: EvalSettings, dialect: str) -> str:
+    sql = mend_year(mend_operators(sql, dialect), dialect) if settings.mend_operators else sql
     return sql if settings.keep_distinct else strip_distinct(sql, dialect)

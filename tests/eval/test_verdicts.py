@@ -74,6 +74,10 @@ def test_settings_change_what_is_compared(world: Path) -> None:
     torn = "SELECT name FROM singer WHERE age > = 30"
     assert one(world, torn.replace("> =", ">="), torn).kind is VerdictKind.ERROR
     assert one(world, torn.replace("> =", ">="), torn, mend_operators=True).kind is VerdictKind.CORRECT
+    assert one(world, torn, torn.replace("> =", ">="), mend_operators=True).kind is VerdictKind.CORRECT
+    born, mysql = ("SELECT name FROM singer WHERE age < " + year for year in ("2020 - 1980", "YEAR(CURDATE()) - 1980"))
+    assert one(world, born, mysql).kind is VerdictKind.ERROR
+    assert one(world, born, mysql, mend_operators=True).kind is VerdictKind.CORRECT
 
 
 def test_flags(world: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kidcore.sql.lexer import is_ordered, mend_operators, strip_distinct, strip_end, tokens
+from kidcore.sql.lexer import is_ordered, mend_operators, mend_year, strip_distinct, strip_end, tokens
 
 
 @given(st.text(), st.sampled_from(["sqlite", "duckdb"]))
@@ -98,3 +98,17 @@ def test_strip_distinct_leaves_what_compares_or_chooses(sql: str, stripped: str 
 )
 def test_mend_operators(torn: str, mended: str) -> None:
     assert mend_operators(torn) == mended
+
+
+@pytest.mark.parametrize(
+    ("sql", "mended"),
+    [
+        ("SELECT YEAR(CURDATE()) - age", "SELECT 2020 - age"),
+        ("year ( curdate ( ) )+Year(CurDate())", "2020+2020"),
+        ("YEAR(CURDATE(", "YEAR(CURDATE("),
+        ("a = 'YEAR(CURDATE())'", "a = 'YEAR(CURDATE())'"),
+        ("YEAR(day)", "YEAR(day)"),
+    ],
+)
+def test_mend_year(sql: str, mended: str) -> None:
+    assert mend_year(sql) == mended
