@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from kidcore.config.seeds import row_rng
 from kidcore.config.stage_settings import MaskSettings
-from kidcore.method.masking import choose, schema_positions
+from kidcore.method.masking import choose, schema_positions, table_positions
 from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.graph import Output, Task
 from kidcore.store.schemas import schema_of
@@ -43,7 +43,7 @@ def mask(
         gold_score: rows of that stage in the same order; needed for `hard` and `easy`, whose confidence is the
             teacher's log-probability of the gold token.
         view: seeds the choice together with `settings.seed` and the example's id.
-        dialect: of a db_id; `schema` looks for identifiers in it.
+        dialect: of a db_id; `schema` and `tables` look for identifiers in it.
     """
     rows = usable(ingest)
     example_ids = rows.column("example_id").to_pylist()
@@ -51,6 +51,7 @@ def mask(
     starts = lists(rows, "gold_starts")
     sql = rows.column("gold_sql").to_pylist()
     dialects = [dialect(db_id) for db_id in rows.column("db_id").to_pylist()]
+    candidates = table_positions if settings.strategy == "tables" else schema_positions
     confidence = _confidence(gold_score, example_ids) if gold_score is not None else None
     masked = [
         choose(
@@ -58,7 +59,7 @@ def mask(
             len(gold[row]),
             row_rng(settings.seed, f"mask.{settings.strategy}", example_id, view),
             logprobs=None if confidence is None else confidence[row][: len(gold[row])],
-            identifiers=partial(schema_positions, sql[row], starts[row], dialects[row]),
+            identifiers=partial(candidates, sql[row], starts[row], dialects[row]),
             is_first=view == 0,
         )
         for row, example_id in enumerate(example_ids)

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from kidcore.config.config import Config
-from kidcore.config.stage_settings import GenerateSettings, RolloutSettings
+from kidcore.config.stage_settings import READ_SQL, GenerateSettings, RolloutSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.sources import ModelSource
 from kidcore.models.teachers import require_top_k
@@ -56,7 +56,7 @@ def _stage(context: Context, row: StageTraits) -> Stage:
     if model := _model_of(context, row):
         sections[row.model] = _model_identity(config, row.model, model)
         sections |= beside_weights(context, row, model)
-    reads_sql = row.name == "rewrite" or (row.name == "mask" and config.mask.strategy == "schema")
+    reads_sql = row.name == "rewrite" or (row.name == "mask" and config.mask.strategy in READ_SQL)
     if reads_sql and context.dialects != ["sqlite"]:
         sections["dialects"] = {"of": context.dialects}
     if row.name == "mask" and config.mask.strategy == "schema" and not context.outline.is_ascii:

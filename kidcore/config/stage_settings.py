@@ -6,7 +6,9 @@ from pydantic import Field
 
 from kidcore.config.settings import Dtype, Identity, Input, Later, ModelName, Section
 
-Strategy = Literal["random", "uniform", "hard", "easy", "schema"]
+Strategy = Literal["random", "uniform", "hard", "easy", "schema", "tables"]
+READ_SQL: frozenset[Strategy] = frozenset({"schema", "tables"})
+"""The strategies that read the text of the SQL, not its tokens alone."""
 Fill = Literal["auto", "argmax", "sample", "argmax_wrong", "verify"]
 
 

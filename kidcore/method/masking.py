@@ -1,4 +1,4 @@
-"""Gold tokens in, the positions to mask out (METHOD: random, uniform, hard, easy of the paper; schema, ours).
+"""Gold tokens in, the positions to mask out (METHOD: random, uniform, hard, easy of the paper; schema and tables, ours).
 
 Positions are SQL token positions; the EOS is never masked. `round(ratio * |y|)` of them are taken, at least one.
 The build masks once and stores the result; method kid-online masks afresh in each step, by the same rules.
@@ -13,7 +13,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.tokenizer_core import Token, TokenType
 
-from kidcore.config.stage_settings import MaskSettings
+from kidcore.config.stage_settings import READ_SQL, MaskSettings
 
 Positions = NDArray[np.int32]
 
@@ -35,7 +35,7 @@ def choose(
     Args:
         rng: decides the choice.
         logprobs: of the gold tokens, under the model that is to be unsure of them; needed for `hard` and `easy`.
-        identifiers: gives the candidates of `schema`, see `schema_positions`.
+        identifiers: gives the candidates of `schema` and `tables`, see `schema_positions` and `table_positions`.
         is_first: whether this is the first view of its example: `hard` and `easy` take the extremes there.
     """
     count = num_masked(settings.ratio, length)
@@ -43,7 +43,7 @@ def choose(
         chosen = _draw(np.arange(length), count, rng)
     elif settings.strategy == "uniform":
         chosen = evenly_spaced(length, count, rng.random())
-    elif settings.strategy == "schema":
+    elif settings.strategy in READ_SQL:
         assert identifiers is not None
         chosen = _draw(identifiers(), count, rng)
     else:
@@ -76,7 +76,20 @@ def _by_confidence(logprobs: NDArray[np.float32], count: int, is_first: bool, rn
 
 def schema_positions(sql: str, starts: NDArray[np.int32], dialect: str = "sqlite") -> Positions:
     """Tokens that touch an identifier or a literal; all tokens where the SQL has none."""
-    spans = _spans(sql, dialect)
+    return _touching(_spans(sql, dialect), sql, starts)
+
+
+def table_positions(sql: str, starts: NDArray[np.int32], dialect: str = "sqlite") -> Positions:
+    """Tokens that touch the name of a table, an alias of one, or what stands before the dot of a column; all tokens where the SQL
+    has none, or does not parse.
+
+    Where one of them is wrong, what the teacher says behind it is which columns and joins would fit it: four of five answers of a
+    student that do not execute name a column that is there, of another table (docs/results.md).
+    """
+    return _touching([(first, last) for first, last, is_table in _identifiers(sql, dialect) if is_table], sql, starts)
+
+
+def _touching(spans: list[tuple[int, int]], sql: str, starts: NDArray[np.int32]) -> Positions:
     # Tokens that are bytes of one character start together, and each of them stands for all of it.
     later = np.unique(np.append(starts, len(sql)))
     ends = later[np.searchsorted(later, starts, side="right").clip(max=len(later) - 1)]
@@ -96,16 +109,25 @@ def _spans(sql: str, dialect: str) -> list[tuple[int, int]]:
     if dialect == "duckdb":
         literal |= {TokenType.HEREDOC_STRING, TokenType.BYTE_STRING}  # $$a$$ and E'a'
     spans = [(token.start, token.end) for token in tokens if token.token_type in literal]
-    return spans + (_parsed_identifiers(sql, dialect) or _guessed_identifiers(tokens))
+    parsed = [(first, last) for first, last, _is_table in _identifiers(sql, dialect)]
+    return spans + (parsed or _guessed_identifiers(tokens))
 
 
-def _parsed_identifiers(sql: str, dialect: str) -> list[tuple[int, int]]:
-    """Identifiers as the parser sees them: it knows a column called `name` from a keyword."""
+def _identifiers(sql: str, dialect: str) -> list[tuple[int, int, bool]]:
+    """First and last character of identifiers as the parser sees them (it knows a column called `name` from a keyword), and
+    whether each stands for a table."""
     try:
         tree = sqlglot.parse_one(sql, dialect=dialect)
     except (SqlglotError, RecursionError):
         return []
-    return [(int(n.meta["start"]), int(n.meta["end"])) for n in tree.find_all(exp.Identifier) if "start" in n.meta]
+    found = (node for node in tree.find_all(exp.Identifier) if "start" in node.meta)
+    return [(int(node.meta["start"]), int(node.meta["end"]), _is_table(node)) for node in found]
+
+
+def _is_table(node: exp.Identifier) -> bool:
+    if isinstance(node.parent, exp.TableAlias):
+        return node.arg_key == "this"  # not the columns that it may name
+    return isinstance(node.parent, exp.Table) or (isinstance(node.parent, exp.Column) and node.arg_key != "this")
 
 
 def _guessed_identifiers(tokens: list[Token]) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from kidcore.config import processes
 from kidcore.config.config import Config, TrainSettings
 from kidcore.config.digests import FileDigests
+from kidcore.config.stage_settings import READ_SQL
 from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS
 from kidcore.models.backends.select import require_vllm, stored_dtype
@@ -30,10 +31,10 @@ def online_setup(session: Session, manifest: Manifest, tokenizer: object, studen
     teacher = _teacher(session)
     require_same(load_tokenizer(teacher.path), tokenizer)
     _require_length(teacher, manifest.facts.max_tokens)
-    if METHODS[config.train.method].fills_holes and config.mask.strategy == "schema":
+    if METHODS[config.train.method].fills_holes and config.mask.strategy in READ_SQL:
         raise KidpipeError(
-            f"method {config.train.method} knows tokens only, and schema masking needs the text of the SQL",
-            where="mask.strategy = schema",
+            f"method {config.train.method} knows tokens only, and {config.mask.strategy} masking needs the text of the SQL",
+            where=f"mask.strategy = {config.mask.strategy}",
             fix="choose random, uniform, hard or easy, or train.method = kid on stored views",
         )
     # A chat may end its turns with another token than the tokenizer's end of sequence.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kidcore.config.stage_settings import MaskSettings
+from kidcore.config.stage_settings import READ_SQL, MaskSettings
 from kidcore.method.masking import evenly_spaced, num_masked, schema_positions
 from kidcore.store.arrow import arrow_table, lists
 from kidcore.store.schemas import schema_of
@@ -16,7 +16,7 @@ from pipeline.rewrite import parses
 SQL = "SELECT count(*), T1.name FROM stadium AS T1 WHERE T1.year = 2014 AND city LIKE '%x y%'"
 
 
-def ingest(lengths: list[int], first: int = 0) -> pa.Table:
+def ingest(lengths: list[int], first: int = 0, sql: list[str] | None = None) -> pa.Table:
     n = len(lengths)
     return arrow_table(
         schema_of("ingest"),
@@ -24,7 +24,7 @@ def ingest(lengths: list[int], first: int = 0) -> pa.Table:
             "example_id": [f"train:{first + i}" for i in range(n)],
             "db_id": ["d"] * n,
             "question": ["q"] * n,
-            "gold_sql": ["x" * length for length in lengths],
+            "gold_sql": sql or ["x" * length for length in lengths],
             "schema_tokens": [0] * n,
             "prompt_ids": [[1, 2]] * n,
             "gold_ids": [list(range(10, 10 + length)) for length in lengths],
@@ -57,7 +57,7 @@ def masked(settings: MaskSettings, table: pa.Table, view: int = 0, scores: pa.Ta
 
 
 @given(
-    strategy=st.sampled_from(["random", "uniform", "schema"]),
+    strategy=st.sampled_from(["random", "uniform", "schema", "tables"]),
     ratio=st.floats(0.01, 1.0),
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=5),
     view=st.integers(0, 5),
@@ -68,7 +68,7 @@ def test_the_right_number_of_distinct_positions_in_order(strategy: str, ratio: f
         assert row == sorted(set(row))
         assert row[0] >= 0
         assert row[-1] < length
-        if strategy != "schema":
+        if strategy not in READ_SQL:
             assert len(row) == num_masked(ratio, length)
 
 
@@ -154,3 +154,9 @@ def test_rows_set_aside_are_left_out() -> None:
     table = ingest([5, 5])
     table = table.set_column(table.schema.get_field_index("reason"), "reason", pa.array(["too long", None]))
     assert mask(MaskSettings(), table, None, 0).table.column("example_id").to_pylist() == ["train:1"]
+
+
+def test_masking_tables_takes_their_names_and_aliases_only() -> None:
+    table, settings = ingest([len(SQL)], sql=[SQL]), MaskSettings(strategy="tables", ratio=1.0)
+    text = "".join(SQL[place] for place in masked(settings, table)[0])
+    assert text == "T1stadiumT1T1"

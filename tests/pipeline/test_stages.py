@@ -140,7 +140,7 @@ def test_the_dialects_of_a_data_set_are_in_keys_where_its_sql_is_read(files: Tok
     (tmp_path / "duck").mkdir()
     (tmp_path / "duck" / "duck.duckdb").write_bytes(b"x" * 8 + b"DUCK" + b"x" * 8)
     dataset = DataSet([Example("train:0", "duck", "q", "SELECT 1")], tmp_path)
-    for strategy, named in (("random", {"rewrite"}), ("schema", {"rewrite", "mask"})):
+    for strategy, named in (("random", {"rewrite"}), ("schema", {"rewrite", "mask"}), ("tables", {"rewrite", "mask"})):
         config = load_config(None, {"mask.strategy": strategy}, {}, use_file=False).config
         found = identities(stages(Context(config, dataset, Outline.of(dataset.examples, 512), [], TEACHER, TEACHER, files, 4096)))
         assert {name for name, identity in found.items() if "dialects.of" in identity} == named

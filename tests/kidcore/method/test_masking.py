@@ -1,14 +1,16 @@
 """Which positions are masked: how many, where, and by which rule; against slow versions of each rule."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from kidcore.config.stage_settings import MaskSettings
-from kidcore.method.masking import choose, evenly_spaced, num_masked, schema_positions
+from kidcore.method.masking import choose, evenly_spaced, num_masked, schema_positions, table_positions
 
 
 def of(strategy: str, ratio: float = 0.4) -> MaskSettings:
@@ -85,6 +87,7 @@ def test_where_the_pool_is_the_whole_query_all_of_it_may_be_taken() -> None:
 def test_schema_takes_no_more_than_there_are_and_no_others() -> None:
     candidates = np.array([2, 5], np.int32)
     assert chosen("schema", 10, 0, 0.9, identifiers=lambda: candidates) == [2, 5]
+    assert chosen("tables", 10, 0, 0.9, identifiers=lambda: candidates) == [2, 5]
     assert {place for seed in range(20) for place in chosen("schema", 10, seed, 0.1, identifiers=lambda: candidates)} == {2, 5}
 
 
@@ -93,16 +96,33 @@ def test_what_a_strategy_needs_is_asked_for_only_by_it() -> None:
         raise AssertionError("nobody asked for identifiers")
 
     assert len(chosen("random", 10, identifiers=never)) == 4
-    for strategy in ("hard", "schema"):
+    for strategy in ("hard", "schema", "tables"):
         with pytest.raises(AssertionError):
             chosen(strategy, 10)
 
 
-def words(sql: str, dialect: str = "sqlite") -> list[str]:
-    """The words of SQL whose tokens, split at spaces, schema masking would take."""
+def words(sql: str, dialect: str = "sqlite", positions: Callable[..., NDArray[np.int32]] = schema_positions) -> list[str]:
+    """The words of SQL whose tokens, split at spaces, schema masking would take, or masking by other positions."""
     starts = [place for place in range(len(sql)) if not sql[place].isspace() and (place == 0 or sql[place - 1].isspace())]
     pieces = sql.split()
-    return [pieces[place] for place in schema_positions(sql, np.array(starts, np.int32), dialect)]
+    return [pieces[place] for place in positions(sql, np.array(starts, np.int32), dialect)]
+
+
+@pytest.mark.parametrize(
+    ("sql", "taken"),
+    [
+        ("SELECT name FROM singer WHERE age > 20", ["singer"]),
+        ("SELECT T1 .a , b AS c FROM t AS T1 JOIN u AS T2 ON T1 .a = T2 .b", ["T1", "t", "T1", "u", "T2", "T1", "T2"]),
+        ("SELECT a FROM main . t x", ["main", "t", "x"]),
+        ("WITH w ( a ) AS ( SELECT b FROM t ) SELECT a FROM w", ["w", "t", "w"]),
+        ("SELECT n FROM ( SELECT count ( * ) AS n FROM t ) AS s WHERE s .n > 1", ["t", "s", "s"]),
+        ('SELECT a FROM "my t"', ['"my', 't"']),
+        ("SELECT 1", ["SELECT", "1"]),
+        ("SELECT a FROM t WHERE", ["SELECT", "a", "FROM", "t", "WHERE"]),
+    ],
+)
+def test_names_and_aliases_of_tables(sql: str, taken: list[str]) -> None:
+    assert words(sql, positions=table_positions) == taken
 
 
 @pytest.mark.parametrize(
