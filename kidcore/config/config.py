@@ -276,9 +276,7 @@ class EvalSettings(Section):
     keep_distinct: Identity[bool] = Field(
         True, description="leave DISTINCT in; false strips it for ex_bag, as published numbers do"
     )
-    mend_operators: Identity[bool] = Field(
-        False, description="read `> =` as `>=` and `YEAR(CURDATE())` as 2020, as the test suite's evaluator does"
-    )
+    mend_operators: Identity[bool] = Field(False, description="read `> =` as `>=`, `YEAR(CURDATE())` as 2020, as the test suite")
     exact_match: Identity[bool | Literal["official"]] = Field(
         True, description="compute Spider's exact set match too; official = with the official evaluator's misreadings"
     )
