@@ -156,7 +156,7 @@ def test_a_thousand_verdicts_with_every_tenth_hostile(world: Path, monkeypatch: 
     """Each hostile row gets the very kind it earns, and all others are as if it weren't there."""
     kinds = {
         ENDLESS: (VerdictKind.TIMEOUT, "more than 2 s"),
-        "SELECT printf('%.*c', 1000000000, 'x')": (VerdictKind.TIMEOUT, "more than 2 s"),
+        "SELECT printf('%.*c', 2000000000, 'x')": (VerdictKind.TIMEOUT, "more than 2 s"),
         KILLED: (VerdictKind.ERROR, "its process died"),
         HOG: (VerdictKind.ERROR, "needs more than 64 MiB of memory"),
     }
