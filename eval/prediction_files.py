@@ -209,8 +209,8 @@ def _sql_key(row: Mapping[str, Any], where: str) -> str:
 
 
 def _text(value: Any, where: str) -> str:
-    """A prediction; null is none, and so is NaN, which Python's JSON has where a data frame has none."""
-    if value is None or value != value:
+    """A prediction; null is none."""
+    if value is None:
         return ""
     if not isinstance(value, str):
         fix = (

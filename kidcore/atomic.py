@@ -147,6 +147,15 @@ def append_whole(file: FileIO, text: bytes) -> None:
         text = text[file.write(text) :]
 
 
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The objects in a file of JSON, one a line, as `append_whole` leaves them; lines that something tore are left out."""
+    records = []
+    for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        with suppress(ValueError):
+            records.append(json.loads(text))
+    return [record for record in records if isinstance(record, dict)]
+
+
 def sync(path: Path) -> None:
     """Wait until a file, or a folder with all that lies in it, is on the disk."""
     if path.is_dir():

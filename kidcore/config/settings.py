@@ -53,7 +53,7 @@ class Section(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _with_one_text(cls, value: Any, info: ValidationInfo) -> Any:
+    def _require_finite(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse inf and nan where they would go into a fingerprint. Runtime settings may be endless: a deadline, say."""
         if cls.kind_of(info.field_name or "") is SettingKind.IDENTITY and not _is_finite(value):
             raise ValueError("input should be finite: a large number stands for no limit")

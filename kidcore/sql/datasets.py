@@ -215,8 +215,8 @@ def _texts(row: Any, file: Path, number: int, layout: _Layout) -> tuple[dict[str
         "db_id": sys.intern(str(found["db_id"] or "")),
         "question": str(found[question_key] or "").strip(),
         "gold_sql": str(found[layout.query] or "").strip().rstrip("; \t\n\r\f\v"),
-        "evidence": _said(row.get("evidence") or "").strip(),
-        "difficulty": sys.intern(_said(row.get("difficulty") or "")),
+        "evidence": str(row.get("evidence") or "").strip(),
+        "difficulty": sys.intern(str(row.get("difficulty") or "")),
     }
     shown = texts if all(map(str.isascii, texts.values())) else {name: visible(text) for name, text in texts.items()}
     return shown, f"{_NO_TEXT} under {', '.join(lacking)}" if lacking else _fault(texts, shown)
@@ -232,12 +232,7 @@ def _fault(texts: Mapping[str, str], shown: Mapping[str, str]) -> str:
 
 def _own_id(row: dict[str, Any]) -> str:
     """The id that the data set gives a row, or nothing."""
-    return next((text for key in ("id", "question_id") if (text := _said(row.get(key)))), "")
-
-
-def _said(value: Any) -> str:
-    """A value as text; empty for none, and for NaN, which Python's JSON has where a data frame has none."""
-    return "" if value is None or value != value else str(value)
+    return next((str(row[key]) for key in ("id", "question_id") if row.get(key) not in (None, "")), "")
 
 
 def _require_unique(examples: list[Example]) -> None:

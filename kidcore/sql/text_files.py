@@ -211,7 +211,8 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 _FAULTS = (_RepeatedKey, RecursionError, ValueError)
 # Made once: json.loads would make one for each of a million lines.
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+# NaN is what Python's JSON has where a data frame has nothing.
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=lambda word: None if word == "NaN" else float(word))
 
 
 def _not_utf8(path: Path, what: str, encoding: str) -> KidpipeError:

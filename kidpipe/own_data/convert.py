@@ -14,7 +14,6 @@ from kidpipe.own_data.databases import copy_databases, kind_of
 from kidpipe.own_data.rows import Row
 from kidpipe.own_data.split import split_rows
 
-_PARTS = (list, dict)
 TRAIN, DEV, DATABASES = "train.jsonl", "dev.jsonl", "databases"
 
 
@@ -71,12 +70,10 @@ def _examples(rows: Sequence[Row], columns: Columns, databases: Mapping[str, Pat
         question, sql = _text(row, columns.question), _text(row, columns.sql)
         # With one database a column of that kind may hold anything, such as the name of a server.
         db_id = only or ids.get(named := _text(row, columns.db), named)
-        odd = [
-            what for what, name in (("a question", columns.question), ("SQL", columns.sql)) if isinstance(row.get(name), _PARTS)
-        ]
-        reason = "without a question" if not question else "without SQL" if not sql else ""
-        if odd:
-            reason = f"with {odd[0]} that is a list or an object, not a text"
+        texts = {"a question": columns.question, "SQL": columns.sql}
+        odd = next((what for what, name in texts.items() if isinstance(row.get(name), list | dict)), "")
+        reason = f"with {odd} that is a list or an object, not a text" if odd else ""
+        reason = reason or ("without a question" if not question else "without SQL" if not sql else "")
         if not reason and db_id not in databases:
             reason = f"about a database that is not there ({db_id})" if db_id else "without the name of a database"
         elif not reason and db_id in faults:
@@ -107,7 +104,7 @@ def _faults(databases: Mapping[str, Path]) -> dict[str, str]:
 
 def _text(row: Row, name: str) -> str:
     value = row.get(name) if name else None
-    # NaN is what Python's JSON has where a data frame has nothing.
+    # NaN is what columns of numbers have where there is nothing.
     return "" if value is None or value != value else str(value).strip()
 
 

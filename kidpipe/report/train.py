@@ -1,12 +1,12 @@
 """Runs of a store in; their loss, rates and settings side by side out."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from kidcore.atomic import read_records
 from kidcore.store.store import Store
 from kidpipe.report import plots
 from kidpipe.report.page import Block, HtmlTable, Section
@@ -45,12 +45,8 @@ def read_log(run: Path) -> pl.DataFrame | None:
     if not path.is_file():
         return None
     rows: list[dict[str, Any]] = []
-    for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            row = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and "kind" in row and "step" in row:
+    for row in read_records(path):
+        if "kind" in row and "step" in row:
             known, overlap = row.pop("on_gold", None), row.pop("overlap", None)
             rows.append(row | _of(known, "first_choice", "stop_nll") | _of(overlap, "top_inside", "mass_inside"))
     return pl.DataFrame(rows, infer_schema_length=None) if rows else None

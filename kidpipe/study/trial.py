@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from kidcore.atomic import read_records
 from kidcore.config.config import Config
 from kidcore.config.config_load import Loaded
 from kidcore.config.processes import peak_memory_mib
@@ -60,12 +61,9 @@ def _train_and_judge(cell: dict[str, Any], files: Store) -> None:
 def _training(run: Path, trained: dict[str, Any]) -> dict[str, Any]:
     """The trainer's figures, and the sums of what its log counts by step: tokens, and seconds of parts of a step."""
     sums: Counter[str] = Counter()
-    for line in (run / "log.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
-        # A line that something tore is no reason to lose a trained student: the sums lack it.
-        with suppress(ValueError):
-            record = json.loads(line)
-            if record["kind"] == "step":
-                sums.update({name: value for name, value in record.items() if name.endswith(("_tokens", "_seconds"))})
+    for record in read_records(run / "log.jsonl"):
+        if record.get("kind") == "step":
+            sums.update({name: value for name, value in record.items() if name.endswith(("_tokens", "_seconds"))})
     figures = {name: trained[name] for name in ("steps", "best_step", "best_nll", "final_nll")}
     return figures | {"train_seconds": trained["seconds"]} | {name: round(value, 3) for name, value in sums.items()}
 
