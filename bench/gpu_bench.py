@@ -13,7 +13,7 @@ from torch import Tensor
 from bench.examples import draw_rows, make_steps
 from bench.students import QWEN2_05B, QWEN2_15B, TINY, Load, Shape, Trainee
 from bench.timing import Stopwatch, release
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.models.trees import flex
 from train.data.distribute import MicroBatches
 from train.data.examples import TrainingExample

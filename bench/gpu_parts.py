@@ -18,7 +18,7 @@ from bench.gpu import Part
 from bench.gpu_bench import Bench, Record, gradients, longest_column, record_kernels, record_peak, record_steps
 from bench.students import make_model
 from bench.timing import Stopwatch
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.models.backends.base import ScoreRequest
 from kidcore.models.backends.transformers import TransformersBackend
 from kidcore.models.trees import blocks, flex

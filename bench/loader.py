@@ -23,7 +23,7 @@ from bench.examples import make_steps
 from bench.mix import read_rows
 from bench.session import Session, describe, environment, finish, open_session, run
 from bench.students import VOCAB_SIZE, Shape, make_model, shapes
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.store.schemas import schema_of
 from train.data.dataset import Source
 from train.data.examples import Branch, TrainingExample

@@ -30,7 +30,7 @@ from bench.session import environment, open_session, run
 from bench.students import VOCAB_SIZE, Load, Shape, Trainee, load_of, our_turn, shapes
 from bench.teachers import BenchTeacher, open_teacher
 from bench.timing import Costs, Turn, interleave, release
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from train.data.examples import TrainingExample
 
 GROUP_SIZE = 4

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from bench.timing import Cost, PeakMemory, Stopwatch, Turn
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from train.data.distribute import MicroBatches
 from train.data.examples import TrainingExample
 from train.schedule import make_optimizer

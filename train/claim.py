@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kidcore.config.config import TrainSettings
 from kidcore.config.digests import FileDigests
+from kidcore.config.train_settings import TrainSettings
 from kidcore.locks import LockKind, hold
 from kidcore.models.sources import resolve
 from train.checkpoint import clean_checkpoints, recover_folder

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kidcore.atomic import write_json
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.method.methods import settings_used
 from train.data.sampler import ORDER_VERSION

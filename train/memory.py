@@ -15,7 +15,7 @@ import torch
 
 from kidcore.allocator import release_free_memory
 from kidcore.config import processes
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS
 from kidcore.models.weights import count_weights

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.models.weights import count_weights
 
 _LORA_RATE = 2e-4

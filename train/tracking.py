@@ -19,7 +19,7 @@ from accelerate.logging import MultiProcessAdapter
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from kidcore.atomic import write_json
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError, first_line
 
 _LOG = logging.getLogger(__name__)

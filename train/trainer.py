@@ -14,8 +14,8 @@ import torch
 
 from kidcore.allocator import flat_memory
 from kidcore.config import processes
-from kidcore.config.config import TrainSettings
 from kidcore.config.digests import FileDigests
+from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.interrupt import StopRequest
 from kidcore.locks import LockKind

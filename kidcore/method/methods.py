@@ -36,7 +36,7 @@ The papers of imitkd, gkd and opd have no maximum-likelihood term; `train.on_pol
 from dataclasses import dataclass
 from typing import Any
 
-from kidcore.config.config import Method, TrainSettings
+from kidcore.config.train_settings import Method, TrainSettings
 
 
 @dataclass(frozen=True)

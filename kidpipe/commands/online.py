@@ -4,9 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from kidcore.config import processes
-from kidcore.config.config import Config, TrainSettings
+from kidcore.config.config import Config
 from kidcore.config.digests import FileDigests
 from kidcore.config.stage_settings import READ_SQL
+from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS
 from kidcore.models.backends.select import require_vllm, stored_dtype

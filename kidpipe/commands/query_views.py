@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from kidcore.atomic import replacing
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.store.store import Store
 

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from kidcore.config.config import TrainSettings
 from kidcore.config.settings import fingerprint
+from kidcore.config.train_settings import TrainSettings
 from kidcore.method.methods import METHODS, stages_read
 from kidcore.store.manifest import Manifest
 from kidcore.store.stages import MODEL_STAGES, made_from

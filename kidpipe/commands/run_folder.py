@@ -5,8 +5,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kidcore.config.config import TrainSettings
 from kidcore.config.settings import fingerprint
+from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.method.methods import settings_used
 from kidcore.store.manifest import kept_manifest

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from kidcore.config import processes
-from kidcore.config.config import TrainSettings
 from kidcore.config.digests import FileDigests
+from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.locks import waiting_for
 from kidcore.method.knowledge import GoldKnowledge, students_advantage

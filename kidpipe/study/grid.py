@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kidcore.config.config import Config, TrainSettings
+from kidcore.config.config import Config
 from kidcore.config.config_load import setting_names
 from kidcore.config.settings import fingerprint
+from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS, built_until, looks_at, stages_read
 from kidcore.store.stages import STAGES, sections_of, targets_of

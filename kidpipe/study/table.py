@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from eval.evaluate import VERDICTS_FILE
 from eval.statistics import estimate_crossed
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.store.log import shard_records
 from kidcore.store.manifest import kept_manifest
 from kidcore.store.stages import MODEL_STAGES

@@ -10,7 +10,7 @@ from bench import loader, loss_head, method_cost, trunk_tokens
 from bench.mix import read_rows
 from bench.students import TINY, VOCAB_SIZE, Load, Trainee
 from bench.teachers import open_teacher
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 
 
 def test_trunk_tokens(world: Path, tmp_path: Path) -> None:

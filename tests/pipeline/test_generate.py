@@ -7,9 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from kidcore.advance import unheard
-from kidcore.config.config import TrainSettings
 from kidcore.config.settings import SettingKind
 from kidcore.config.stage_settings import GenerateSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.store.arrow import lists
 from kidcore.store.graph import Grid, Task

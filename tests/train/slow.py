@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from kidcore.config.config import TrainSettings
 from kidcore.config.seeds import row_rng
+from kidcore.config.train_settings import TrainSettings
 from kidcore.method.masking import choose
 from kidcore.method.methods import gold_share
 from tests.train.small import EOS

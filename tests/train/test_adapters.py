@@ -10,7 +10,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.trees.attention import has_tree_attention
 from tests.train.small import make_examples, make_student, save_small_student, write_build

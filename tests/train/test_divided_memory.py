@@ -18,7 +18,7 @@ import pytest
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from kidcore.allocator import flat_memory
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from tests.forks import start_ranks
 from tests.train.small import EOS, VOCAB_SIZE, make_examples
 from tests.train.together import config

@@ -4,8 +4,8 @@ from typing import Any, get_args
 
 import pytest
 
-from kidcore.config.config import Method, TrainSettings
 from kidcore.config.settings import SettingKind
+from kidcore.config.train_settings import Method, TrainSettings
 from kidcore.method.methods import METHODS
 from train.identity import run_identity
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from tests.train.small import make_student
 from train.schedule import learning_rate, make_optimizer
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError
 from tests.train.small import save_small_student
 from train.memory import StudentShape, _group_room, fitted, free_bytes, step_bytes

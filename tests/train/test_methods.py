@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kidcore.config.config import TrainSettings
 from kidcore.config.stage_settings import MaskSettings, PredictSettings, ScoreSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.method.methods import METHODS
 from kidcore.models.sources import resolve
 from kidcore.models.tokenizers import Tokens

@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from kidcore.config.config import Config, TrainSettings
+from kidcore.config.config import Config
 from kidcore.config.stage_settings import MaskSettings, PredictSettings, VerifySettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.sources import resolve
 from kidcore.models.tokenizers import load_tokenizer, special_ids, tokens_of

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.models.backends.transformers import TransformersBackend
 from kidcore.models.trees.trunk import causal_of
 from tests.train.small import make_student, save_small_student, write_build

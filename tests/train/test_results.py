@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.locks import hold
 from kidcore.method.knowledge import GoldKnowledge

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.backends import vllm_engine
 from kidcore.models.backends.transformers import TransformersBackend

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from tests.train.small import make_student, save_small_student
 from train.schedule import learning_rate, settled
 

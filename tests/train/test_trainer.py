@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.method.knowledge import GoldKnowledge
 from kidcore.method.overlap import Overlap

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel, GraniteConfig, GraniteForCausalLM
 
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.trees.attention import has_tree_attention, install
 from kidcore.models.trees.layout import PackLayout

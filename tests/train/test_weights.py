@@ -10,7 +10,7 @@ from hypothesis import settings as fewer
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from tests.train.test_losses import CASES, REFERENCE, Case
 from train.loss.head import Objective, head_loss
 from train.loss.weights import divergence_of

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.method.methods import METHODS
 from tests.forks import Fork, start, start_ranks
 from tests.train.small import EOS, make_examples, make_student, part_files

@@ -13,7 +13,7 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS, ROLLOUTS, gold_share, gold_weight, mixes_rollouts, stages_read, takes_correct_answers
 from kidcore.store.stages import STAGE_TABLE

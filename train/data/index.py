@@ -23,8 +23,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from kidcore.atomic import replacing
-from kidcore.config.config import TrainSettings
 from kidcore.config.settings import fingerprint
+from kidcore.config.train_settings import TrainSettings
 from kidcore.locks import waiting_for
 from kidcore.method.methods import METHODS, OUTCOMES, takes_correct_answers
 from train.data.sampler import are_held_out, hashed

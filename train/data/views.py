@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.method.methods import METHODS, OUTCOMES, chooses_views, takes_correct_answers
 from train.data.shards import PartFiles, ShardRows, read_columns, read_shard, read_usable_ids
 from train.data.shared_rows import SharedRows

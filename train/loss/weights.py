@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.method.methods import looks_at
 from train.loss.losses import Divergence, DivergenceSum, Masses, divergence, teacher_doubt
 

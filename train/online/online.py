@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from kidcore.config.config import TrainSettings
 from kidcore.config.seeds import row_rng
+from kidcore.config.train_settings import TrainSettings
 from kidcore.method.filling import fill, predictions, proposal, put, request, verify, wanted
 from kidcore.method.masking import choose
 from kidcore.method.methods import METHODS, gold_share, gold_weight, looks_at

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers.core_model_loading import revert_weight_conversion
 
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Backend, ScoreRequest
 from kidcore.models.backends.vllm_student import VllmStudent

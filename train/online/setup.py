@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from kidcore.config.config import EngineSettings, TrainSettings
+from kidcore.config.config import EngineSettings
 from kidcore.config.stage_settings import MaskSettings, PredictSettings, ScoreSettings, VerifySettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.method.methods import METHODS
 from kidcore.models.sources import ModelSource
 from kidcore.models.tokenizers import Tokens

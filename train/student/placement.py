@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from kidcore.config.config import TrainSettings
 from kidcore.config.settings import fingerprint
+from kidcore.config.train_settings import TrainSettings
 from kidcore.method.methods import METHODS
 from kidcore.models.trees.layout import PackLayout
 from train.step import autocast_dtype

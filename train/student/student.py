@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging
 
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError, first_line
 from kidcore.models.backends.kinds import refuse_unknown_words
 from kidcore.models.serving import tokenizer_files

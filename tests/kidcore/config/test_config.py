@@ -5,10 +5,11 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 
-from kidcore.config.config import PROMPT_TEMPLATES, RENAMED, Config, IngestSettings, Method, TrainSettings
+from kidcore.config.config import PROMPT_TEMPLATES, RENAMED, Config, IngestSettings
 from kidcore.config.config_load import load_config, sections, setting_names
 from kidcore.config.settings import SettingKind
 from kidcore.config.stage_settings import PredictSettings
+from kidcore.config.train_settings import Method, TrainSettings
 from kidcore.errors import KidpipeError
 
 

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from kidcore.config.config import Config, EngineSettings, IngestSettings, TrainSettings
+from kidcore.config.config import Config, EngineSettings, IngestSettings
 from kidcore.config.config_load import sections
 from kidcore.config.settings import SettingKind, canonical_json, fingerprint
 from kidcore.config.stage_settings import GenerateSettings, MaskSettings, PredictSettings, ScoreSettings
+from kidcore.config.train_settings import TrainSettings
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -4,7 +4,7 @@ from typing import Any, get_args
 
 import pytest
 
-from kidcore.config.config import Method, TrainSettings
+from kidcore.config.train_settings import Method, TrainSettings
 from kidcore.method.methods import (
     METHODS,
     built_until,

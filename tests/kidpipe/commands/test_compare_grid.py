@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from kidcore.config.config import Config, TrainSettings
+from kidcore.config.config import Config
+from kidcore.config.train_settings import TrainSettings
 from kidcore.method.methods import METHODS
 from kidcore.store.store import Store
 from kidpipe.study.grid import Trial, make_arm_cells, make_cells, read_arms

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError
 from tests.train.small import make_student
 from train.data.examples import Counts

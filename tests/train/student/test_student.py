@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kidcore.config.config import TrainSettings
+from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError
 from tests.train.small import make_student, save_small_student
 from train.student.student import check_student, copy_student, load_student, save_student, student_state
