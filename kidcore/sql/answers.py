@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from kidcore.sql.lexer import TokenKind, tokens
-from kidcore.sql.statements import begins_statement, is_empty, next_unquoted, statement_end
+from kidcore.sql.statements import begins_statement, is_empty, is_unquoted, next_unquoted, statement_end
 from kidcore.sql.wrappers import enclosed_texts, is_quoted_line, json_texts, last_item, tagged_texts, unquoted_lines
 
 _THOUGHTS = r"(?:\w+[:_])?(?:think|thinking|thoughts?)|reason|reasoning|reflection|analysis|scratchpad|plan|planning|cot"
@@ -46,12 +46,14 @@ _FINAL = re.compile(
 _PARTS = re.compile(r"<\|(?:channel|message|start|end|constrain|START_RESPONSE)\|>")
 """Tokens that part an answer from what comes before it, beside those that open and close thinking."""
 
+_ANGLED, _BRACKETED = "sql|sql_query|query|answer|final_answer|solution|response|output|code|pre", "SQL|ANSWER|QUERY"
 # Never legal in SQL outside quotes, wherever they stand: the first of them ends the answer.
 _CONTROL = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</s>|<end_of_turn>|<turn\|>|<eos>(?=\s*\Z)|<pad>(?=\s*(?:<pad>|\Z))|\[/INST\]"
-    r"|\[/(?:SQL|ANSWER|QUERY)\]|</(?:sql|sql_query|query|answer|final_answer|solution|response|output|code|pre)>",
+    rf"|\[/(?:{_BRACKETED})\]|</(?:{_ANGLED})>",
     re.IGNORECASE,
 )
+_OPENING = re.compile(rf"(?:<(?:{_ANGLED})\b|\[(?:{_BRACKETED})\])", re.IGNORECASE)
 _LEADING = re.compile(
     r"\s*(?:<\|(?!im_end|eot|end(?!_header))[^|<>\s]{1,40}\|>|<｜(?!end)[^｜<>]{1,40}｜>|<start_of_turn>|<\|turn>|<s>|<bos>)\s*"
     r"(?:(?:assistant|model)\b\s*)?",
@@ -66,7 +68,7 @@ _INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
 _OPENER = r"(?=[\s(]*(?:select|with|values|from)\b)"
 _LEAD = re.compile(
-    rf"""(?: [:：][\s*_]* | [.!?。]\s*\n\s* | \A\s*(?:sql|sqlite|assistant)\s+
+    rf"""(?: [:：][\s*_]* | [.!?。]\s*\n\s* | \n[ \t\r]*\n\s*(?=\(*(?-i:SELECT|WITH)\s) | \A\s*(?:sql|sqlite|assistant)\s+
     | \A\s*(?:sql|sqlite3?|duckdb|mysql|postgres|D)[>#]\s*
     | (?:\A|\n)[ ]*(?:\#{{1,6}}[ ][^\n]*|\*\*[^*\n]+\*\*|__[^_\n]+__|-{{3,}})\s*\n\s* | \A\s*(?:[-*+•]|\(?\d{{1,2}}[.)])\s+
     | \A\s*(?:sure|certainly|of\ course|okay)\b[,.!]*\s+
@@ -187,15 +189,16 @@ def _without_thinking(text: str) -> str:
 
 
 def _without_controls(text: str, dialect: str) -> str:
-    """The text up to the first control token outside quotes; those that open a turn are skipped."""
+    """The text up to the first control token outside quotes; those that open a turn, and tags that close in it, are skipped."""
     while lead := _LEADING.match(text):
         text = text[lead.end() :]
     if not _CONTROL.search(text):
         return text
     if not begins_statement(text):
         # Prose has apostrophes, which are no quotes; a literal keeps its tokens by being closed on its line.
-        found = next_unquoted(_CONTROL, text, 0)
-        return text[: found.start()] if found else text
+        opened = {_tag_name(tag): tag.start() for tag in reversed(list(_OPENING.finditer(text)))}
+        controls = (control for control in _CONTROL.finditer(text) if opened.get(_tag_name(control), len(text)) > control.start())
+        return next((text[: control.start()] for control in controls if is_unquoted(control)), text)
     at = 0
     for token in tokens(text, dialect):
         if token.kind is TokenKind.SYMBOL and _CONTROL.match(text, at):
@@ -204,6 +207,10 @@ def _without_controls(text: str, dialect: str) -> str:
             return text[:at]
         at += len(token.text)
     return text
+
+
+def _tag_name(tag: re.Match[str]) -> str:
+    return tag.group().strip("</>[]").lower()
 
 
 def _blocks(text: str, bare: bool) -> Iterator[_Block]:

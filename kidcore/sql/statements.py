@@ -23,7 +23,7 @@ _STATEMENT = re.compile(
 )
 """How a statement begins; words that are English too count only with what has to follow them in SQL."""
 _NEXT_LABEL = re.compile(
-    r"""\#{2,6}[ ] | (?-i:[A-Z][a-z]+(?:[ ][a-zA-Z]+){0,3}:\s)
+    r"""\#{2,6}[ ] | (?-i:[A-Z][a-z]*(?:[ ][a-zA-Z]+){0,3}:\s)
     | (?:sql\s?result|answer|explanation|notes?|result|output|question|reasoning|thought|database)\s*:(?!:)""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -58,12 +58,15 @@ def is_empty(text: str) -> bool:
 
 def next_unquoted(pattern: re.Pattern[str], text: str, at: int) -> re.Match[str] | None:
     """The next match that is not part of a quoted text on its line."""
-    for match in pattern.finditer(text, at):
-        line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
-        rest = text[match.start() :].partition("\n")[0]
-        if not any(line.count(quote) % 2 and quote in rest for quote in "'\""):
-            return match
-    return None
+    return next(filter(is_unquoted, pattern.finditer(text, at)), None)
+
+
+def is_unquoted(match: re.Match[str]) -> bool:
+    """Whether a match is not part of a quoted text on its line."""
+    text = match.string
+    line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
+    rest = text[match.start() :].partition("\n")[0]
+    return not any(line.count(quote) % 2 and quote in rest for quote in "'\"")
 
 
 def statement_end(text: str, dialect: str = "sqlite") -> int:

@@ -32,6 +32,7 @@ _PAIR = re.compile(
 """A key with its text in what is nearly JSON: Python's quotes, a document cut short, quotes that should have been escaped."""
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r"}
+_BETWEEN = re.compile(r"[\s,]*")
 _DEEPEST = 8
 _MOST = 16
 """Tags and literals looked at, from the last one."""
@@ -52,20 +53,32 @@ _BOX = "\\boxed{"
 
 
 def json_texts(text: str) -> tuple[list[str], list[str]]:
-    """The texts in the first JSON value of an answer: those under keys that hold SQL, and the others; the last ones first.
+    """The texts in the JSON of an answer: those under keys that hold SQL, and the others; the last ones first.
 
     An empty text where such a key holds nothing.
     """
     start = min((at for at in (text.find("{"), text.find("[")) if at >= 0), default=-1)
     if start < 0:
         return [], []
-    try:
-        found, _end = json.JSONDecoder(strict=False).raw_decode(text, start)
-    except (ValueError, RecursionError):
+    found = list(_documents(text, start))
+    if not found:
         return [_unescaped(match) for match in _PAIR.finditer(text)][::-1], []
-    pairs = list(_pairs(found, "", 0))
+    pairs = [pair for value in found for pair in _pairs(value, "", 0)]
     named = [value for key, value in pairs if _SQL_NAME.fullmatch(key)]
     return named[::-1], [value for key, value in pairs if not _SQL_NAME.fullmatch(key)][::-1]
+
+
+def _documents(text: str, at: int) -> Iterator[Any]:
+    """The JSON values that follow one another, as in JSON Lines; none where the first is broken."""
+    decoder = json.JSONDecoder(strict=False)
+    while text[at : at + 1] in ("{", "["):
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            return
+        yield value
+        between = _BETWEEN.match(text, at)
+        at = between.end() if between else at
 
 
 def _pairs(value: Any, key: str, depth: int) -> Iterator[tuple[str, str]]:

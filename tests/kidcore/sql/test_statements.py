@@ -82,6 +82,7 @@ def test_english_is_no_statement(text: str) -> None:
         ("SELECT 1 -- a; b\n;", " and so on"),
         ("SELECT a FROM t", "\n\nThis query finds all of them."),
         ("SELECT a FROM t", "\nExplanation: it is simple"),
+        ("SELECT a FROM t", "\nQ: how many?"),
         ("SELECT a FROM t", "\nNote: nothing"),
         ("SELECT a\nFROM t\nWHERE b = 'x'", "\n\n### Why"),
         ("SELECT count(*)", "\n\n1. It counts"),

@@ -29,6 +29,7 @@ def test_text_in_json_is_read_as_json_says(sql: str, other: str, before: str, in
         ('{"sql": 3}', [], []),
         ('{"sql": ["a", "b"]}', ["b", "a"], []),
         ('{"answer": {"sql": "a"}}', ["a"], []),
+        ('{"sql": "a"}\n{"sql": "b"}, {"why": "w"} {"sql', ["b", "a"], ["w"]),
         ("{}", [], []),
         ("no JSON", [], []),
         ("", [], []),
