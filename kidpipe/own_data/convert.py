@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kidcore.errors import KidpipeError
-from kidcore.sql.database import database_in
+from kidcore.sql.database import database_in, database_of
 from kidcore.sql.sandbox.pool import SandboxPool
 from kidpipe.own_data.columns import Columns
 from kidpipe.own_data.databases import copy_databases, kind_of
@@ -37,11 +37,13 @@ def convert(rows: Sequence[Row], columns: Columns, databases: Mapping[str, Path]
     Raises:
         KidpipeError: no row is of any use, with what the first ones lack.
     """
-    kept, left_out = _examples(rows, columns, databases)
+    faults = _faults(databases)
+    kept, left_out = _examples(rows, columns, databases, faults)
     if not kept:
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "there are none"
+        fix = "copy the database from its source again" if len(faults) == len(databases) else _fix(columns)
         raise KidpipeError(
-            f"none of {len(rows)} rows can be used: {reasons}", where=f"databases: {', '.join(databases)}", fix=_fix(columns)
+            f"none of {len(rows)} rows can be used: {reasons}", where=f"databases: {', '.join(databases)}", fix=fix
         )
     used = sorted({row["db_id"] for row in kept})
     copy_databases(databases, used, folder / DATABASES)
@@ -59,10 +61,11 @@ def _fix(columns: Columns) -> str:
     return "name the column that says which database a row is about: --db-column NAME"
 
 
-def _examples(rows: Sequence[Row], columns: Columns, databases: Mapping[str, Path]) -> tuple[list[Row], Counter[str]]:
+def _examples(
+    rows: Sequence[Row], columns: Columns, databases: Mapping[str, Path], faults: Mapping[str, str]
+) -> tuple[list[Row], Counter[str]]:
     only = next(iter(databases)) if len(databases) == 1 else ""
     left_out: Counter[str] = Counter()
-    faults = _faults(databases)
     # A column names a database by its file as well as by the id that is made of the file's name.
     ids = {name: db_id for db_id, path in databases.items() for name in (path.name, path.stem)} | {x: x for x in databases}
     kept: list[Row] = []
@@ -92,11 +95,13 @@ def _examples(rows: Sequence[Row], columns: Columns, databases: Mapping[str, Pat
 
 
 def _faults(databases: Mapping[str, Path]) -> dict[str, str]:
-    """What is wrong with those files that are no databases."""
+    """What is wrong with those files that are no databases, or damaged ones, as a download that broke off leaves."""
     faults = {}
     for db_id, path in databases.items():
         try:
-            kind_of(path)
+            # DuckDB's, which another program may have open, are copied unseen.
+            if kind_of(path) == "sqlite":
+                database_of(path).schema()
         except KidpipeError as error:
             faults[db_id] = error.what
     return faults

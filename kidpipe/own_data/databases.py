@@ -104,11 +104,16 @@ def _copy(kind: str, source: Path, target: Path, log: Path) -> None:
                 raise
             _back_up(f"{database_of(source).file.absolute().as_uri()}?mode=ro&immutable=1", target)
     except sqlite3.Error as error:
-        raise KidpipeError(f"cannot be copied: {error}", where=str(source), fix="check that it opens in sqlite3") from None
+        is_locked = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+        fix = "let the program that has it open close it" if is_locked else "check that it opens in sqlite3"
+        raise KidpipeError(f"cannot be copied: {error}", where=str(source), fix=fix) from None
 
 
 def _back_up(uri: str, target: Path) -> None:
-    with closing(sqlite3.connect(uri, uri=True)) as opened, closing(sqlite3.connect(target)) as copy:
+    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as opened, closing(sqlite3.connect(target)) as copy:
+        # A lock held from here on: at a database that another program has locked, backup() by itself would wait for ever.
+        opened.execute("BEGIN")
+        opened.execute("SELECT 1 FROM sqlite_master LIMIT 1").close()
         opened.backup(copy)
 
 

@@ -157,8 +157,14 @@ def test_a_column_names_a_database_by_its_file_or_by_its_id(shop: Path, tmp_path
 def test_a_failed_try_leaves_nothing_that_refuses_the_next(shop: Path, tmp_path: Path) -> None:
     questions, broken = write_json(tmp_path / "q.json"), tmp_path / "broken.db"
     broken.write_bytes(shop.read_bytes()[:16] + b"x" * 5000)
-    with pytest.raises(KidpipeError, match="cannot be copied"):
+    with pytest.raises(KidpipeError, match=r"40 about a database that can't be used .*not a database") as caught:
         run(tmp_path / "new", str(questions), broken)
+    assert caught.value.fix == "copy the database from its source again"
+    with closing(sqlite3.connect(shop, isolation_level=None)) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(KidpipeError, match="cannot be copied: database is locked") as caught:
+            run(tmp_path / "new", str(questions), shop)
+        assert caught.value.fix == "let the program that has it open close it"
     assert run(tmp_path / "new", str(questions), shop)["failing"] == 0
     session = open_session(None, [], {}, use_file=False)
     with pytest.raises(KidpipeError, match="is a folder, and init writes a file"):
@@ -341,6 +347,7 @@ def test_rows_in_a_log_come_along_and_a_broken_file_stops_no_other(shop: Path, t
     (folder / "inner").mkdir(parents=True)
     shop.rename(folder / "shop.db")
     (folder / "empty.db").touch()
+    (folder / "half.db").write_bytes((folder / "shop.db").read_bytes()[:4096])
     (folder / "inner" / "text.sqlite").write_text("no database", encoding="utf-8")
     connection = duckdb.connect(str(folder / "duck.duckdb"))
     connection.execute("PRAGMA disable_checkpoint_on_shutdown")
@@ -349,13 +356,14 @@ def test_rows_in_a_log_come_along_and_a_broken_file_stops_no_other(shop: Path, t
     connection.close()
     rows = [
         {"question": f"how many in {name}?", "sql": "SELECT count(*) FROM sale", "db": name}
-        for name in ("shop", "empty", "text", "duck", "nowhere")
+        for name in ("shop", "empty", "half", "text", "duck", "nowhere")
     ]
     questions = tmp_path / "q.json"
     questions.write_text(json.dumps(rows), encoding="utf-8")
     report = run(tmp_path / "made", str(questions), folder)
     assert report["left_out"] == {
         "about a database that can't be used (empty.db is an empty file)": 1,
+        "about a database that can't be used (database unreadable: database disk image is malformed)": 1,
         "about a database that can't be used (text.sqlite is neither a SQLite nor a DuckDB database)": 1,
         "about a database that is not there (nowhere)": 1,
     }
