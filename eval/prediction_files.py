@@ -19,7 +19,7 @@ from kidcore.sql.text_files import ending, parse_document, read_text
 
 _BIRD_MARK = "\t----- bird -----\t"
 _ID_KEYS = ("example_id", "id", "question_id")
-_SQL_KEYS = ("prediction", "predicted_sql", "pred_sql", "pred", "predicted", "predicted_query", "generated_sql")
+_SQL_KEYS = ("prediction", "predicted_sql", "pred_sql", "pred", "predict", "predicted", "predicted_query", "generated_sql")
 _NUMBER_KEYS = ("index", "idx", "number", "position")
 """The place of a row in its file, as some tools write it."""
 _DATABASE_KEYS = ("db_id", "database_id", "db")

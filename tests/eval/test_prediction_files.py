@@ -88,6 +88,8 @@ def in_order(with_number: str = "", first: int = 0, **more: list[str]) -> list[d
         [{"sql": sql} for sql in SQLS],
         # As PICARD writes them.
         [{"prediction": f"{example.db_id} | {sql}"} for sql, example in zip(SQLS, EXAMPLES, strict=True)],
+        # As LLaMA-Factory does.
+        [{"prompt": "q", "predict": sql, "label": "SELECT 0"} for sql in SQLS],
     ],
 )
 @pytest.mark.parametrize("name", ["p.json", "p.jsonl", "p.txt"])

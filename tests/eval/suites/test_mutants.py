@@ -1,5 +1,6 @@
 """Neighbours of a gold: every kind of change, never the gold itself, all of it SQL; and the values columns are compared with."""
 
+import logging
 import sqlite3
 from contextlib import closing
 
@@ -92,3 +93,9 @@ def test_a_flipped_order_keeps_nulls_the_smallest() -> None:
 )
 def test_values_by_the_column_they_are_compared_with(sql: str, values: dict[str, set[object]]) -> None:
     assert literals(sql) == values
+
+
+def test_what_a_dialect_lacks_is_not_spoken_of(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "sqlglot"):
+        assert any("INTERSECT" in mutant for mutant in mutants("SELECT a FROM t UNION ALL SELECT b FROM t"))
+    assert not caplog.records
