@@ -143,7 +143,8 @@ def unjudged_lines(summary: dict[str, Any]) -> list[str]:
 def _unjudged(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """How many rows say nothing about the model, why, and which; reasons and rows beyond the first are counted only."""
     rows = [verdict for verdict in verdicts if verdict.kind is VerdictKind.GOLD_ERROR]
-    reasons = Counter(visible(verdict.message) for verdict in rows).most_common()
+    # DuckDB's messages go on for lines, with a piece of the SQL: by the first one rows of one reason are together.
+    reasons = Counter(visible(verdict.message).partition("\n")[0] for verdict in rows).most_common()
     shown = dict(reasons[:_SHOWN])
     if rest := sum(count for _reason, count in reasons[_SHOWN:]):
         shown["other reasons"] = rest

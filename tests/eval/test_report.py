@@ -94,6 +94,11 @@ def test_a_rate_is_over_judged_rows_and_unflagged_ones_apart() -> None:
     assert "ts_bag" not in summary["metrics"], "no suite, no score of one"
 
 
+def test_a_reason_is_a_line_however_many_its_message_has() -> None:
+    rows = [verdict(str(n), VerdictKind.GOLD_ERROR, message=f"No such table: x\n\nLINE 1: SELECT {n}\n   ^") for n in range(2)]
+    assert unjudged_lines(summarize([*rows, verdict()])) == ["2 of 3 rows not judged: No such table: x"]
+
+
 def test_nothing_to_judge_has_a_summary_without_rates() -> None:
     for rows in ([], [verdict("a", VerdictKind.GOLD_ERROR, message="gone")]):
         summary = finite(summarize(rows))
