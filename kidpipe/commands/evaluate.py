@@ -22,7 +22,7 @@ from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Backend, Sampling
 from kidcore.models.backends.select import open_backend
-from kidcore.models.sources import resolve
+from kidcore.models.sources import ModelSource, resolve
 from kidcore.progress import Ticker, WorkProgress
 from kidcore.sql.answers import read_answer
 from kidcore.sql.availability import lacking_databases
@@ -30,6 +30,7 @@ from kidcore.sql.datasets import DataSet, Example, Split, read
 from kidcore.sql.schema_text import read_schema
 from kidcore.sql.text_files import read_json
 from kidpipe.commands.exposure import exposure, find_teacher, show
+from kidpipe.commands.judged import IDENTITY
 from kidpipe.commands.next_command import after_evaluation
 from kidpipe.commands.prompts import builder_of_model
 from kidpipe.commands.session import Session
@@ -80,7 +81,9 @@ def evaluate(
             _tell_of_others(out, predictions_file, settings)
         else:
             _tell_of_others(out, Path(origin["model"]), settings)
-            predictions = _generate(session, origin["model"], dataset, out, bar)
+            source = resolve(origin["model"], digests=FileDigests(session.store.root / "digests.json"))
+            origin[IDENTITY] = source.identity
+            predictions = _generate(session, source, dataset, out, bar)
         notes = origin | {"data": config.data.path, "split": split, "suite": str(suite) if suite else None}
         if predictions.lost_tables:
             lost = sum(bool(tables) for tables in predictions.lost_tables.values())
@@ -243,9 +246,8 @@ def _read(path: Path, dataset: DataSet, judged: Sequence[Example]) -> "Predictio
     return made
 
 
-def _generate(session: Session, folder: str, dataset: DataSet, out: Path, bar: WorkProgress) -> "Predictions":
+def _generate(session: Session, source: ModelSource, dataset: DataSet, out: Path, bar: WorkProgress) -> "Predictions":
     """What the model answers, and answered before for the evaluation in `out`."""
-    source = resolve(folder, digests=FileDigests(session.store.root / "digests.json"))
     builder, config = builder_of_model(session, source.path), session.config
     examples = dataset.examples[: config.eval.limit] if config.eval.limit else dataset.examples
     longest = builder.definition.max_prompt_tokens + config.eval.max_new_tokens
@@ -253,7 +255,7 @@ def _generate(session: Session, folder: str, dataset: DataSet, out: Path, bar: W
     sampling = Sampling(config.eval.sample_temperature, config.eval.sample_seed, number) if number > 1 else None
 
     def start() -> Backend:
-        with bar.starting(f"the engine with {_run_or_model(session, folder)}"):
+        with bar.starting(f"the engine with {_run_or_model(session, source.name)}"):
             return open_backend(
                 source.path, config.engine, config.eval.dtype, max_top_k=1, max_length=longest, verbose=session.verbose
             )

@@ -1,5 +1,6 @@
 """`kidpipe push`: a student, or the shards of the latest build, in; a repository on the Hugging Face Hub with its card out."""
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +11,18 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from eval.evaluate import SUMMARY_FILE
+from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError, first_line
+from kidcore.models.sources import resolve
 from kidcore.store.column_descriptions import COLUMNS
 from kidcore.store.manifest import HEAD, LATEST, Manifest
 from kidcore.store.prompts import prompt_folder
 from kidcore.store.stages import STAGE_TABLE
 from kidpipe.commands.evaluate import find_model
+from kidpipe.commands.judged import is_of_place, is_of_weights
 from kidpipe.commands.session import Session, show_bytes
 
+_LOG = logging.getLogger(__name__)
 _CARD = "README.md"
 _SCORES = ("ex_bag", "ts_bag", "ex_set", "exact_set_match", "soft_f1", "r_ves")
 _ABOUT_DATA = """---
@@ -108,21 +113,23 @@ def _of_student(session: Session, folder: str, repository: str) -> Files:
 
 
 def _evaluations(session: Session, best: Path) -> dict[str, dict[str, Any]]:
-    """Summaries of the evaluations that judged this student, by name."""
-    found = {}
-    for path in sorted((session.store.root / "eval").glob(f"*/{SUMMARY_FILE}")):
-        summary = session.store.read_json(str(path.relative_to(session.store.root)))
-        if isinstance(summary, dict) and summary.get("model") and _is_same(Path(summary["model"]), best, session.store.root):
+    """Summaries of the evaluations that judged this student, by name; not those of weights that lay there before."""
+    found, root = {}, session.store.root
+    try:
+        identity = resolve(str(best), digests=FileDigests(root / "digests.json")).identity
+    except KidpipeError as error:
+        _LOG.debug("the evaluations of %s are told by its place: %s", best, error.what)
+        identity = ""
+    for path in sorted((root / "eval").glob(f"*/{SUMMARY_FILE}")):
+        summary = session.store.read_json(str(path.relative_to(root)))
+        if not (isinstance(summary, dict) and summary.get("model")):
+            continue
+        is_here, is_it = is_of_place(summary, best, root), is_of_weights(summary, identity)
+        if is_it or (is_it is None and is_here):
             found[path.parent.name] = summary
+        elif is_here:
+            _LOG.warning("evaluation %s is of other weights that lay there before: it is left out of the card", path.parent.name)
     return found
-
-
-def _is_same(judged: Path, best: Path, root: Path) -> bool:
-    """Whether an evaluation names this student; in a store that was moved it names the place where the run's student was."""
-    if judged.resolve() == best.resolve():
-        return True
-    has_moved = best.parent.parent == root / "runs" and not judged.exists()
-    return has_moved and (judged.parent.name, judged.name) == (best.parent.name, best.name)
 
 
 def _with_scores(card: str, evaluations: Mapping[str, Mapping[str, Any]], repository: str) -> str:

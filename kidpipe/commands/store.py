@@ -16,6 +16,7 @@ from kidcore.store.makers import Maker, mixtures, read_summary
 from kidcore.store.manifest import HEAD, read_head
 from kidcore.store.stages import STAGES
 from kidcore.store.store import BROKEN, DamagedShard, Shard, Store
+from kidpipe.commands.judged import is_of_place
 from kidpipe.commands.on_gold import on_gold, on_gold_lines
 from kidpipe.commands.session import Session, show_bytes, text_table
 
@@ -115,7 +116,9 @@ def _scores(store: Store) -> dict[str, dict[str, float | None]]:
     for path in sorted((store.root / "eval").glob("*/summary.json")):
         summary = store.known_object(str(path.relative_to(store.root)))
         model = Path(summary.get("model") or "")
-        if model.name in ("best", "last"):
+        student = store.root / "runs" / model.parent.name / model.name
+        # A student of another store, too, lies in the folder of a run, and may have this one's name.
+        if model.name in ("best", "last") and is_of_place(summary, student, store.root):
             score = summary.get("metrics", {}).get("ex_bag", {}).get("all", {}).get("value")
             found.setdefault(model.parent.name, {})[path.parent.name] = score
     return found

@@ -30,6 +30,21 @@ def test_each_summary_is_read_once_however_many_runs_there_are(tmp_path: Path, m
     assert sum(name.startswith("eval") for name in read) == 5
 
 
+def test_a_run_has_no_score_of_another_stores_run_of_its_name(tmp_path: Path) -> None:
+    runs = {}
+    for store, identity in {"own": "1", "copied": "1", "other": "2"}.items():
+        runs[store] = tmp_path / store / "runs" / "kid"
+        (runs[store] / "best").mkdir(parents=True)
+        (runs[store] / "run.json").write_text(identity, encoding="utf-8")
+    judged = [*(runs[store] / "best" for store in runs), Path("/gone/runs/kid/best"), Path("/gone/runs/kid2/best")]
+    for number, model in enumerate(judged):
+        (tmp_path / "own" / "eval" / f"of-{number}").mkdir(parents=True)
+        summary = {"model": str(model), "metrics": {"ex_bag": {"all": {"value": number}}}}
+        (tmp_path / "own" / "eval" / f"of-{number}" / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    [run] = _runs(Store(tmp_path / "own"))
+    assert run["scores"] == {"of-0": 0, "of-1": 1, "of-3": 3}
+
+
 @pytest.mark.parametrize("text", ['{"schema_version": 1}', '{"schema_version": 1, "digest": "d", "shards": null}'])
 def test_a_head_that_lacks_something_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "head.json").write_text(text, encoding="utf-8")

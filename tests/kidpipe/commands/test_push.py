@@ -1,6 +1,7 @@
 """A student and a build on a stand-in of the Hub: every file arrives, cards say what was measured, and what came down trains."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import yaml
 from huggingface_hub import ModelCard, constants
 from transformers import AutoModelForCausalLM
 
+from kidcore.models.sources import resolve
 from kidpipe.commands.push import _with_scores
 from tests.hub import TOKEN, Hub, stand_in
 from tests.kidpipe.commands.running import Cli
@@ -51,6 +53,7 @@ def test_a_student_and_its_data_go_up_and_come_down(cli: Cli, hub: Hub, tmp_path
     scores = {(x.metric_type, x.metric_value) for x in card.data.eval_results}
     assert ("ex_bag", round(100 * summary["metrics"]["ex_bag"]["all"]["value"], 1)) in scores
     assert "| one-first-4 (" in card.text
+    assert summary["model_identity"] == resolve(str(best)).identity
     assert AutoModelForCausalLM.from_pretrained(write(files, tmp_path / "down")).config.model_type == "qwen2"
 
     assert cli("push", "ada/data", "--data", "--public").code == 0
@@ -92,6 +95,29 @@ def test_scores_stay_with_a_student_whose_store_was_moved(cli: Cli, hub: Hub, tm
     assert cli("push", "ada/student", "one").code == 0
     card = ModelCard(hub.files["model/ada/student"]["README.md"].decode())
     assert [line.split(" (")[0] for line in card.text.splitlines() if "ex_bag" in line] == ["| one"]
+
+
+def test_scores_of_weights_that_were_there_before_are_left_out(cli: Cli, hub: Hub, tiny_model: Path, tmp_path: Path) -> None:
+    """A run that was trained anew under its name, or judged before its end: the card showed what another student scored."""
+    best = tmp_path / "artifacts" / "runs" / "one" / "best"
+    shutil.copytree(tiny_model, best)
+    score = {"all": {"value": 0.5, "low": 0.4, "high": 0.6, "num_rows": 10}}
+    own, elsewhere = resolve(str(best)).identity, str(tmp_path / "a copy")
+    judged = {
+        "now": (str(best), own),
+        "before": (str(best), "local:0"),
+        "copy": (elsewhere, own),
+        "other": (elsewhere, "local:0"),
+    }
+    for name, (model, identity) in judged.items():
+        summary = {"model": model, "model_identity": identity, "metrics": {"ex_bag": score}}
+        write({"summary.json": json.dumps(summary).encode()}, tmp_path / "artifacts" / "eval" / name)
+    pushed = cli("push", "ada/student", "one")
+    assert pushed.code == 0, pushed.err
+    card = ModelCard(hub.files["model/ada/student"]["README.md"].decode())
+    assert [line.split(" (")[0] for line in card.text.splitlines() if "ex_bag" in line] == ["| copy", "| now"]
+    assert "evaluation before is of other weights" in " ".join(pushed.err.split())
+    assert "evaluation other" not in pushed.err
 
 
 def test_what_cannot_be_pushed_is_said(cli: Cli, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
