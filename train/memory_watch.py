@@ -21,13 +21,16 @@ class MemoryWatch:
     """Looks at the largest memory of a run's steps, which is known when they are over, and gives back what they need not keep.
 
     Pages that a step freed are kept for the next one on a CPU: to find ten gigabytes anew each step is a fifth of its time. They
-    are given back where the run holds more than a step was expected to take, or than its first steps did, or leaves little.
+    are given back where the run holds more than a step was expected to take, or than its first steps did, or leaves little. What
+    the step behind that takes by itself is kept from then on: longer packs than the first ones had are no reason to give back
+    all pages at each step.
     """
 
     def __init__(self, expected: int, device: torch.device) -> None:
         """`expected` bytes of a step, 0 where that is not known. What the process took before does not count."""
         self._expected, self._device, self._is_said = expected, device, False
         self._most_kept, self._steps, self._largest = expected if device.type == "cpu" else 0, 0, 0
+        self._is_anew = False
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:
@@ -52,7 +55,10 @@ class MemoryWatch:
 
     def _give_back(self, now: int, free: int) -> None:
         self._steps, self._largest = self._steps + 1, max(self._largest, now)
-        if now > self._most_kept or free < 2 * _LEAST_LEFT * now:
+        if self._is_anew and self._device.type == "cpu":
+            self._most_kept = max(self._most_kept, int(_GROWTH * now))
+        self._is_anew = now > self._most_kept or free < 2 * _LEAST_LEFT * now
+        if self._is_anew:
             release_free_memory()
         if self._steps == _STEADY:
             self._most_kept = min(self._most_kept, int(_GROWTH * self._largest))

@@ -90,6 +90,29 @@ def test_from_the_tenth_step_on_a_run_holds_hardly_more_than_until_then() -> Non
         assert resident() < before + size // 4
 
 
+@pytest.mark.parametrize(
+    ("expected", "held", "given_back"),
+    [
+        (1000, [990, 990, 990], []),
+        # The estimate was too low: what the second step takes behind the first is what steps take.
+        (500, [990, 990, 1000, 1030, 1050, 990], [1, 5]),
+        # Longer packs than the first ten steps had: all is given back once, not at each of them.
+        (9000, [*[800] * 10, 900, 900, 910, 930, 800, 900], [11]),
+        # What is not needed again goes, as often as it gathers.
+        (500, [*[400] * 10, 480, 400, 460, 400, 470], [11, 13, 15]),
+    ],
+)
+def test_pages_are_given_back_again_only_where_more_gathers_than_a_step_takes(
+    expected: int, held: list[int], given_back: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch, found = MemoryWatch(expected, CPU), list[int]()
+    for step, bytes_held in enumerate(held, 1):
+        monkeypatch.setattr(watch, "_taken", lambda now=bytes_held: (now, now))
+        monkeypatch.setattr(memory_watch, "release_free_memory", lambda at=step: found.append(at))
+        watch.look(step)
+    assert found == given_back
+
+
 def took(size: int) -> None:
     """What a step takes within."""
     block = torch.ones(size, dtype=torch.uint8)
