@@ -35,6 +35,9 @@ def init(
     sql_column: Annotated[str, typer.Option("--sql-column", help="Column of the gold SQL; default guessed.")] = "",
     db_column: Annotated[str, typer.Option("--db-column", help="Column of the database's name; default guessed.")] = "",
     evidence_column: Annotated[str, typer.Option("--evidence-column", help="Column of hints; default guessed.")] = "",
+    schema_column: Annotated[
+        str, typer.Option("--schema-column", help="Without --database: column of CREATE TABLE statements; default guessed.")
+    ] = "",
     id_column: Annotated[str, typer.Option("--id-column", help="Column of ids; default guessed.")] = "",
     json: JsonOption = False,
 ) -> None:
@@ -44,20 +47,22 @@ def init(
 
     Example: kidpipe init --questions q.csv --database shop.sqlite
     """
-    if (questions is None) != (database is None):
-        lacking = "--database" if database is None else "--questions"
+    if questions is None and database is not None:
         raise KidpipeError(
-            f"{lacking} is missing: questions and the databases they are about go together",
+            "--questions is missing: questions and the databases they are about go together",
             fix="kidpipe init --questions q.csv --database shop.sqlite",
         )
+    if database is not None and schema_column:
+        raise KidpipeError("--database names databases, --schema-column has them made", fix="leave one of them out")
     if questions is not None and (data or layout):
         raise KidpipeError("--data and --layout name data that is there; --questions makes a folder", fix="leave one of them out")
     flags = {"teacher.model": teacher, "train.student": student, "data.path": data, "data.layout": layout}
     # Another project's kidpipe.toml, or a broken one that --force is to replace, has no say in a new one.
     session = load_body("commands.session.open_session")(None, [], {}, use_file=False)
     own = None
-    if questions is not None and database is not None:
-        columns = {"question": question_column, "sql": sql_column, "db": db_column, "evidence": evidence_column, "id": id_column}
+    if questions is not None:
+        columns = {"question": question_column, "sql": sql_column, "db": db_column, "evidence": evidence_column}
+        columns |= {"id": id_column, "schema": schema_column}
         own = load_body("commands.init.OwnData")(questions, database, columns, dev_share, out)
     given = {name: value for name, value in flags.items() if value is not None}
     load_body("commands.init.init")(session, path, given, force=force, preset=preset, own=own, as_json=json)

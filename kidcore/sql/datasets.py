@@ -61,9 +61,10 @@ class _Layout:
 
 
 _SPIDER_DATABASES: dict[Split, tuple[str, ...]] = {"train": ("database",), "dev": ("database",)}
-# The optional second group of Spider is the official train_others.json: its rows get ids of their own.
+# The optional second group of Spider is the official train_others.json: its rows get ids of their own. CSpider, SParC and others
+# of its form call the first one train.json.
 LAYOUTS: dict[str, _Layout] = {
-    "spider": _Layout((("train_spider.json",), ("train_others.json",)), (("dev.json",),), _SPIDER_DATABASES),
+    "spider": _Layout((("train_spider.json", "train.json"), ("train_others.json",)), (("dev.json",),), _SPIDER_DATABASES),
     "spider-syn": _Layout(
         (("train_spider.json", "train.json"),), (("dev.json",),), _SPIDER_DATABASES, question="SpiderSynQuestion"
     ),
@@ -156,9 +157,28 @@ def _files(root: Path, layout: _Layout, split: Split, named: str) -> list[Path]:
         raise KidpipeError(
             f"no {split} examples: none of {', '.join(groups[0])} in {root}",
             where=f"files there: {_listing(root)}",
-            fix=f"set data.layout to the layout of this folder, or data.{split} to the file's name",
+            fix=_other_layout(root, layout, split),
         )
     return files
+
+
+def _other_layout(root: Path, layout: _Layout, split: Split) -> str:
+    """What to set where a folder has no file that the layout names."""
+    if fitting := _fitting_layout(root, split):
+        return fitting
+    if split == "train" and _fits(root, layout, "dev"):
+        return "it has held-out questions alone; to train on a part of them: kidpipe init --questions FILE --database FOLDER"
+    return f"set data.layout to the layout of this folder, or data.{split} to the file's name"
+
+
+def _fitting_layout(root: Path, split: Split) -> str:
+    fitting = [name for name, layout in LAYOUTS.items() if _fits(root, layout, split)]
+    return f"its files are those of another layout: --layout {' or '.join(fitting)}" if fitting else ""
+
+
+def _fits(root: Path, layout: _Layout, split: Split) -> bool:
+    (files, *_more), folders = (layout.train if split == "train" else layout.dev), layout.databases[split]
+    return any((root / name).is_file() for name in files) and any((root / name).is_dir() for name in folders)
 
 
 def _listing(folder: Path) -> str:
@@ -174,7 +194,7 @@ def _databases(root: Path, layout: _Layout, split: Split, named: str) -> Path:
     raise KidpipeError(
         f"no folder of databases: none of {', '.join(candidates)} in {root}",
         where="data.databases",
-        fix="set data.databases to the folder that holds <db_id>/<db_id>.sqlite",
+        fix=_fitting_layout(root, split) or "set data.databases to the folder that holds <db_id>/<db_id>.sqlite",
     )
 
 

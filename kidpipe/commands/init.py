@@ -5,19 +5,22 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.prompt import Prompt
 
+from kidcore.config.config import DataSettings
 from kidcore.config.config_load import find_file, template
 from kidcore.errors import KidpipeError
-from kidcore.sql.datasets import refuse_file
+from kidcore.sql.datasets import locate, refuse_file
 from kidpipe.commands.session import Session
 from kidpipe.own_data.columns import Columns, choose_columns
 from kidpipe.own_data.convert import Converted, convert
 from kidpipe.own_data.databases import find_databases
-from kidpipe.own_data.rows import read_rows
+from kidpipe.own_data.rows import Row, read_rows
+from kidpipe.own_data.schemas import NAME, make_databases
 
 _NEW_PROJECT: dict[str, object] = {"ingest.chat": "auto"}
 """Away from the defaults, which older stores were built with."""
@@ -45,9 +48,10 @@ class OwnData:
     """Where a user's own data lies, as the options say it."""
 
     questions: str
-    database: Path
+    database: Path | None
+    """None: a column holds the CREATE TABLE statements of each row's."""
     columns: Mapping[str, str]
-    """Column names by `question`, `sql`, `db`, `evidence`, `id`; empty ones are guessed."""
+    """Column names by `question`, `sql`, `db`, `evidence`, `id`, `schema`; empty ones are guessed."""
     dev_share: float
     folder: Path
     """The data folder to make."""
@@ -78,7 +82,9 @@ def init(
     settings = dict(_preset(preset)) | {name: _from(path.parent, value) for name, value in flags.items()}
     if own is None:
         path.write_text(template(settings), encoding="utf-8")
-        _say(session, {"settings": str(path), "next": _next(path, settings)}, as_json, [_written(path, settings)])
+        warning = _lacking(flags)
+        report = {"settings": str(path), "next": _next(path, settings)} | ({"warning": warning} if warning else {})
+        _say(session, report, as_json, [*([f"warning     {warning}"] if warning else []), _written(path, settings)])
         return
     if own.folder.exists() and any(own.folder.iterdir()) and not force:
         raise KidpipeError(f"{own.folder} is there already", where="--out", fix="name another folder, or --force writes into it")
@@ -86,18 +92,53 @@ def init(
     if not rows:
         raise KidpipeError("there are no questions: not one row", where=origin, fix="a row needs a question and its SQL")
     columns = choose_columns(rows, own.columns, _ask if sys.stdin.isatty() and not as_json else None)
-    databases = find_databases(own.database.expanduser())
-    with _all_or_nothing(own.folder):
-        made = convert(rows, columns, databases, own.folder, own.dev_share)
+    made, columns, empty = _make(rows, columns, own)
     settings |= {"data.path": _below(own.folder, path.parent), "data.layout": "jsonl"}
     path.write_text(template(settings), encoding="utf-8")
-    report = {"settings": str(path), "data": str(own.folder), "read": origin, "columns": asdict(columns), **asdict(made)}
+    report = {
+        "settings": str(path),
+        "data": str(own.folder),
+        "read": origin,
+        "columns": asdict(columns),
+        "empty": empty,
+        **asdict(made),
+    }
     _say(
         session,
         report | {"next": _next(path, settings)},
         as_json,
-        [*_lines(own, origin, columns, made), _written(path, settings)],
+        [*_lines(own, origin, columns, made, empty), _written(path, settings)],
     )
+
+
+def _lacking(flags: Mapping[str, object]) -> str:
+    """What the folder of data lacks for its layout, if it is there already; building would say so first."""
+    data = {name.removeprefix("data."): value for name, value in flags.items() if name.startswith("data.")}
+    if not Path(str(data.get("path", ""))).expanduser().is_dir() or "path" not in data:
+        return ""
+    try:
+        locate(DataSettings.model_validate(data), "train")
+    except KidpipeError as error:
+        return f"{error.what}; {error.fix}"
+    return ""
+
+
+def _make(rows: Sequence[Row], columns: Columns, own: OwnData) -> tuple[Converted, Columns, int]:
+    """The data folder; with it the columns that were read, and how many databases have no rows."""
+    if own.database is not None:
+        databases = find_databases(own.database.expanduser())
+        with _all_or_nothing(own.folder):
+            return convert(rows, columns, databases, own.folder, own.dev_share), replace(columns, schema=""), 0
+    if not columns.schema:
+        raise KidpipeError(
+            "--database is missing, and no column holds CREATE TABLE statements to make databases of",
+            where="--questions",
+            fix="kidpipe init --questions q.csv --database shop.sqlite, or --schema-column NAME",
+        )
+    with TemporaryDirectory(prefix="kidpipe-init-") as place, _all_or_nothing(own.folder):
+        found = make_databases(rows, columns.schema, Path(place))
+        made = convert(found.rows, replace(columns, db=NAME), found.databases, own.folder, own.dev_share)
+    return replace(made, left_out={**found.left_out, **made.left_out}), replace(columns, db=""), found.empty
 
 
 @contextmanager
@@ -135,7 +176,7 @@ def _below(folder: Path, base: Path) -> str:
     return str(whole.relative_to(start)) if whole.is_relative_to(start) else str(whole)
 
 
-def _lines(own: OwnData, origin: str, columns: Columns, made: Converted) -> list[str]:
+def _lines(own: OwnData, origin: str, columns: Columns, made: Converted, empty: int) -> list[str]:
     guessed = [f"{what} from column {name!r}" for what, name in asdict(columns).items() if name and not own.columns.get(what)]
     lines = [f"read        {origin}"]
     if guessed:
@@ -143,6 +184,12 @@ def _lines(own: OwnData, origin: str, columns: Columns, made: Converted) -> list
     databases = "1 database" if len(made.databases) == 1 else f"{len(made.databases)} databases"
     lines.append(f"data        {own.folder}: {made.train:,} to train on, {made.dev:,} held out; {databases}")
     lines += [f"left out    {count:,} rows {reason}" for reason, count in made.left_out.items()]
+    if empty:
+        lines.append(
+            f"databases   {empty:,} have no rows: there wrong SQL gives gold's empty result too, and verdicts say little"
+        )
+    if made.unwrapped:
+        lines.append(f"gold SQL    {made.unwrapped:,} texts were read out of code blocks or from behind labels")
     if made.failing:
         lines.append(f"gold SQL    {made.failing:,} texts do not execute and will be set aside, such as: {made.first_failure}")
     if not made.dev:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kidcore.errors import KidpipeError
+from kidcore.sql.answers import read_answer
 from kidcore.sql.database import database_in, database_of
 from kidcore.sql.sandbox.pool import SandboxPool
+from kidcore.sql.statements import begins_statement
 from kidpipe.own_data.columns import Columns
 from kidpipe.own_data.databases import copy_databases, kind_of
 from kidpipe.own_data.rows import Row
@@ -29,6 +31,8 @@ class Converted:
     failing: int
     """Gold SQL that does not execute: ingest will set those rows aside."""
     first_failure: str
+    unwrapped: int
+    """Gold SQL that stood in a code block or behind a label."""
 
 
 def convert(rows: Sequence[Row], columns: Columns, databases: Mapping[str, Path], folder: Path, dev_share: float) -> Converted:
@@ -38,10 +42,10 @@ def convert(rows: Sequence[Row], columns: Columns, databases: Mapping[str, Path]
         KidpipeError: no row is of any use, with what the first ones lack.
     """
     faults = _faults(databases)
-    kept, left_out = _examples(rows, columns, databases, faults)
+    kept, left_out, unwrapped = _examples(rows, columns, databases, faults)
     if not kept:
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "there are none"
-        fix = "copy the database from its source again" if len(faults) == len(databases) else _fix(columns)
+        fix = "copy the database from its source again" if len(faults) == len(databases) else _fix(columns, left_out)
         raise KidpipeError(
             f"none of {len(rows)} rows can be used: {reasons}", where=f"databases: {', '.join(databases)}", fix=fix
         )
@@ -52,10 +56,15 @@ def convert(rows: Sequence[Row], columns: Columns, databases: Mapping[str, Path]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in part)
         (folder / name).write_bytes(text.encode("utf-8", "replace"))
     failures = _failures(kept, folder / DATABASES)
-    return Converted(len(train), len(dev), tuple(used), dict(left_out), len(failures), failures[0] if failures else "")
+    first = failures[0] if failures else ""
+    return Converted(len(train), len(dev), tuple(used), dict(left_out), len(failures), first, unwrapped)
 
 
-def _fix(columns: Columns) -> str:
+def _fix(columns: Columns, left_out: Counter[str]) -> str:
+    reason = next((reason for reason, _count in left_out.most_common(1)), "")
+    if "SQL" in reason or "question" in reason:
+        what = "sql" if "SQL" in reason else "question"
+        return f"column {getattr(columns, what)!r} was read; a column of plain texts is wanted: --{what}-column NAME"
     if columns.db:
         return f"column {columns.db!r} names the database of a row; name another with --db-column, or --database the folder"
     return "name the column that says which database a row is about: --db-column NAME"
@@ -63,12 +72,13 @@ def _fix(columns: Columns) -> str:
 
 def _examples(
     rows: Sequence[Row], columns: Columns, databases: Mapping[str, Path], faults: Mapping[str, str]
-) -> tuple[list[Row], Counter[str]]:
+) -> tuple[list[Row], Counter[str], int]:
     only = next(iter(databases)) if len(databases) == 1 else ""
     left_out: Counter[str] = Counter()
     # A column names a database by its file as well as by the id that is made of the file's name.
     ids = {name: db_id for db_id, path in databases.items() for name in (path.name, path.stem)} | {x: x for x in databases}
     kept: list[Row] = []
+    unwrapped = 0
     for row in rows:
         question, sql = _text(row, columns.question), _text(row, columns.sql)
         # With one database a column of that kind may hold anything, such as the name of a server.
@@ -84,6 +94,9 @@ def _examples(
         if reason:
             left_out[reason] += 1
             continue
+        if not begins_statement(sql) and (inner := read_answer(sql)):
+            unwrapped += inner != sql
+            sql = inner
         example = {"question": question, "query": sql.rstrip("; \t\r\n"), "db_id": db_id}
         extras = {"evidence": _text(row, columns.evidence), "id": _text(row, columns.id)}
         kept.append(example | {name: value for name, value in extras.items() if value})
@@ -91,7 +104,7 @@ def _examples(
     if doubles:
         # An id that occurs twice is none.
         kept = [{name: value for name, value in row.items() if name != "id"} for row in kept]
-    return kept, left_out
+    return kept, left_out, unwrapped
 
 
 def _faults(databases: Mapping[str, Path]) -> dict[str, str]:

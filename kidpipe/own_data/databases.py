@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kidcore.atomic import unfinished
 from kidcore.errors import KidpipeError
+from kidcore.sql.column_values import description_files
 from kidcore.sql.database import database_of
 
 ENDINGS = (".sqlite", ".sqlite3", ".db", ".db3", ".duckdb")
@@ -65,11 +66,13 @@ def kind_of(path: Path) -> str:
     if head[8:12] == _DUCKDB_MAGIC:
         return "duckdb"
     what = "an empty file" if not head else "neither a SQLite nor a DuckDB database"
-    raise KidpipeError(f"{path.name} is {what}", where=str(path), fix="name the database file itself")
+    is_dump = path.suffix.lower() in (".sql", ".ddl")
+    fix = f"make a database of it: sqlite3 {path.stem}.sqlite < {path.name}" if is_dump else "name the database file itself"
+    raise KidpipeError(f"{path.name} is {what}", where=str(path), fix=fix)
 
 
 def copy_databases(found: Mapping[str, Path], used: Collection[str], folder: Path) -> None:
-    """Copy the databases in `used` to <folder>/<id>/<id>.sqlite or .duckdb.
+    """Copy the databases in `used` to <folder>/<id>/<id>.sqlite or .duckdb, and what BIRD's database_description says of them.
 
     What another program has written but not yet checkpointed comes along: SQLite copies its database itself, and DuckDB's log
     is copied too. An older copy, of either kind, goes once the new one is whole: what is copied may be that very file.
@@ -86,6 +89,18 @@ def copy_databases(found: Mapping[str, Path], used: Collection[str], folder: Pat
             (folder / name / f"{name}.{'sqlite' if kind == 'duckdb' else 'duckdb'}").unlink(missing_ok=True)
             if log.is_file():
                 log.replace(_log_of(target))
+        _copy_descriptions(found[name], target)
+
+
+def _copy_descriptions(source: Path, target: Path) -> None:
+    if source.parent.resolve() == target.parent.resolve():
+        return
+    for old in description_files(target):
+        old.unlink()
+    for file in description_files(source):
+        copy = target.parent / file.parent.name / file.name
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, copy)
 
 
 def _copy(kind: str, source: Path, target: Path, log: Path) -> None:

@@ -1,4 +1,7 @@
-"""A file, a folder or the name of a Hugging Face data set in; its rows as plain dictionaries out."""
+"""A file, a folder or the name of a Hugging Face data set in; its rows as plain dictionaries out.
+
+A row that is a chat has what was asked and answered in it under names of their own, beside the chat.
+"""
 
 import csv
 import importlib.util
@@ -18,18 +21,42 @@ _TABLES = (".csv", ".tsv", ".parquet")
 _JSON = (".json", ".jsonl", ".ndjson")
 _ARCHIVES = (".zst", ".xz", ".bz2", ".zip")
 _SPLITS = ("train", "training")
+_SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?:-[0-9a-f]+)?\..+")
+"""A part of a split, as data sets of the Hugging Face Hub are stored."""
+_CHATS = ("messages", "conversations", "conversation")
+_ASKED, _ANSWERED = "user message", "assistant message"
+_SPEAKERS = {"system": "system message", "user": _ASKED, "human": _ASKED, "assistant": _ANSWERED, "gpt": _ANSWERED}
+"""Who speaks in a chat (OpenAI's, ShareGPT's words), and the column that it becomes."""
 
 
 def read_rows(questions: str) -> tuple[list[Row], str]:
     """The rows, and what they were read from.
 
     Args:
-        questions: a csv, tsv, json, jsonl (each also .gz) or parquet file; a folder that holds one of them or a data set saved by
-            `datasets`; or the name of a data set on the Hugging Face Hub.
+        questions: a csv, tsv, json, jsonl (each also .gz) or parquet file; a folder that holds one of them, the parts of a split
+            (`train-00000-of-00002.parquet`, also in `data/` below it) or a data set saved by `datasets`; or the name of a data
+            set on the Hugging Face Hub.
 
     Raises:
         KidpipeError: it is none of these, or cannot be read.
     """
+    rows, origin = _read(questions)
+    return [_with_turns(row) for row in rows], origin
+
+
+def _with_turns(row: Row) -> Row:
+    """The row with what is said in its chat, where it is one of a single question and its answer."""
+    turns = next((row[name] for name in _CHATS if isinstance(row.get(name), list)), [])
+    said = [(column, _word(turn, "content", "value")) for turn in turns if (column := _SPEAKERS.get(_word(turn, "role", "from")))]
+    columns = [column for column, _text in said]
+    return row | dict(said) if (columns.count(_ASKED), columns.count(_ANSWERED)) == (1, 1) else row
+
+
+def _word(turn: Any, *names: str) -> str:
+    return next((turn[name] for name in names if isinstance(turn.get(name), str)), "") if isinstance(turn, dict) else ""
+
+
+def _read(questions: str) -> tuple[list[Row], str]:
     path = Path(questions).expanduser()
     if path.is_file():
         return _read_file(path), str(path)
@@ -119,15 +146,45 @@ def _of_frame(found: Mapping[str, Any]) -> list[Row]:
 def _read_folder(folder: Path) -> tuple[list[Row], str]:
     if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
         return _read_saved(folder), str(folder)
-    files = (path for path in folder.iterdir() if not path.name.startswith("."))  # macOS leaves ._x.csv beside x.csv
-    found = sorted(path for path in files if ending(path) in (*_TABLES, *_JSON))
+    found = _tables_in(folder) or _tables_in(folder / "data")
     named = [path for path in found if path.stem.lower().startswith(_SPLITS)] or found
+    parts = _parts(named)
     if len(named) == 1:
         return _read_file(named[0]), str(named[0])
+    if parts:
+        return [row for path in parts for row in _read_file(path)], f"{parts[0]} and {len(parts) - 1} more"
     listing = ", ".join(path.name for path in named[:8]) or "none"
     raise KidpipeError(
         f"{len(named)} files in this folder could hold the questions: {listing}", where=str(folder), fix="name the file itself"
     )
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    files = (path for path in folder.iterdir() if not path.name.startswith("."))  # macOS leaves ._x.csv beside x.csv
+    return sorted(path for path in files if ending(path) in (*_TABLES, *_JSON))
+
+
+def _parts(files: Sequence[Path]) -> list[Path]:
+    """The files, where they are the parts of one split; none where they are something else.
+
+    Raises:
+        KidpipeError: a part of it is missing.
+    """
+    found = [part for path in files if (part := _SHARD.fullmatch(path.name))]
+    splits = {(part["split"], int(part["count"])) for part in found}
+    if len(found) < len(files) or len(splits) != 1:
+        return []
+    ((_split, count),) = splits
+    lacking = sorted(set(range(count)) - {int(part["number"]) for part in found})
+    if lacking:
+        raise KidpipeError(
+            f"{len(lacking)} of {count} parts are not there: number {lacking[0]} is the first",
+            where=str(files[0].parent),
+            fix="fetch them too, or name a file for its questions alone",
+        )
+    return list(files)
 
 
 def _require_datasets(what: str) -> None:

@@ -139,6 +139,21 @@ def test_a_folder_of_another_layout_lists_what_is_there(tmp_path: Path) -> None:
     assert "train.jsonl" in caught.value.where
 
 
+def test_a_folder_of_another_layout_is_told_which_and_one_to_judge_with_how_to_train(tmp_path: Path) -> None:
+    for place in ("bird/train_databases", "judge/dev_databases", "cspider/database"):
+        (tmp_path / place).mkdir(parents=True)
+    for name in ("bird/train.json", "judge/dev.json"):
+        (tmp_path / name).write_text("[]")
+    with pytest.raises(KidpipeError, match="no folder of databases") as caught:
+        read(DataSettings(path=str(tmp_path / "bird")), "train")
+    assert caught.value.fix.endswith("--layout bird")
+    with pytest.raises(KidpipeError, match="no train examples") as caught:
+        read(DataSettings(path=str(tmp_path / "judge"), layout="bird"), "train")
+    assert "kidpipe init --questions FILE --database FOLDER" in caught.value.fix
+    write(tmp_path / "cspider", "train.json", [ROW])
+    assert len(read(DataSettings(path=str(tmp_path / "cspider")), "train").examples) == 1
+
+
 def test_malformed_json_names_the_line(tmp_path: Path) -> None:
     path = write(tmp_path, "train_spider.json", [ROW])
     path.write_text('[\n{"db_id": "d"},\n{"db_id": }\n]')
