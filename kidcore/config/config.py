@@ -60,7 +60,7 @@ class IngestSettings(Section):
         False, description="wrap the prompt in the tokenizer's chat template; auto = where the model answers better with it"
     )
     chat_arguments: Later[Identity[dict[str, bool | int | float | str]]] = Field(
-        {}, description="variables of the chat template, such as enable_thinking = false"
+        {}, description="variables of the chat template, such as {enable_thinking = false}"
     )
     chat_date: Later[Identity[str]] = Field("2024-07-26", description="the day that chat templates take for today, YYYY-MM-DD")
     fit: Later[Identity[Literal["whole", "tables"]]] = Field(

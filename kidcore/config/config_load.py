@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -117,7 +118,8 @@ def _from_file(path: Path) -> _Source:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8-sig"), parse_float=_number)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise KidpipeError(f"not valid TOML: {error}", where=str(path), fix="mend that line") from None
+        fix = "mend that line; texts stand in quotes, with backslashes in single ones: method = 'kid'"
+        raise KidpipeError(f"not valid TOML: {error}", where=_line_of(path, str(error)), fix=fix) from None
     found: _Source = {}
     for section, values in document.items():
         if not isinstance(values, dict):
@@ -126,6 +128,14 @@ def _from_file(path: Path) -> _Source:
         for field, value in values.items():
             found[f"{section}.{field}"] = (_as_written(f"{section}.{field}", value), str(path))
     return found
+
+
+def _line_of(path: Path, fault: str) -> str:
+    """The file with the line that the fault names."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    found = re.search(r"at line (\d+)", fault)
+    number = int(found[1]) if found else 0
+    return f"{path}, line {number}: {lines[number - 1].strip()}" if 0 < number <= len(lines) else str(path)
 
 
 def _as_written(name: str, value: Any) -> Any:
@@ -139,11 +149,15 @@ def _as_written(name: str, value: Any) -> Any:
 def _from_environment(environ: Mapping[str, str]) -> _Source:
     """KIDPIPE_MASK__RATIO=0.3 is mask.ratio; names without a double underscore are not settings."""
     found: _Source = {}
+    single = {f"{_PREFIX}{name.replace('.', '_')}".upper(): name for name in setting_names()}
     for variable, text in sorted(environ.items()):
         section, separator, field = variable.removeprefix(_PREFIX).partition("__")
         if variable.startswith(_PREFIX) and separator:
             name = f"{section}.{field}".lower()
             found[name] = (_parse(name, text), f"environment {variable}")
+        elif variable in single:
+            meant = _PREFIX + single[variable].replace(".", "__").upper()
+            raise KidpipeError(f"{variable} names no setting", where="environment", fix=f"two underscores: {meant}={text}")
     return found
 
 
@@ -221,23 +235,30 @@ def _require_known(name: str, origin: str) -> None:
     if name in names:
         return
     section, _, field = name.partition(".")
+    if name in sections():
+        first = next(iter(sections()[name].model_fields))
+        fix = f"in the file [{name}] with a setting a line, else --set {name}.{first}=VALUE"
+        raise KidpipeError(f"{name} is a section, not a setting", where=origin, fix=fix)
     fields = sorted(known for known in names if known.partition(".")[2] == (field or name))
-    near = " or ".join(fields) if fields else nearest(name, names) or nearest(section, sections(), 0.6)
+    near = " or ".join(fields) if fields else nearest(name.lower(), names) or nearest(section.lower(), sections(), 0.6)
     fix = f"did you mean {near}?" if near else "kidpipe config lists every setting"
     raise KidpipeError(f"unknown setting: {name}", where=origin, fix=fix)
 
 
 def _explain(error: ValidationError, origins: Mapping[str, str]) -> KidpipeError:
-    first = error.errors()[0]
+    first, *others = error.errors()
     name = ".".join(str(item) for item in first["loc"][:2])
     model: type[BaseModel] | None = sections().get(str(first["loc"][0]))
     description = model.model_fields[str(first["loc"][1])].description if model and len(first["loc"]) > 1 else ""
-    given, said = first.get("input"), first["msg"].removeprefix("Value error, ")
-    return KidpipeError(
-        f"{name} = {given!r}: {said[0].lower()}{said[1:]}",
-        where=origins.get(name, ""),
-        fix=f"{name} is: {description}",
-    )
+    # One for each type that a value may have: what any of them wants.
+    alike = [first, *(other for other in others if other["loc"][:2] == first["loc"][:2] and other["input"] == first["input"])]
+    said = " or ".join(dict.fromkeys(_said(each["msg"]) for each in alike))
+    return KidpipeError(f"{name} = {first['input']!r}: {said}", where=origins.get(name, ""), fix=f"{name} is: {description}")
+
+
+def _said(message: str) -> str:
+    said = message.removeprefix("Value error, ")
+    return said[0].lower() + said[1:]
 
 
 def template(flags: Mapping[str, Any]) -> str:

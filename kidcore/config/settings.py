@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 from enum import Enum
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
@@ -51,6 +51,14 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _require_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false for a number: they would be read as 1 and 0."""
+        if isinstance(value, bool) and not _takes_bool(cls.model_fields[info.field_name or ""].annotation):
+            raise ValueError("input should not be true or false")
+        return value
+
     @field_validator("*")
     @classmethod
     def _require_finite(cls, value: Any, info: ValidationInfo) -> Any:
@@ -92,6 +100,10 @@ class Section(BaseModel):
             for name, field in type(self).model_fields.items()
             if self.kind_of(name) is SettingKind.IDENTITY and (name in changed or _Age.LATER not in field.metadata)
         }
+
+
+def _takes_bool(annotation: Any) -> bool:
+    return annotation is bool or any(map(_takes_bool, get_args(annotation)))
 
 
 def _is_finite(value: Any) -> bool:

@@ -95,12 +95,12 @@ def init(
     made, columns, empty = _make(rows, columns, own)
     settings |= {"data.path": _below(own.folder, path.parent), "data.layout": "jsonl"}
     path.write_text(template(settings), encoding="utf-8")
-    report = {
+    report: dict[str, object] = {
         "settings": str(path),
         "data": str(own.folder),
         "read": origin,
         "columns": asdict(columns),
-        "empty": empty,
+        "empty_databases": empty,
         **asdict(made),
     }
     _say(

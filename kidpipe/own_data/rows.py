@@ -46,7 +46,7 @@ def read_rows(questions: str) -> tuple[list[Row], str]:
 
 def _with_turns(row: Row) -> Row:
     """The row with what is said in its chat, where it is one of a single question and its answer."""
-    turns = next((row[name] for name in _CHATS if isinstance(row.get(name), list)), [])
+    turns: list[Any] = next((row[name] for name in _CHATS if isinstance(row.get(name), list)), [])
     said = [(column, _word(turn, "content", "value")) for turn in turns if (column := _SPEAKERS.get(_word(turn, "role", "from")))]
     columns = [column for column, _text in said]
     return row | dict(said) if (columns.count(_ASKED), columns.count(_ANSWERED)) == (1, 1) else row

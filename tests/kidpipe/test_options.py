@@ -133,7 +133,8 @@ def test_the_last_of_two_values_and_the_option_of_a_setting_win(cli: Cli) -> Non
         (("compare", "--methods", "kid,,sft"), "an empty place in the list", "a,b,c"),
         (("push", "concerts"), "not a repository's name: concerts", "OWNER/NAME"),
         (("report", "everything"), "there is no report everything", "one of all, build"),
-        (("init", "--questions", "q.csv"), "--database is missing", "--questions q.csv --database"),
+        (("init", "--questions", "q.csv"), "no such file: q.csv", "name a csv, tsv, json, jsonl or parquet file"),
+        (("init", "--database", "q.sqlite"), "--questions is missing", "--questions q.csv --database"),
         (("init", "--preset", "tower"), "there is no preset tower", "laptop"),
     ],
 )

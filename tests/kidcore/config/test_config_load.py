@@ -28,6 +28,7 @@ def test_flags_beat_the_environment_and_it_beats_the_file(tmp_path: Path) -> Non
         ("mask.ration", "mask.ratio"),
         ("maks.ratio", "mask.ratio"),
         ("train.fill", "predict.fill"),
+        ("MASK.RATIO", "mask.ratio"),
         ("temperature", "generate.temperature or predict.temperature or rollout.temperature"),
     ],
 )
@@ -52,12 +53,40 @@ def test_values_out_of_range_name_the_setting(value: str, part: str) -> None:
     assert caught.value.what.startswith("mask.ratio = ")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("mask.ratio", True, "mask.ratio = True: input should not be true or false"),
+        ("mask.views", "true", "mask.views = True: input should not be true or false"),
+        ("train.learning_rate", "fast", "input should be 'auto' or input should be a valid number"),
+        ("train", "kid", "train is a section, not a setting"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_told_all_that_may_stand_there(name: str, value: object, says: str) -> None:
+    with pytest.raises(KidpipeError) as caught:
+        load_config(None, {name: value}, {})
+    assert says in caught.value.what
+    assert load_config(None, {"ingest.chat": True, "mask.views": "2", "eval.exact_match": "false"}, {}).config.ingest.chat
+
+
+def test_an_environment_name_with_one_underscore_is_not_passed_over() -> None:
+    with pytest.raises(KidpipeError, match="KIDPIPE_SCORE_TOP_K names no setting") as caught:
+        load_config(None, {}, {"KIDPIPE_SCORE_TOP_K": "3"})
+    assert caught.value.fix == "two underscores: KIDPIPE_SCORE__TOP_K=3"
+    assert load_config(None, {}, {"KIDPIPE_OF_MY_OWN": "3"}).origins == {}
+
+
 def test_bad_toml_and_missing_files_are_said(tmp_path: Path) -> None:
     with pytest.raises(KidpipeError, match="no such configuration file"):
         load_config(tmp_path / "none.toml", {}, {})
     (tmp_path / "bad.toml").write_text("[mask\n")
     with pytest.raises(KidpipeError, match=r"not valid TOML.*line 1"):
         load_config(tmp_path / "bad.toml", {}, {})
+    (tmp_path / "bad.toml").write_text("[train]\nmethod = kid\n")
+    with pytest.raises(KidpipeError, match="not valid TOML") as caught:
+        load_config(tmp_path / "bad.toml", {}, {})
+    assert caught.value.where.endswith("bad.toml, line 2: method = kid")
+    assert "texts stand in quotes" in caught.value.fix
 
 
 def test_the_init_file_reads_back_as_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,13 +71,13 @@ def test_a_chat_of_one_question_is_a_row_and_one_of_several_is_left_out(tmp_path
     made = run(tmp_path, write(tmp_path / "q.json", [openai] * 3 + [several]), None)
     assert made["columns"]["schema"] == "system message"
     assert sum(made["left_out"].values()) == 1
-    odd = [{"messages": [3, {"role": 1}]}, {"messages": "text"}]
+    odd: list[dict[str, Any]] = [{"messages": [3, {"role": 1}]}, {"messages": "text"}]
     assert read_rows(str(write(tmp_path / "odd.json", odd)))[0] == odd
 
 
 def test_a_database_is_made_of_each_schema_where_rows_bring_nothing_else(tmp_path: Path) -> None:
     """As gretelai/synthetic_text_to_sql and b-mc2/sql-create-context, and the latter in the form of Alpaca."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"instruction": f"older than {n}?", "input": schema, "output": f"SELECT age FROM singer WHERE age > {n};"}
         for n in range(12)
         for schema in (SCHEMA, "CREATE TABLE singer (age INTEGER)")
@@ -87,7 +87,7 @@ def test_a_database_is_made_of_each_schema_where_rows_bring_nothing_else(tmp_pat
     assert (made["columns"]["question"], made["columns"]["schema"]) == ("instruction", "input")
     assert (made["failing"], len(made["databases"]), made["train"] + made["dev"]) == (0, 2, 24)
     assert made["left_out"] == {"with statements of a schema that SQLite does not take": 1}
-    assert made["empty"] == 1, "and a line warns of it"
+    assert made["empty_databases"] == 1, "and a line warns of it"
     config = load_config(tmp_path / "kidpipe.toml", {"data.path": str(tmp_path / "data")}, {}).config
     data = read(config.data, "train")
     with closing(sqlite3.connect(data.database(data.examples[0].db_id).path)) as connection:
