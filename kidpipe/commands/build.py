@@ -12,6 +12,7 @@ from kidcore.store.graph import Grid
 from kidcore.store.manifest import rates, read_manifest
 from kidcore.store.plan import StagePlan, engine_start_s, make_plan
 from kidcore.store.stages import MODEL_STAGES, STAGES, needs_start, targets_of
+from kidpipe.commands.idle_settings import warn_of_idle
 from kidpipe.commands.next_command import after_build, fails_at_eval
 from kidpipe.commands.on_gold import on_gold, on_gold_lines
 from kidpipe.commands.session import Session, show_bytes, show_seconds, text_table
@@ -30,6 +31,7 @@ _WIDE = 100
 def build_imperfect(session: Session, *, until: str, as_json: bool, quiet: bool = False) -> dict[str, Any]:
     """Run what is stale and, unless `quiet`, say what came of it."""
     _require_stage(until)
+    warn_of_idle(session, trains=False)
     read_manifest(session.store)  # a manifest of a newer kidpipe is refused before any work
     needs = {"need_teacher": until != "ingest", "need_start": needs_start(until)}
     context = open_context(session.config, **needs, may_ask=True, verbose=session.verbose)
@@ -115,6 +117,7 @@ def _print_rollouts(session: Session, counts: Mapping[str, Any]) -> None:
 def plan(session: Session, *, why: bool, as_json: bool, check: bool, until: str) -> None:
     """Say what a build would run; with `check`, exit with 1 when that is anything."""
     _require_stage(until)
+    warn_of_idle(session, trains=False)
     needs = {"need_teacher": until != "ingest", "need_start": needs_start(until)}
     context = open_context(session.config, **needs, verbose=session.verbose)
     grid = Grid(stages(context, until), context.parts, session.store)

@@ -26,6 +26,7 @@ from kidcore.store.stages import MODEL_STAGES, STAGE_TABLE, made_from
 from kidcore.store.store import DamagedShard
 from kidpipe.commands.build import build_imperfect
 from kidpipe.commands.companions import COMPANIONS, write_companions
+from kidpipe.commands.idle_settings import warn_of_idle
 from kidpipe.commands.next_command import after_training
 from kidpipe.commands.online import check_rollouts, online_setup
 from kidpipe.commands.restricted import content_digest, restricted
@@ -119,6 +120,7 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "", is_te
         session.folder_of("runs", name)
     if is_teacher_asked:
         _refuse_idle_teacher(settings)
+    warn_of_idle(session, trains=True)
     with open_ranks(_device(session)) as ranks:
         with ranks.first_goes_ahead():
             prepared = prepare_run(session, digest, quiet=as_json or session.is_silent)
