@@ -83,8 +83,8 @@ def init(
     if own is None:
         path.write_text(template(settings), encoding="utf-8")
         warning = _lacking(flags)
-        report = {"settings": str(path), "next": _next(path, settings)} | ({"warning": warning} if warning else {})
-        _say(session, report, as_json, [*([f"warning     {warning}"] if warning else []), _written(path, settings)])
+        said = {"settings": str(path), "next": _next(path, settings)} | ({"warning": warning} if warning else {})
+        _say(session, said, as_json, [*([f"warning     {warning}"] if warning else []), _written(path, settings)])
         return
     if own.folder.exists() and any(own.folder.iterdir()) and not force:
         raise KidpipeError(f"{own.folder} is there already", where="--out", fix="name another folder, or --force writes into it")
