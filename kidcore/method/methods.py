@@ -37,6 +37,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kidcore.config.train_settings import Method, TrainSettings
+from kidcore.errors import KidpipeError
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,17 @@ def gold_weight(settings: TrainSettings) -> float:
     if traits.divergence is None:
         return 1.0
     return float(getattr(settings, traits.mle))
+
+
+def require_objective(settings: TrainSettings) -> None:
+    """Raise KidpipeError where both weights are 0: a run would read all of its data and change nothing."""
+    traits = METHODS[settings.method]
+    if traits.divergence is not None and not (gold_weight(settings) or settings.kd_weight):
+        raise KidpipeError(
+            "there is nothing to learn: both weights of the objective are 0",
+            where=f"train.kd_weight = 0, train.{traits.mle} = 0, method {settings.method}",
+            fix="kidpipe train --set train.kd_weight=1, or method sft for gold alone",
+        )
 
 
 def gold_share(settings: TrainSettings) -> float:

@@ -16,7 +16,7 @@ from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.locks import waiting_for
 from kidcore.method.knowledge import GoldKnowledge, students_advantage
-from kidcore.method.methods import METHODS, last_stage, stages_read
+from kidcore.method.methods import METHODS, last_stage, require_objective, stages_read
 from kidcore.method.overlap import Overlap
 from kidcore.models.sources import ModelSource, resolve
 from kidcore.models.tokenizers import eos_id, load_tokenizer, no_row, require_same
@@ -116,6 +116,7 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "", is_te
     """
     settings = session.config.train
     check_trackers(settings)
+    require_objective(settings)
     if name:
         session.folder_of("runs", name)
     if is_teacher_asked:

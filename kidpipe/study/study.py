@@ -17,6 +17,7 @@ from kidcore.config.digests import FileDigests
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
 from kidcore.locks import hold
+from kidcore.method.methods import require_objective
 from kidcore.models.sources import resolve
 from kidcore.sql.datasets import read
 from kidcore.store.manifest import Manifest
@@ -112,6 +113,7 @@ def _check(store: Store, cells: Sequence[Trial], only_finished: bool) -> None:
     for cell in cells:
         if not cell.config.train.student:
             raise KidpipeError("no student is named", where="train.student", fix="kidpipe compare --student MODEL")
+        require_objective(cell.config.train)
     for settings in {(x.student, x.lora_rank, x.lora_targets): x for x in (cell.config.train for cell in cells)}.values():
         check_student(resolve(settings.student).path, settings)
     for cell in _builds(cells).values():

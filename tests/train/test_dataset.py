@@ -5,6 +5,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -170,6 +171,19 @@ def test_a_teacher_without_a_correct_answer_is_told_apart_from_data_set_aside(so
     with pytest.raises(KidpipeError, match="no example to train on") as caught:
         Dataset(Source([PartFiles(0, files)], EOS, "d"), config(method="seqkd", answers="correct"))
     assert "no answer gives gold's result" in caught.value.fix
+
+
+def test_few_rows_that_are_all_held_out_are_said_to_be(source: Source, tmp_path: Path) -> None:
+    rows = pq.read_table(source.parts[0].of("ingest")[0], filters=pc.field("reason").is_null())
+    fixes = set()
+    for number in range(rows.num_rows):
+        pq.write_table(rows.slice(number, 1), tmp_path / f"{number}.parquet")
+        single = Source([PartFiles(0, {"ingest": (tmp_path / f"{number}.parquet",)})], EOS, "d")
+        try:
+            assert Dataset(single, config(method="sft", holdout=0.49)).num_held_out == 0
+        except KidpipeError as error:
+            fixes.add(error.fix)
+    assert fixes == {"all 1 examples are held out: lower train.holdout, or set it to 0"}
 
 
 def _sample(source: Source, example_id: str, answer: list[int]) -> int:

@@ -80,6 +80,8 @@ class Dataset:
             why = f"see why rows were set aside: kidpipe query 'select reason, count(*) from {read_last} group by 1'"
             if takes_correct_answers(self.settings):
                 why = "no answer gives gold's result: kidpipe query 'from generate_outcome' shows; train.answers = all takes all"
+            elif self.num_held_out:
+                why = f"all {self.num_held_out} examples are held out: lower train.holdout, or set it to 0"
             raise KidpipeError(
                 "there is no example to train on",
                 where=f"{len(self.source.parts)} parts, train.holdout = {self.settings.holdout}",

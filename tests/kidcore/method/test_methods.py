@@ -5,6 +5,7 @@ from typing import Any, get_args
 import pytest
 
 from kidcore.config.train_settings import Method, TrainSettings
+from kidcore.errors import KidpipeError
 from kidcore.method.methods import (
     METHODS,
     built_until,
@@ -12,6 +13,7 @@ from kidcore.method.methods import (
     gold_weight,
     is_mixture,
     looks_at,
+    require_objective,
     settings_used,
     stages_read,
 )
@@ -155,3 +157,15 @@ def test_every_setting_of_the_table_is_one_and_belongs_to_somebody() -> None:
     assert not looks_at("sft", "kd_weight")
     assert not looks_at("seqkd", "divergence")
     assert looks_at("sft", "a setting that no method owns")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_that_would_learn_nothing_is_refused(method: Method) -> None:
+    weightless = TrainSettings(method=method, kd_weight=0, mle_weight=0, on_policy_mle=0)
+    if METHODS[method].divergence is None:
+        require_objective(weightless)
+        return
+    with pytest.raises(KidpipeError, match="nothing to learn"):
+        require_objective(weightless)
+    for name in ("kd_weight", METHODS[method].mle):
+        require_objective(weightless.model_copy(update={name: 0.5}))
