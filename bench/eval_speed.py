@@ -1,6 +1,6 @@
 """Stored predictions in; verdicts a second of kidpipe and of plain loops on the same rows, and the share spent in SQLite, out.
 
-    python -m bench.eval_speed ../shared/data [--rows 6060] [--out bench/RESULTS.md] [--json FILE]
+    python -m bench.eval_speed DATA [--rows 6060] [--out bench/RESULTS.md] [--json FILE]
 
 The plain loops are what an evaluator without much thought does, one process, gold and prediction run for every row:
 `bare loop` has no protection at all, `process a row` starts a killable process for each row.
@@ -204,7 +204,7 @@ def _put_section(path: Path, heading: str, text: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("data", type=Path, nargs="?", default=Path("../shared/data"))
+    parser.add_argument("data", type=Path, help="folder of stored verdicts with their data sets")
     parser.add_argument("--rows", type=int, default=6060)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--json", type=Path)

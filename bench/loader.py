@@ -1,6 +1,6 @@
 """A Spider folder in; the share of an optimiser step that the trainer waits for its data, by loader workers, out.
 
-    python -m bench.loader --data ../shared/data/spider --json loader.json
+    python -m bench.loader --data spider --json loader.json
 
 Whole runs of the trainer over shards on disk: method kid, real prompts, teacher distributions of the usual sizes, students
 small enough that a step is short, which is the hard case. The first steps, in which workers start, are reported apart.

@@ -21,7 +21,7 @@ from kidcore.config.processes import usable_cores
 from kidcore.errors import KidpipeError
 
 Size = Literal["tiny", "quick", "full"]
-DEFAULT_DATA = Path("../shared/data/spider")
+DEFAULT_DATA = Path("spider")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A Spider folder in; what the parts of a shared-prefix step take on a GPU, out: block mask, attention, LM head, scoring.
 
-    python -m bench.tree_parts --data ../shared/data/spider --json tree_parts.json
+    python -m bench.tree_parts --data spider --json tree_parts.json
 
 Sizes are those of Qwen2.5-0.5B with random weights in bfloat16. Attention is one layer's, forward and backward.
 """

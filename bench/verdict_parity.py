@@ -1,6 +1,6 @@
 """The official evaluators' stored verdicts in; per metric how many of ours agree, are explained or are not, out.
 
-    python -m bench.verdict_parity ../shared/data
+    python -m bench.verdict_parity DATA
 
 A disagreement is explained only where a check on that very row shows the official tool wrong (see docs/evaluation.md);
 anything else is listed and makes the exit code 1.
@@ -262,4 +262,4 @@ CAUSES: dict[str, dict[str, Cause]] = {
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else "../shared/data")))
+    sys.exit(main(Path(sys.argv[1])) if len(sys.argv) == 2 else "usage: python -m bench.verdict_parity DATA")
