@@ -41,31 +41,33 @@ def make_databases(rows: Sequence[Row], column: str, folder: Path) -> Made:
     Raises:
         KidpipeError: not one of the texts is a schema that SQLite takes.
     """
-    made = Made({}, [], Counter(), 0)
+    databases: dict[str, Path] = {}
     faults: dict[str, str] = {}
+    kept: list[Row] = []
+    left_out: Counter[str] = Counter()
     empty = 0
     for row in rows:
         schema = _statements(str(row.get(column) or ""))
         name = f"schema_{hashlib.sha256(schema.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
-        if name not in made.databases and name not in faults:
+        if name not in databases and name not in faults:
             try:
                 content, has_rows = _execute(schema)
             except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
                 faults[name] = str(error)
             else:
-                made.databases[name] = folder / f"{name}.sqlite"
-                made.databases[name].write_bytes(content)
+                databases[name] = folder / f"{name}.sqlite"
+                databases[name].write_bytes(content)
                 empty += not has_rows
         if name in faults:
-            made.left_out["with statements of a schema that SQLite does not take"] += 1
+            left_out["with statements of a schema that SQLite does not take"] += 1
         else:
-            made.rows.append(row | {NAME: name})
-    if not made.databases:
+            kept.append(row | {NAME: name})
+    if not databases:
         first = next(iter(faults.values()), "there are none")
         raise KidpipeError(
             f"SQLite takes none of the schemas: {first}", where=f"column {column!r}", fix="give the databases: --database FOLDER"
         )
-    return Made(made.databases, made.rows, made.left_out, empty)
+    return Made(databases, kept, left_out, empty)
 
 
 def _statements(text: str) -> str:
