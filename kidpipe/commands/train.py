@@ -121,7 +121,6 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "", is_te
         session.folder_of("runs", name)
     if is_teacher_asked:
         _refuse_idle_teacher(settings)
-    warn_of_idle(session, trains=True)
     with open_ranks(_device(session)) as ranks:
         with ranks.first_goes_ahead():
             prepared = prepare_run(session, digest, quiet=as_json or session.is_silent)
@@ -129,6 +128,7 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "", is_te
             companions = out / COMPANIONS
             if ranks.is_first:
                 _claim(session, out, prepared)
+                warn_of_idle(session, trains=True)
         teacher = _teacher_on_gold(session, prepared) if ranks.is_first else None
         result = run(
             settings,
