@@ -1,6 +1,7 @@
 """Rows, columns and databases in; a data folder in kidpipe's `jsonl` layout out, and what was found on the way."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,8 +63,8 @@ def convert(rows: Sequence[Row], columns: Columns, databases: Mapping[str, Path]
 
 def _fix(columns: Columns, left_out: Counter[str]) -> str:
     reason = next((reason for reason, _count in left_out.most_common(1)), "")
-    if "SQL" in reason or "question" in reason:
-        what = "sql" if "SQL" in reason else "question"
+    if found := re.match(r"with(?:out)? (?:a )?(SQL|question)\b", reason):
+        what = found[1].lower()
         return f"column {getattr(columns, what)!r} was read; a column of plain texts is wanted: --{what}-column NAME"
     if columns.db:
         return f"column {columns.db!r} names the database of a row; name another with --db-column, or --database the folder"

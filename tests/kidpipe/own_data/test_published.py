@@ -162,3 +162,13 @@ def test_what_no_row_has_decides_what_is_proposed(tmp_path: Path) -> None:
     with pytest.raises(KidpipeError, match="SQL that is a list or an object") as caught:
         run(tmp_path, write(tmp_path / "q.json", rows), None)
     assert caught.value.fix == "column 'sql' was read; a column of plain texts is wanted: --sql-column NAME"
+
+
+def test_a_database_whose_name_speaks_of_sql_is_no_fault_of_the_sql(tmp_path: Path) -> None:
+    for name in ("shop", "bank"):
+        with closing(sqlite3.connect(tmp_path / f"{name}.sqlite")) as connection, connection:
+            connection.execute("CREATE TABLE sale (price INT)")
+    questions = write(tmp_path / "q.json", [{"question": "q", "sql": "SELECT 1", "db_id": "SQL question"}])
+    with pytest.raises(KidpipeError, match=r"a database that is not there \(SQL question\)") as caught:
+        run(tmp_path / "new", questions, tmp_path)
+    assert "--db-column" in caught.value.fix
