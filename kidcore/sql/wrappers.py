@@ -32,7 +32,7 @@ _PAIR = re.compile(
 """A key with its text in what is nearly JSON: Python's quotes, a document cut short, quotes that should have been escaped."""
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r"}
-_BETWEEN = re.compile(r"[\s,]*")
+_NEXT_DOCUMENT = re.compile(r"[\s,]*(?=[{\[])")
 _DEEPEST = 8
 _MOST = 16
 """Tags and literals looked at, from the last one."""
@@ -71,14 +71,12 @@ def json_texts(text: str) -> tuple[list[str], list[str]]:
 def _documents(text: str, at: int) -> Iterator[Any]:
     """The JSON values that follow one another, as in JSON Lines; none where the first is broken."""
     decoder = json.JSONDecoder(strict=False)
-    while text[at : at + 1] in ("{", "["):
+    while begin := _NEXT_DOCUMENT.match(text, at):
         try:
-            value, at = decoder.raw_decode(text, at)
+            value, at = decoder.raw_decode(text, begin.end())
         except (ValueError, RecursionError):
             return
         yield value
-        between = _BETWEEN.match(text, at)
-        at = between.end() if between else at
 
 
 def _pairs(value: Any, key: str, depth: int) -> Iterator[tuple[str, str]]:

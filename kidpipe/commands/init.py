@@ -114,7 +114,7 @@ def init(
 def _lacking(flags: Mapping[str, object]) -> str:
     """What the folder of data lacks for its layout, if it is there already; building would say so first."""
     data = {name.removeprefix("data."): value for name, value in flags.items() if name.startswith("data.")}
-    if not Path(str(data.get("path", ""))).expanduser().is_dir() or "path" not in data:
+    if "path" not in data or not Path(str(data["path"])).expanduser().is_dir():
         return ""
     try:
         locate(DataSettings.model_validate(data), "train")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kidcore.errors import KidpipeError
+from kidcore.sql.schema.identifiers import always_quoted
 from kidpipe.own_data.columns import CREATES
 from kidpipe.own_data.rows import Row
 
@@ -91,8 +92,7 @@ def _execute(schema: str) -> tuple[bytes, bool]:
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         if not tables:
             raise sqlite3.OperationalError("no table is created")
-        quoted = ['"' + name.replace('"', '""') + '"' for name in tables]
-        has_rows = any(connection.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone() for name in quoted)
+        has_rows = any(connection.execute(f"SELECT 1 FROM {always_quoted(name)} LIMIT 1").fetchone() for name in tables)
         return connection.serialize(), has_rows
 
 
