@@ -1,9 +1,7 @@
 """The data set as it is and the last build in; the names of the questions and databases that changed since, out."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
-from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
 from kidcore.store.kept_knowledge import read_memory
 from kidcore.store.manifest import Manifest
@@ -30,7 +28,7 @@ def changed_inputs(context: Context, store: Store, manifest: Manifest | None, na
 
 
 def _databases_now(context: Context, store: Store) -> dict[str, str]:
-    return database_digests(context.dataset, context.outline, FileDigests(Path(store.root) / "digests.json"))
+    return database_digests(context.dataset, context.outline, store.digests)
 
 
 def _changed_databases(context: Context, store: Store, manifest: Manifest) -> str | None:

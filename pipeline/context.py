@@ -230,8 +230,9 @@ def open_context(
         KidpipeError: anything named in the configuration is missing or does not fit together.
     """
     _refuse_idle_precision(config)
-    digests = FileDigests(Path(config.store.path) / "digests.json")
-    dataset, outline = read_outlined(config.data, config.ingest.shard_rows, Store(Path(config.store.path)), digests)
+    store = Store(Path(config.store.path))
+    digests = store.digests
+    dataset, outline = read_outlined(config.data, config.ingest.shard_rows, store, digests)
     if not outline.num_examples:
         raise KidpipeError("the data set has no training examples", where=config.data.path, fix="check data.path")
     # Those of some examples are set aside by ingest; none at all is an error.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kidcore import atomic, locks
+from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError, first_line
 from kidcore.store import log
 
@@ -231,6 +232,11 @@ class Store:
         """Hold the store for one driver. Raises KidpipeError that names the holder."""
         with locks.hold(self._lock_file, self.lock_kind):
             yield
+
+    @property
+    def digests(self) -> FileDigests:
+        """Those of the large files that were read for this store, remembered in it."""
+        return FileDigests(self.root / "digests.json")
 
     @property
     def is_writable(self) -> bool:

@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.text import Text
 
 from eval.generate import answer_questions
-from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Backend
 from kidcore.models.backends.select import open_backend
@@ -67,7 +66,7 @@ def ask(
     # The name of a model is one word, and what is too long for a name can't be looked for.
     if not model and len(question.split()) == 1 and len(question) < 200:
         _refuse_model_as_question(session, question, database)
-    source = resolve(find_model(session, model), digests=FileDigests(session.store.root / "digests.json"))
+    source = resolve(find_model(session, model), digests=session.store.digests)
     builder = builder_of_model(session, source.path)
     builder.view(database, database.stem)  # a database that can't be read is said before the model loads
     longest = builder.definition.max_prompt_tokens + config.eval.max_new_tokens

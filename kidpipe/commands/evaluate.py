@@ -18,7 +18,6 @@ from eval.prediction_files import read_predictions
 from eval.report import tables, unjudged_lines
 from kidcore.atomic import require_writable
 from kidcore.config.config import EvalSettings
-from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Backend, Sampling
 from kidcore.models.backends.select import open_backend
@@ -81,7 +80,7 @@ def evaluate(
             _tell_of_others(out, predictions_file, settings)
         else:
             _tell_of_others(out, Path(origin["model"]), settings)
-            source = resolve(origin["model"], digests=FileDigests(session.store.root / "digests.json"))
+            source = resolve(origin["model"], digests=session.store.digests)
             origin[IDENTITY] = source.identity
             predictions = _generate(session, source, dataset, out, bar)
         notes = origin | {"data": config.data.path, "split": split, "suite": str(suite) if suite else None}

@@ -9,7 +9,6 @@ from typing import Any
 from eval.generate import Predictions
 from eval.metrics.exposure import Scores, measure, requests, score_answers
 from eval.metrics.teacher_scores import built, keep, kept, key_of
-from kidcore.config.digests import FileDigests
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import ScoreRequest
@@ -44,7 +43,7 @@ def find_teacher(session: Session) -> ScoringTeacher:
     stage = manifest.stages.get("gold_score") if manifest else None
     built_by = stage.settings["teacher.weights"] if stage else None
     if config.teacher.model:
-        source = resolve_teacher(config.teacher, FileDigests(root / "digests.json"))
+        source = resolve_teacher(config.teacher, session.store.digests)
         require_top_k(source, _TOP_K)
         return ScoringTeacher(source.identity, source, source.path, manifest if built_by == source.identity else None)
     if manifest is None or built_by is None:
@@ -63,7 +62,7 @@ def exposure(session: Session, teacher: ScoringTeacher, student: str, made: Pred
     from the store; it is loaded only for those that are not there, and they are kept.
     """
     config = session.config
-    source = resolve(student, digests=FileDigests(session.store.root / "digests.json"))
+    source = resolve(student, digests=session.store.digests)
     tokenizer = load_tokenizer(source.path)
     require_same(load_tokenizer(teacher.tokenizer), tokenizer)
     encoder = TextEncoder(tokenizer)

@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Mapping, Sequence
 
-from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
 from kidcore.method.methods import METHODS
 from kidcore.sql.availability import lacking_databases
@@ -102,7 +101,7 @@ def _some_examples(session: Session, split: Split) -> tuple[DataSet, Sequence[Ex
     if split == "dev":
         dataset = read(config.data, split)
         return dataset, dataset.examples
-    digests = FileDigests(session.store.root / "digests.json")
+    digests = session.store.digests
     dataset, outline = read_outlined(config.data, config.ingest.shard_rows, session.store, digests)
     return dataset, outline.sample if isinstance(dataset.examples, UnreadExamples) else dataset.examples
 

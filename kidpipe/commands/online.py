@@ -5,7 +5,6 @@ from pathlib import Path
 
 from kidcore.config import processes
 from kidcore.config.config import Config
-from kidcore.config.digests import FileDigests
 from kidcore.config.stage_settings import READ_SQL
 from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError
@@ -90,7 +89,7 @@ def _teacher(session: Session) -> ModelSource:
         )
     try:
         # Servers are known by what the store remembers of their scores, the same for all processes of a run.
-        return resolve_teacher(settings, FileDigests(session.store.root / "digests.json"))
+        return resolve_teacher(settings, session.store.digests)
     except KidpipeError as error:
         if is_url(settings.model):
             raise

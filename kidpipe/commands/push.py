@@ -11,7 +11,6 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from eval.evaluate import SUMMARY_FILE
-from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError, first_line
 from kidcore.models.sources import resolve
 from kidcore.store.column_descriptions import COLUMNS
@@ -116,7 +115,7 @@ def _evaluations(session: Session, best: Path) -> dict[str, dict[str, Any]]:
     """Summaries of the evaluations that judged this student, by name; not those of weights that lay there before."""
     found, root = {}, session.store.root
     try:
-        identity = resolve(str(best), digests=FileDigests(root / "digests.json")).identity
+        identity = resolve(str(best), digests=session.store.digests).identity
     except KidpipeError as error:
         _LOG.debug("the evaluations of %s are told by its place: %s", best, error.what)
         identity = ""

@@ -14,7 +14,6 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from kidcore.config.config import Config
-from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
 from kidcore.models.sources import resolve
 from kidcore.models.teachers import is_url, resolve_teacher
@@ -82,7 +81,7 @@ def _check_model(session: Session, manifest: Manifest, role: str, setting: str, 
     folder = Path(named).expanduser()
     is_served = is_url(named) and recorded.startswith("served:")
     if folder.is_dir() or is_served:
-        digests = FileDigests(session.store.root / "digests.json")
+        digests = session.store.digests
         try:
             if is_served:
                 now = resolve_teacher(session.config.teacher, digests, is_waited_for=False).identity
@@ -126,7 +125,7 @@ def check_data(session: Session, manifest: Manifest) -> None:
         KidpipeError: it holds other examples.
     """
     settings = session.config.data
-    digests, rows = FileDigests(session.store.root / "digests.json"), manifest.stages["ingest"].settings["ingest.shard_rows"]
+    digests, rows = session.store.digests, manifest.stages["ingest"].settings["ingest.shard_rows"]
     try:
         dataset, outline = read_outlined(settings, rows, session.store, digests)
     except KidpipeError as error:

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kidcore.config.digests import FileDigests
 from kidcore.errors import KidpipeError
 from kidcore.models.sources import resolve
 from kidpipe.commands.evaluate import evaluate
@@ -30,7 +29,7 @@ def teacher(session: Session, *, name: str, full: bool, with_eval: bool, as_json
     settings = session.config.teacher
     if not settings.model:
         raise KidpipeError("no teacher is named", where="teacher.model", fix="kidpipe teacher --teacher MODEL")
-    source = resolve(settings.model, settings.revision, digests=FileDigests(session.store.root / "digests.json"))
+    source = resolve(settings.model, settings.revision, digests=session.store.digests)
     run_settings = session.config.train
     rank = 0 if full else run_settings.lora_rank or LORA_RANK
     # By its name, which goes into the card and the adapter's configuration; a revision has no other name than its folder.

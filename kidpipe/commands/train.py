@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from kidcore.config import processes
-from kidcore.config.digests import FileDigests
 from kidcore.config.train_settings import TrainSettings
 from kidcore.errors import KidpipeError
 from kidcore.locks import waiting_for
@@ -77,7 +76,7 @@ def prepare_run(session: Session, digest: str = "", *, quiet: bool = False) -> P
     check_rollouts(settings)
     if not settings.student:
         raise KidpipeError("no student is named", where="train.student", fix="kidpipe train --student MODEL")
-    student = resolve(settings.student, digests=FileDigests(session.store.root / "digests.json"))
+    student = resolve(settings.student, digests=session.store.digests)
     check_student(student.path, settings)
     # Processes of one machine see the same files, and to load two tokenizers takes a second or two: one of them compares.
     is_comparing = processes.local_rank() == 0
@@ -141,7 +140,7 @@ def train(session: Session, *, name: str, as_json: bool, digest: str = "", is_te
             online=prepared.online,
             companions=companions,
             teacher=teacher,
-            digests=FileDigests(session.store.root / "digests.json"),
+            digests=session.store.digests,
             lock=session.config.store.lock,
         )
     summary = {

@@ -13,7 +13,6 @@ from kidcore.atomic import replacing
 from kidcore.config import processes
 from kidcore.config.config import Config, DataSettings, SandboxSettings
 from kidcore.config.config_load import Loaded
-from kidcore.config.digests import FileDigests
 from kidcore.config.settings import fingerprint
 from kidcore.errors import KidpipeError
 from kidcore.locks import hold
@@ -178,7 +177,7 @@ def _runs(
     store: Store, cells: Sequence[Trial], manifests: Mapping[str, tuple[str, str]], checkpoint: str, jobs: int
 ) -> list[Run]:
     """The request of every run. Its key names all that its figures follow from, so another comparison can use them."""
-    digests = FileDigests(store.root / "digests.json")
+    digests = store.digests
     # Held-out questions may be an axis: runs of one student that are asked others are not one run.
     questions: dict[DataSettings, list[dict[str, Any]]] = {}
     runs = []
