@@ -18,9 +18,9 @@ from kidcore.sql.sandbox.duckdb_values import untagged
 from kidcore.sql.sandbox.job import Limits, QueryResult
 from kidcore.sql.sandbox.pool import SandboxPool
 from kidcore.sql.text_files import visible
-from kidpipe.commands.evaluate import find_model
 from kidpipe.commands.prompts import builder_of_model
 from kidpipe.commands.session import Session, text_table
+from kidpipe.commands.which_model import find_model
 
 _ROWS_SHOWN = 50
 

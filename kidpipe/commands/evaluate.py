@@ -1,7 +1,6 @@
 """`kidpipe eval`: a model or predictions made elsewhere in, execution accuracy on the held-out questions out."""
 
 import logging
-import re
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -34,6 +33,7 @@ from kidpipe.commands.next_command import after_evaluation
 from kidpipe.commands.prompts import builder_of_model
 from kidpipe.commands.session import Session
 from kidpipe.commands.shown_tables import print_table
+from kidpipe.commands.which_model import find_model, name_of, run_or_model
 
 _LOG = logging.getLogger(__name__)
 _TABLES_FILES = ("tables.json", "dev_tables.json", "dev/dev_tables.json")
@@ -101,7 +101,7 @@ def evaluate(
             said=predictions.said,
             sandbox=config.sandbox,
         )
-    ask = after_evaluation(session, _run_or_model(session, origin["model"])) if "model" in origin and not quiet else ""
+    ask = after_evaluation(session, run_or_model(session, origin["model"])) if "model" in origin and not quiet else ""
     if as_json:
         session.print_json(result.summary | {"folder": str(out)} | ({"next": ask} if ask else {}))
     elif not quiet:
@@ -206,7 +206,7 @@ def _origin(session: Session, model: str, predictions: Path | None) -> tuple[dic
     """What the predictions come from, for the summary, and what the result is called unless it is given a name."""
     if predictions is None:
         folder = find_model(session, model)
-        return {"model": folder}, _name_of(session, folder)
+        return {"model": folder}, name_of(session, folder)
     if model:
         raise KidpipeError(
             f"both a model ({model}) and a file of predictions ({predictions}) are named", fix="leave one of them out"
@@ -254,7 +254,7 @@ def _generate(session: Session, source: ModelSource, dataset: DataSet, out: Path
     sampling = Sampling(config.eval.sample_temperature, config.eval.sample_seed, number) if number > 1 else None
 
     def start() -> Backend:
-        with bar.starting(f"the engine with {_run_or_model(session, source.name)}"):
+        with bar.starting(f"the engine with {run_or_model(session, source.name)}"):
             return open_backend(
                 source.path, config.engine, config.eval.dtype, max_top_k=1, max_length=longest, verbose=session.verbose
             )
@@ -272,67 +272,6 @@ def _generate(session: Session, source: ModelSource, dataset: DataSet, out: Path
         voted = vote(examples, made.samples, dataset.database, config.eval, config.sandbox, ticker(bar, "vote"))
         made.choose(voted)
     return made
-
-
-def find_model(session: Session, model: str) -> str:
-    """The folder or Hub name that `model` means: a run of this store, the newest whose name begins so (a method's), a folder, a
-    Hub name with its owner, or, where nothing is named, the newest finished run."""
-    runs = session.store.root / "runs"
-    students = sorted(runs.glob("*/best"), key=lambda path: path.stat().st_mtime_ns)
-    finished = [path for path in students if not _is_unfinished(path.parent)]
-    if not model:
-        if not students:
-            raise KidpipeError(
-                "no model is named, and no run here is finished", fix="name a model's folder, or kidpipe train first"
-            )
-        return _best_of(finished or students)
-    if (runs / model / "best").is_dir():
-        return _best_of([runs / model / "best"])
-    if "/" in model or Path(model).exists():
-        return model
-    # A plain word is a run or the beginning of one (kid, sft); models on the Hub have an owner before their name.
-    for some in (finished, students):
-        if alike := [path for path in some if path.parent.name.startswith(f"{model}-")]:
-            return _best_of(alike)
-    known = ", ".join(path.parent.name for path in reversed(finished[-8:])) or "none"
-    begun = (runs / model).is_dir()
-    raise KidpipeError(
-        f"run {model} is not finished" if begun else f"there is no run or folder {model}",
-        where=str(runs),
-        fix=f"finished runs, the newest first: {known}; a model on the Hub is named with its owner, owner/{model}",
-    )
-
-
-def _is_unfinished(run: Path) -> bool:
-    """Whether training in that folder was begun and has not ended; of a student that was copied there nothing is known."""
-    return (run / "run.json").is_file() and not (run / "result.json").exists()
-
-
-def _best_of(students: Sequence[Path]) -> str:
-    """The newest of them, with a word where its run goes on, or was interrupted: another student may take its place."""
-    if _is_unfinished(students[-1].parent):
-        _LOG.warning("run %s is not finished: this is its best student so far", students[-1].parent.name)
-    return str(students[-1])
-
-
-def _name_of(session: Session, folder: str) -> str:
-    run, student = _student_of_run(session, folder)
-    # A run's best and last student are judged beside each other.
-    name = f"{run}-last" if student == "last" else run or folder
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.")
-
-
-def _run_or_model(session: Session, folder: str) -> str:
-    """The run whose best student this is, which is what its name means; else what was given."""
-    run, student = _student_of_run(session, folder)
-    return run if student == "best" else folder
-
-
-def _student_of_run(session: Session, folder: str) -> tuple[str, str]:
-    """The run of this store, by whatever path that is reached, and which of its students this is: best or last; else empty."""
-    path = Path(folder).absolute()
-    is_of_run = path.name in ("best", "last") and path.parent.parent.resolve() == (session.store.root / "runs").resolve()
-    return (path.parent.name, path.name) if is_of_run else ("", "")
 
 
 def progress_lines(session: Session) -> WorkProgress:

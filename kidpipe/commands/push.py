@@ -17,9 +17,9 @@ from kidcore.store.column_descriptions import COLUMNS
 from kidcore.store.manifest import HEAD, LATEST, Manifest
 from kidcore.store.prompts import prompt_folder
 from kidcore.store.stages import STAGE_TABLE
-from kidpipe.commands.evaluate import find_model
 from kidpipe.commands.judged import is_of_place, is_of_weights
 from kidpipe.commands.session import Session, show_bytes
+from kidpipe.commands.which_model import find_model
 
 _LOG = logging.getLogger(__name__)
 _CARD = "README.md"

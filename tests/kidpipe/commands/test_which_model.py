@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from kidcore.errors import KidpipeError
-from kidpipe.commands.evaluate import _name_of, find_model
 from kidpipe.commands.next_command import after_build, next_command
 from kidpipe.commands.session import Session, open_session
+from kidpipe.commands.which_model import find_model, name_of
 
 
 @pytest.fixture
@@ -24,10 +24,17 @@ def finished(session: Session, *names: str) -> None:
         os.utime(best, ns=(10**18 + age, 10**18 + age))
 
 
-def test_without_a_name_it_is_the_newest_finished_run(session: Session) -> None:
+def test_without_a_name_it_is_the_newest_finished_run_which_is_said(session: Session, caplog: pytest.LogCaptureFixture) -> None:
     finished(session, "kid-1", "zero", "sft-1")
     (session.store.root / "runs" / "kid-9").mkdir()
-    assert find_model(session, "").endswith("/runs/sft-1/best")
+    caplog.set_level("INFO")
+    for given, run in (("", "sft-1"), ("kid", "kid-1")):
+        caplog.clear()
+        assert find_model(session, given).endswith(f"/runs/{run}/best")
+        assert caplog.messages == [f"the newest such run: {run}"]
+    caplog.clear()
+    find_model(session, "kid-1")
+    assert not caplog.messages, "it was named in full"
 
 
 def test_an_interrupted_run_is_no_finished_one(session: Session, caplog: pytest.LogCaptureFixture) -> None:
@@ -38,7 +45,7 @@ def test_an_interrupted_run_is_no_finished_one(session: Session, caplog: pytest.
     (runs / "kid-1" / "result.json").write_text("{}")
     assert find_model(session, "").endswith("/runs/kid-1/best"), "the newest that is finished"
     assert find_model(session, "kid").endswith("/runs/kid-1/best")
-    assert not caplog.text
+    assert "not finished" not in caplog.text
     assert find_model(session, "sft").endswith("/runs/sft-1/best"), "the only one of its method"
     assert "run sft-1 is not finished: this is its best student so far" in caplog.text
     caplog.clear()
@@ -66,11 +73,11 @@ def test_a_student_is_called_as_its_run_however_its_folder_is_written(
     (tmp_path / "link").symlink_to(session.store.root)
     monkeypatch.chdir(tmp_path / "store")
     for folder in (session.store.root, tmp_path / "link", Path("../store"), Path()):
-        assert _name_of(session, str(folder / "runs" / "kid-1" / "best")) == "kid-1"
+        assert name_of(session, str(folder / "runs" / "kid-1" / "best")) == "kid-1"
     monkeypatch.chdir(tmp_path)
     reached = open_session(None, [], {"store.path": "link"}, use_file=False)
-    assert _name_of(reached, str(session.store.root / "runs" / "kid-1" / "best")) == "kid-1"
-    assert _name_of(session, "other/runs/kid-1/best") == "other-runs-kid-1-best"
+    assert name_of(reached, str(session.store.root / "runs" / "kid-1" / "best")) == "kid-1"
+    assert name_of(session, "other/runs/kid-1/best") == "other-runs-kid-1-best"
 
 
 def test_what_is_not_there_is_told_with_what_is(session: Session) -> None:
