@@ -2,6 +2,7 @@
 
     python -m bench.kid_step --data spider --device cuda --json kid_step.json
     python -m bench.kid_step --data spider --size 0.5b --dtype bfloat16 --batch 8 --views 1 2 --only tree padded-sft
+    python -m bench.kid_step --data spider --size 1.5b --dtype bfloat16 --views 1 --only tree --pack-tokens 2048 --lora-rank 16
 
 One KID step (gold and imperfect views) as a tree with the device's tree attention, as a tree under a dense mask, and as one
 padded row a sequence; beside it plain SFT on the same examples, one padded row each, and as a tree. Random weights of the Qwen2
@@ -28,11 +29,13 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from bench.examples import make_steps
 from bench.mix import read_rows
 from kidcore.allocator import flat_memory
+from kidcore.config.train_settings import TrainSettings
 from kidcore.models.trees.attention import has_tree_attention, install, uninstall
 from kidcore.models.trees.layout import PackLayout
 from train.data.examples import TrainingExample
 from train.loss.losses import divergence
 from train.step import Runner, RunObjective
+from train.student.adapters import add_adapters, keep_frozen_cast
 from train.student.layout import choose_layout
 
 # Hidden size, layers, heads, key-value heads, inner size, vocabulary.
@@ -66,6 +69,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=_WAYS, default=list(_WAYS), help="ways to take")
     parser.add_argument("--dtype", default="auto", choices=["auto", "bfloat16"], help="auto: bfloat16 on a GPU, else float32")
     parser.add_argument("--pack-tokens", type=int, nargs="+", default=[4096], help="budgets, each measured")
+    parser.add_argument(
+        "--lora-rank", type=int, default=0, help="rank of adapters on all linear layers; 0: all weights are trained"
+    )
     parser.add_argument("--profile", type=Path, help="where to write the kernels of one tree step, slowest first")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each way, each on other examples")
     options = parser.parse_args()
@@ -111,7 +117,7 @@ class _Bench:
         hidden, layers, heads, groups, inner, vocab = SIZES[options.size]
         torch.manual_seed(0)
         with self.device:
-            self.model = Qwen2ForCausalLM(
+            causal = Qwen2ForCausalLM(
                 Qwen2Config(
                     vocab_size=vocab,
                     hidden_size=hidden,
@@ -122,16 +128,19 @@ class _Bench:
                     tie_word_embeddings=True,
                 )
             ).train()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6, fused=True)
+            self.model = add_adapters(causal, TrainSettings(lora_rank=options.lora_rank)) if options.lora_rank else causal
+        self.optimizer = torch.optim.AdamW((x for x in self.model.parameters() if x.requires_grad), lr=1e-6, fused=True)
         rows, _ = read_rows(options.data, 2000, limit=2000)
         rows = rows[:: max(1, len(rows) // (options.batch * (options.repeats + 2)))]
         mix = {"batch_size": options.batch, "group_size": 4, "rewritten": 0.2, "vocab_size": vocab}
         self.kid = {views: make_steps(rows, views=views, **mix) for views in options.views}
         self.sft = make_steps(rows, views=0, **mix)
         self.repeats = options.repeats
-        self.head_size, self.trunk_size = vocab * hidden, sum(p.numel() for p in self.model.model.layers.parameters())
+        self.head_size, self.trunk_size = vocab * hidden, sum(p.numel() for p in causal.model.layers.parameters())
         self.rate = _matrix_rate(self.device, self.dtype or torch.float32)
         assert choose_layout(self.model, "auto", self.dtype) == "tree"
+        if options.lora_rank and self.dtype is not None:
+            keep_frozen_cast(self.model, self.dtype)
         self.has_tree = has_tree_attention(self.model)
 
     def _ways(self, only: list[str]) -> dict[str, tuple[PackLayout, bool, RunObjective, list[list[TrainingExample]]]]:
