@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
 from rich.console import Console
@@ -101,6 +102,10 @@ class WorkProgress:
         task = self._bar.add_task(name, total=total, completed=first, pace="")
         self._paces[task] = Pace(total or 0, first, unit=f"{one}s", one=one)
         return task
+
+    def ticker(self, name: str, one: str = "row") -> Ticker:
+        """Begin a piece of work; the callback moves its line, on which every `one` counts."""
+        return partial(self.set, self.add(name, one=one))
 
     def set(self, task: TaskID, done: int, total: int, under_way: int = 0) -> None:
         """So much of a piece is done, and so much more of it is begun."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from kidcore.errors import KidpipeError
 from kidcore.models.backends.base import Backend, Sampling
 from kidcore.models.backends.select import open_backend
 from kidcore.models.sources import ModelSource, resolve
-from kidcore.progress import Ticker, WorkProgress
+from kidcore.progress import WorkProgress
 from kidcore.sql.answers import read_answer
 from kidcore.sql.availability import lacking_databases
 from kidcore.sql.datasets import DataSet, Example, Split, read
@@ -72,7 +72,7 @@ def evaluate(
     _keep_whole(out, settings.limit)
     _require_databases(dataset, settings.limit)
     require_writable(out)
-    with progress_lines(session) as bar:
+    with session.progress() as bar:
         if predictions_file:
             # They are named after places in the whole file, of which data.sample leaves some.
             whole = read(config.data.model_copy(update={"sample": 0}), _split(split)) if config.data.sample else dataset
@@ -97,7 +97,7 @@ def evaluate(
             out,
             reasons=predictions.reasons,
             notes=notes,
-            parts=partial(ticker, bar),
+            parts=bar.ticker,
             said=predictions.said,
             sandbox=config.sandbox,
         )
@@ -262,23 +262,13 @@ def _generate(session: Session, source: ModelSource, dataset: DataSet, out: Path
     made_by = {"model": source.identity, "dtype": config.eval.dtype, "longest": longest}
     answers = KeptAnswers(out / ANSWERS_FILE, made_by, start)
     try:
-        tick = ticker(bar, "generate")
+        tick = bar.ticker("generate")
         made = generate_predictions(answers, builder, examples, dataset.database, config.eval.max_new_tokens, tick, sampling)
     finally:
         answers.close()
     if answers.reused:
         _LOG.info("%d answers were there already, by %s: %s", answers.reused, answers.engine, out / ANSWERS_FILE)
     if sampling:
-        voted = vote(examples, made.samples, dataset.database, config.eval, config.sandbox, ticker(bar, "vote"))
+        voted = vote(examples, made.samples, dataset.database, config.eval, config.sandbox, bar.ticker("vote"))
         made.choose(voted)
     return made
-
-
-def progress_lines(session: Session) -> WorkProgress:
-    """Lines with bar, count, rate and time left, on stderr: bars on a terminal, else a line at half minutes."""
-    return WorkProgress(session.errors, not session.is_silent)
-
-
-def ticker(bar: WorkProgress, name: str, one: str = "row") -> Ticker:
-    """A callback that moves a line of its own, on which every `one` counts."""
-    return partial(bar.set, bar.add(name, one=one))

@@ -6,7 +6,6 @@ from pathlib import Path
 from eval.suites.fuzz import make_suite as make
 from eval.suites.fuzz import total, unfit
 from kidcore.sql.datasets import read
-from kidpipe.commands.evaluate import progress_lines, ticker
 from kidpipe.commands.session import Session, text_table
 from kidpipe.commands.shown_tables import print_table
 
@@ -18,9 +17,9 @@ def fuzz_suite(session: Session, out: Path, *, variants: int, seed: int, as_json
     examples = dataset.examples[: config.eval.limit] if config.eval.limit else dataset.examples
     faults = {db_id: unfit(dataset.database(db_id)) for db_id in sorted({example.db_id for example in examples})}
     without = {db_id: fault.what for db_id, fault in faults.items() if fault}
-    with progress_lines(session) as bar:
+    with session.progress() as bar:
         reports = make(
-            examples, dataset.database, out, variants, seed, config.eval, ticker(bar, "databases", "database"), config.sandbox
+            examples, dataset.database, out, variants, seed, config.eval, bar.ticker("databases", "database"), config.sandbox
         )
     rows = {**reports, "all": total(reports.values())}
     if as_json:

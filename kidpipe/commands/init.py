@@ -14,6 +14,7 @@ from rich.prompt import Prompt
 from kidcore.config.config import DataSettings
 from kidcore.config.config_load import find_file, template
 from kidcore.errors import KidpipeError
+from kidcore.progress import WorkProgress
 from kidcore.sql.datasets import locate, refuse_file
 from kidpipe.commands.session import Session
 from kidpipe.own_data.columns import Columns, choose_columns
@@ -92,7 +93,8 @@ def init(
     if not rows:
         raise KidpipeError("there are no questions: not one row", where=origin, fix="a row needs a question and its SQL")
     columns = choose_columns(rows, own.columns, _ask if sys.stdin.isatty() and not as_json else None)
-    made, columns, empty = _make(rows, columns, own)
+    with session.progress() as bar:
+        made, columns, empty = _make(rows, columns, own, bar)
     settings |= {"data.path": _below(own.folder, path.parent), "data.layout": "jsonl"}
     path.write_text(template(settings), encoding="utf-8")
     report: dict[str, object] = {
@@ -123,12 +125,12 @@ def _lacking(flags: Mapping[str, object]) -> str:
     return ""
 
 
-def _make(rows: Sequence[Row], columns: Columns, own: OwnData) -> tuple[Converted, Columns, int]:
+def _make(rows: Sequence[Row], columns: Columns, own: OwnData, bar: WorkProgress) -> tuple[Converted, Columns, int]:
     """The data folder; with it the columns that were read, and how many databases have no rows."""
     if own.database is not None:
         databases = find_databases(own.database.expanduser())
         with _all_or_nothing(own.folder):
-            return convert(rows, columns, databases, own.folder, own.dev_share), replace(columns, schema=""), 0
+            return convert(rows, columns, databases, own.folder, own.dev_share, bar), replace(columns, schema=""), 0
     if not columns.schema:
         raise KidpipeError(
             "--database is missing, and no column holds CREATE TABLE statements to make databases of",
@@ -136,8 +138,8 @@ def _make(rows: Sequence[Row], columns: Columns, own: OwnData) -> tuple[Converte
             fix="kidpipe init --questions q.csv --database shop.sqlite, or --schema-column NAME",
         )
     with TemporaryDirectory(prefix="kidpipe-init-") as place, _all_or_nothing(own.folder):
-        found = make_databases(rows, columns.schema, Path(place))
-        made = convert(found.rows, replace(columns, db=NAME), found.databases, own.folder, own.dev_share)
+        found = make_databases(rows, columns.schema, Path(place), bar)
+        made = convert(found.rows, replace(columns, db=NAME), found.databases, own.folder, own.dev_share, bar)
     return replace(made, left_out={**found.left_out, **made.left_out}), replace(columns, db=""), found.empty
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from kidcore.progress import WorkProgress
 
 _LONGEST_NAME = 200
 """Bytes; files may have 255, and what is unfinished has a longer name."""
@@ -54,6 +55,12 @@ class Session:
     def errors(self) -> "Console":
         """For progress, on stderr, so that stdout holds results only."""
         return open_console(stderr=True, quiet=self.is_silent, **(_terminal_size() if sys.stderr.isatty() else {}))
+
+    def progress(self) -> "WorkProgress":
+        """Lines with bar, count, rate and time left, on stderr: bars on a terminal, else a line at half minutes."""
+        from kidcore.progress import WorkProgress
+
+        return WorkProgress(self.errors, not self.is_silent)
 
     @property
     def config(self) -> Config:

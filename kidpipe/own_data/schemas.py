@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kidcore.errors import KidpipeError
+from kidcore.progress import WorkProgress
 from kidcore.sql.schema.identifiers import always_quoted
 from kidpipe.own_data.columns import CREATES
 from kidpipe.own_data.rows import Row
@@ -36,7 +37,7 @@ class Made:
     """Databases without a single row: their results are all alike."""
 
 
-def make_databases(rows: Sequence[Row], column: str, folder: Path) -> Made:
+def make_databases(rows: Sequence[Row], column: str, folder: Path, bar: WorkProgress) -> Made:
     """Write <folder>/<name>.sqlite for each different text under `column`.
 
     Raises:
@@ -47,7 +48,8 @@ def make_databases(rows: Sequence[Row], column: str, folder: Path) -> Made:
     kept: list[Row] = []
     left_out: Counter[str] = Counter()
     empty = 0
-    for row in rows:
+    tick = bar.ticker("schemas")
+    for number, row in enumerate(rows, 1):
         schema = _statements(str(row.get(column) or ""))
         name = f"schema_{hashlib.sha256(schema.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
         if name not in databases and name not in faults:
@@ -63,6 +65,7 @@ def make_databases(rows: Sequence[Row], column: str, folder: Path) -> Made:
             left_out["with statements of a schema that SQLite does not take"] += 1
         else:
             kept.append(row | {NAME: name})
+        tick(number, len(rows))
     if not databases:
         first = next(iter(faults.values()), "there are none")
         raise KidpipeError(

@@ -94,6 +94,14 @@ def test_a_terminal_shows_the_same_rate_as_a_log(wait: Callable[[float], None]) 
     assert "2.0 s a database, 12 s left" in shown
 
 
+def test_a_ticker_moves_a_line_of_its_own(wait: Callable[[float], None]) -> None:
+    work, written = _work()
+    tick = work.ticker("schemas", "schema")
+    wait(40)
+    tick(20, 100)
+    assert written.getvalue() == "schemas     20 of 100, 2.0 s a schema, 2 min 40 s left\n"
+
+
 def test_a_piece_of_work_is_called_as_it_is(wait: Callable[[float], None]) -> None:
     written = io.StringIO()
     with WorkProgress(open_console(file=written, force_terminal=True, width=80, color_system=None)) as work:

@@ -9,9 +9,11 @@ from typing import Any
 
 import polars as pl
 import pytest
+from rich.console import Console
 
 from kidcore.config.config_load import load_config
 from kidcore.errors import KidpipeError
+from kidcore.progress import WorkProgress
 from kidcore.sql.datasets import read
 from kidpipe.commands.init import OwnData, init
 from kidpipe.commands.session import open_session
@@ -119,7 +121,7 @@ def test_statements_of_a_stranger_reach_no_file_and_end(statement: str, tmp_path
     place = tmp_path / "elsewhere.sqlite"
     bad = f"CREATE TABLE a (x); {statement.replace('PLACE', str(place))}"
     good = "CREATE TABLE a (x); PRAGMA foreign_keys = OFF; BEGIN; INSERT INTO a VALUES (1)"
-    made = make_databases([{"s": bad}, {"s": good}, {"s": None}], "s", tmp_path)
+    made = make_databases([{"s": bad}, {"s": good}, {"s": None}], "s", tmp_path, WorkProgress(Console(quiet=True), False))
     assert (len(made.databases), len(made.rows), sum(made.left_out.values()), made.empty) == (1, 1, 2, 0)
     assert not place.exists()
 
