@@ -128,6 +128,9 @@ class _Bench:
                     tie_word_embeddings=True,
                 )
             ).train()
+            if options.lora_rank:
+                # As published weights are: only those that bfloat16 holds are kept in it.
+                causal.to(torch.bfloat16).to(torch.float32)
             self.model = add_adapters(causal, TrainSettings(lora_rank=options.lora_rank)) if options.lora_rank else causal
         self.optimizer = torch.optim.AdamW((x for x in self.model.parameters() if x.requires_grad), lr=1e-6, fused=True)
         rows, _ = read_rows(options.data, 2000, limit=2000)

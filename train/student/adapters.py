@@ -104,10 +104,13 @@ def keep_frozen_cast(model: nn.Module, dtype: torch.dtype) -> None:
     """Keep frozen weights in the `dtype` to which autocast casts them in every pack, where that loses nothing.
 
     Results stay the same bit by bit, at half the memory, and no cast is held for the backward pass. To be run under
-    autocast from then on. Linear layers, and embeddings, whose rows are widened as they are looked up.
+    autocast from then on. Linear layers, and embeddings, whose rows are widened as they are looked up. peft would widen what
+    goes into an adapter to the adapter's float32, which autocast undoes: there that falls away.
     """
     kinds: dict[int, tuple[nn.Parameter, list[nn.Module]]] = {}
     for module in model.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            vars(module)["cast_input_dtype_enabled"] = False
         for parameter in module.parameters(recurse=False):
             kinds.setdefault(id(parameter), (parameter, []))[1].append(module)
     for parameter, owners in kinds.values():
