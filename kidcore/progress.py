@@ -1,10 +1,10 @@
 """Amounts done in; rates and time left out: a bar on a terminal, and a line every half minute where there is none."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -18,6 +18,7 @@ from rich.progress import (
 )
 
 SECONDS_A_LINE = 30.0
+_Item = TypeVar("_Item")
 
 
 class Ticker(Protocol):
@@ -106,6 +107,13 @@ class WorkProgress:
     def ticker(self, name: str, one: str = "row") -> Ticker:
         """Begin a piece of work; the callback moves its line, on which every `one` counts."""
         return partial(self.set, self.add(name, one=one))
+
+    def each(self, name: str, items: Iterable[_Item], total: int, one: str = "row") -> Iterator[_Item]:
+        """The items, of which there are `total`; the line of this piece of work moves as each is done with."""
+        tick = self.ticker(name, one)
+        for done, item in enumerate(items, 1):
+            yield item
+            tick(done, total)
 
     def set(self, task: TaskID, done: int, total: int, under_way: int = 0) -> None:
         """So much of a piece is done, and so much more of it is begun."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kidcore.errors import KidpipeError
-from kidcore.progress import Ticker, WorkProgress
+from kidcore.progress import WorkProgress
 from kidcore.sql.answers import read_answer
 from kidcore.sql.database import database_in, database_of
 from kidcore.sql.sandbox.pool import SandboxPool
@@ -45,7 +45,7 @@ def convert(
     Raises:
         KidpipeError: no row is of any use, with what the first ones lack.
     """
-    faults = _faults(databases, bar.ticker("databases", "database"))
+    faults = _faults(databases, bar)
     kept, left_out, unwrapped = _examples(rows, columns, databases, faults)
     if not kept:
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "there are none"
@@ -54,15 +54,13 @@ def convert(
             f"none of {len(rows)} rows can be used: {reasons}", where=f"databases: {', '.join(databases)}", fix=fix
         )
     used = sorted({row["db_id"] for row in kept})
-    tick = bar.ticker("copy", "database")
-    for number, name in enumerate(used, 1):
+    for name in bar.each("copy", used, len(used), "database"):
         copy_databases(databases, [name], folder / DATABASES)
-        tick(number, len(used))
     train, dev = split_rows(kept, dev_share)
     for name, part in ((TRAIN, train), (DEV, dev)):
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in part)
         (folder / name).write_bytes(text.encode("utf-8", "replace"))
-    failures = _failures(kept, folder / DATABASES, bar.ticker("gold SQL", "statement"))
+    failures = _failures(kept, folder / DATABASES, bar)
     first = failures[0] if failures else ""
     return Converted(len(train), len(dev), tuple(used), dict(left_out), len(failures), first, unwrapped)
 
@@ -114,17 +112,16 @@ def _examples(
     return kept, left_out, unwrapped
 
 
-def _faults(databases: Mapping[str, Path], tick: Ticker) -> dict[str, str]:
+def _faults(databases: Mapping[str, Path], bar: WorkProgress) -> dict[str, str]:
     """What is wrong with those files that are no databases, or damaged ones, as a download that broke off leaves."""
     faults = {}
-    for number, (db_id, path) in enumerate(databases.items(), 1):
+    for db_id, path in bar.each("databases", databases.items(), len(databases), "database"):
         try:
             # DuckDB's, which another program may have open, are copied unseen.
             if kind_of(path) == "sqlite":
                 database_of(path).schema()
         except KidpipeError as error:
             faults[db_id] = error.what
-        tick(number, len(databases))
     return faults
 
 
@@ -134,15 +131,11 @@ def _text(row: Row, name: str) -> str:
     return "" if value is None or value != value else str(value).strip()
 
 
-def _failures(rows: Sequence[Row], databases: Path, tick: Ticker) -> list[str]:
+def _failures(rows: Sequence[Row], databases: Path, bar: WorkProgress) -> list[str]:
     """Messages for gold SQL that does not execute."""
     jobs = []
     for db_id, sql in dict.fromkeys((row["db_id"], row["query"]) for row in rows):
         jobs.append(database_in(databases, db_id).job(sql, sql))
-    failures = []
     with SandboxPool() as pool:
-        for number, result in enumerate(pool.run(jobs), 1):
-            if not result.is_ok:
-                failures.append(f"{result.message or result.kind.value}: {result.key}")
-            tick(number, len(jobs))
-    return failures
+        results = bar.each("gold SQL", pool.run(jobs), len(jobs), "statement")
+        return [f"{result.message or result.kind.value}: {result.key}" for result in results if not result.is_ok]

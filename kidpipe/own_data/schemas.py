@@ -48,8 +48,7 @@ def make_databases(rows: Sequence[Row], column: str, folder: Path, bar: WorkProg
     kept: list[Row] = []
     left_out: Counter[str] = Counter()
     empty = 0
-    tick = bar.ticker("schemas")
-    for number, row in enumerate(rows, 1):
+    for row in bar.each("schemas", rows, len(rows)):
         schema = _statements(str(row.get(column) or ""))
         name = f"schema_{hashlib.sha256(schema.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
         if name not in databases and name not in faults:
@@ -65,7 +64,6 @@ def make_databases(rows: Sequence[Row], column: str, folder: Path, bar: WorkProg
             left_out["with statements of a schema that SQLite does not take"] += 1
         else:
             kept.append(row | {NAME: name})
-        tick(number, len(rows))
     if not databases:
         first = next(iter(faults.values()), "there are none")
         raise KidpipeError(

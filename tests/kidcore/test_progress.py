@@ -102,6 +102,16 @@ def test_a_ticker_moves_a_line_of_its_own(wait: Callable[[float], None]) -> None
     assert written.getvalue() == "schemas     20 of 100, 2.0 s a schema, 2 min 40 s left\n"
 
 
+def test_each_item_moves_the_line_once_it_is_done_with(wait: Callable[[float], None]) -> None:
+    work, written = _work()
+    for _item in work.each("schemas", "abcd", 4, "schema"):
+        wait(20)
+    assert written.getvalue().splitlines() == [
+        "schemas     2 of 4, 20.0 s a schema, 40 s left",
+        "schemas     4 of 4, 20.0 s a schema, 0 s left",
+    ]
+
+
 def test_a_piece_of_work_is_called_as_it_is(wait: Callable[[float], None]) -> None:
     written = io.StringIO()
     with WorkProgress(open_console(file=written, force_terminal=True, width=80, color_system=None)) as work:
