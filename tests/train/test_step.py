@@ -78,9 +78,14 @@ def test_frozen_weights_kept_in_bfloat16_give_the_same_bits(checkpointing: bool)
     assert choose_layout(model, "auto", torch.bfloat16) == "tree"
     expected = accumulated(model, examples, "tree", torch.bfloat16)
     keep_frozen_cast(model, torch.bfloat16)
+    given: set[torch.dtype] = set()
+    for name, module in model.named_modules():
+        if name.endswith("down_proj.lora_A.default"):
+            module.register_forward_pre_hook(lambda _module, inputs: given.add(inputs[0].dtype))
     kinds = {name: parameter.dtype for name, parameter in model.named_parameters()}
     assert all((kind == torch.bfloat16) == ("base_layer" in name or "embed" in name) for name, kind in kinds.items()), kinds
     assert_equal(accumulated(model, examples, "tree", torch.bfloat16), expected)
+    assert given == {torch.bfloat16}, "what goes into an adapter was widened"
 
 
 def test_frozen_weights_that_would_lose_digits_stay() -> None:
