@@ -59,6 +59,8 @@ _LEADING = re.compile(
     r"(?:(?:assistant|model)\b\s*)?",
     re.IGNORECASE,
 )
+_ARGUMENTS = re.compile(r"<｜tool▁sep｜>|<\|tool_call_argument_begin\|>")
+"""DeepSeek's and Kimi's, between the name of a tool and what it is called with."""
 _QUOTES = r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`\n]+`|--[^\n]*|/\*.*?\*/"
 _FENCE = re.compile(r"(?P<fence>`{3,}|~{3,})")
 _FENCE_OR_QUOTE = re.compile(rf"(?P<fence>`{{3,}}|~{{3,}})|{_QUOTES}", re.DOTALL)
@@ -190,6 +192,8 @@ def _without_thinking(text: str) -> str:
 
 def _without_controls(text: str, dialect: str) -> str:
     """The text up to the first control token outside quotes; those that open a turn, and tags that close in it, are skipped."""
+    if not begins_statement(text):
+        text = _ARGUMENTS.split(text)[-1].replace("｜DSML｜", "")  # which DeepSeek puts into the tags of a call
     while lead := _LEADING.match(text):
         text = text[lead.end() :]
     if not _CONTROL.search(text):

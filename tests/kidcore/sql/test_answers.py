@@ -185,6 +185,10 @@ def test_sql_that_stands_alone_comes_back(sql: str) -> None:
         '{"sql": "SELECT 1',
         '<think>{"sql": "SELECT 0"}</think>\r\n{"sql":\r\n"SELECT 1"}\r\n',
         '<tool_call>\n{"name": "run", "arguments": {"sql": "SELECT 1"}}\n</tool_call>',
+        'I call:<｜tool▁call▁begin｜>function<｜tool▁sep｜>run\n```json\n{"query": "SELECT 1"}\n```',
+        '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>run<｜tool▁sep｜>{"query": "SELECT 1"}<｜tool▁call▁end｜>',
+        '<｜DSML｜invoke name="run">\n<｜DSML｜parameter name="query" string="true">SELECT 1</｜DSML｜parameter>',
+        '<|tool_call_begin|>functions.run:0<|tool_call_argument_begin|>{"sql": "SELECT 1"}<|tool_call_end|>',
         "<function=run><parameter=sql>SELECT 1</parameter></function>",
     ],
 )
