@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pair", type=Path, metavar="DEV", help="the held-out questions' file: the second arm minus the first")
     parser.add_argument("--arm", default="")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--commit", default="", help="of the kidpipe that trained")
     parser.add_argument("--beside", default="nothing", help="what else the machine did")
     parser.add_argument("--settings", default="", help="how they differ from study.toml")
     options = parser.parse_args(arguments)
@@ -62,6 +63,7 @@ def _record(run: Path, evaluation: Path, options: argparse.Namespace) -> dict[st
         "machine": {
             "date": datetime.now(UTC).date().isoformat(),
             "beside": options.beside,
+            "commit": options.commit,
             "processor": _processor(),
             "threads": torch.get_num_threads(),
             "python": platform.python_version(),
