@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from eval.statistics import estimate, estimate_crossed
 
-_FIGURES = ("steps", "trunk_tokens", "naive_tokens", "gold_tokens", "teacher_tokens")
+_FIGURES = ("trunk_tokens", "naive_tokens", "gold_tokens", "teacher_tokens")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,7 +72,7 @@ def _record(run: Path, evaluation: Path, options: argparse.Namespace) -> dict[st
         },
         "on_gold": [result["start_knowledge"], result["final_knowledge"]],
         "scores": scores,
-        "training": {name: sum(step.get(name, 0) for step in steps) for name in _FIGURES[1:]}
+        "training": {name: sum(step.get(name, 0) for step in steps) for name in _FIGURES}
         | {"steps": result["steps"], "train_seconds": round(result["seconds"], 2), "final_nll": result["final_nll"]},
     }
 
