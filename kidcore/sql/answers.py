@@ -107,7 +107,7 @@ def read_answer(answer: str, dialect: str = "sqlite") -> str:
     """The SQL in what a model said, by the rule above; empty where there is none. What is quoted in it, the dialect says."""
     if len(answer) > _LONGEST:
         return answer.strip()
-    return _read(_without_thinking(answer.lstrip(_INVISIBLE)), _DEEPEST, dialect)
+    return _read(_arguments(_without_thinking(answer.lstrip(_INVISIBLE))), _DEEPEST, dialect)
 
 
 def parts_answer(token: str) -> bool:
@@ -190,10 +190,13 @@ def _without_thinking(text: str) -> str:
             return "".join(kept) + text[at:]
 
 
+def _arguments(text: str) -> str:
+    """What a tool is called with, where a control token parts it from the tool's name; of several calls the last one's."""
+    return text if begins_statement(text) else _ARGUMENTS.split(text)[-1]
+
+
 def _without_controls(text: str, dialect: str) -> str:
     """The text up to the first control token outside quotes; those that open a turn, and tags that close in it, are skipped."""
-    if not begins_statement(text):
-        text = _ARGUMENTS.split(text)[-1].replace("｜DSML｜", "")  # which DeepSeek puts into the tags of a call
     while lead := _LEADING.match(text):
         text = text[lead.end() :]
     if not _CONTROL.search(text):

@@ -20,10 +20,11 @@ _SQL_NAME = re.compile(
 )
 """What keys and tags are called that hold SQL."""
 _TAG = re.compile(
-    rf"<(?P<name>{_SQL_NAME.pattern}|pre|tool_call|function_call|function|parameter|arg_value)(?:[\s=][^<>]*)?>"
+    rf"<(?:｜DSML｜)?(?P<name>{_SQL_NAME.pattern}|pre|tool_call|function_call|function|parameter|arg_value)(?:[\s=][^<>]*)?>"
     r"|\[(?P<bracket>SQL|ANSWER|QUERY)\]|<!\[(?P<data>CDATA)\[",
     re.IGNORECASE,
 )
+"""DSML: DeepSeek's mark of the tags of a call."""
 _PAIR = re.compile(
     rf"""(["'])(?P<key>{_SQL_NAME.pattern})\1\s*:\s*(?P<quote>\"\"\"|["'])(?P<value>.*?)
     (?:(?P=quote)(?=\s*(?:,?\s*[}}\]]|,\s*["'][\w\s-]+["']\s*:|\Z))|\Z)""",
@@ -110,7 +111,9 @@ def tagged_texts(text: str, hidden: Sequence[range]) -> Iterator[str]:
             opened.append(match)
     for opening in islice(reversed(opened), _MOST):
         name = opening["name"]
-        closes = rf"</{re.escape(name)}\s*>" if name else r"\]\]>" if opening["data"] else rf"\[/{opening['bracket']}\]"
+        closes = (
+            rf"</(?:｜DSML｜)?{re.escape(name)}\s*>" if name else r"\]\]>" if opening["data"] else rf"\[/{opening['bracket']}\]"
+        )
         closing = re.compile(closes, re.IGNORECASE).search(text, opening.end())
         inside = text[opening.end() : closing.start() if closing else len(text)]
         yield html.unescape(inside) if name and re.search("&[lg]t;", inside) else inside

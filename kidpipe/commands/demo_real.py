@@ -127,11 +127,16 @@ def training_dtype() -> str:
     """`bfloat16` where the processor multiplies it; a GPU is asked by the trainer itself."""
     if torch.cuda.is_available():
         return "auto"
+    return "bfloat16" if bfloat16_units() else "float32"
+
+
+def bfloat16_units() -> set[str]:
+    """The processor's units that multiply bfloat16, as Linux names them; empty where it names none."""
     try:
         flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     except OSError:
-        flags = set()
-    return "bfloat16" if flags & _BF16_FLAGS else "float32"
+        return set()
+    return flags & _BF16_FLAGS
 
 
 def _run_steps(run: RealDemo) -> dict[str, Any]:

@@ -59,13 +59,17 @@ def _train_and_judge(cell: dict[str, Any], files: Store) -> None:
 
 
 def _training(run: Path, trained: dict[str, Any]) -> dict[str, Any]:
-    """The trainer's figures, and the sums of what its log counts by step: tokens, and seconds of parts of a step."""
+    figures = {name: trained[name] for name in ("steps", "best_step", "best_nll", "final_nll")}
+    return figures | {"train_seconds": trained["seconds"]} | logged_sums(run)
+
+
+def logged_sums(run: Path) -> dict[str, float]:
+    """The sums of what a run's log counts by step: tokens, and seconds of parts of a step."""
     sums: Counter[str] = Counter()
     for record in read_records(run / "log.jsonl"):
         if record.get("kind") == "step":
             sums.update({name: value for name, value in record.items() if name.endswith(("_tokens", "_seconds"))})
-    figures = {name: trained[name] for name in ("steps", "best_step", "best_nll", "final_nll")}
-    return figures | {"train_seconds": trained["seconds"]} | {name: round(value, 3) for name, value in sums.items()}
+    return {name: round(value, 3) for name, value in sums.items()}
 
 
 def _peak_memory() -> dict[str, float]:

@@ -8,7 +8,7 @@ import pytest
 
 from bench.studies.spider.record import main
 from eval.comparison import compare_runs
-from eval.report import write_verdicts
+from eval.report import summarize, write_evaluation
 from eval.verdicts import Verdict, VerdictKind
 from kidcore.method.knowledge import GoldKnowledge
 from tests.eval.made_verdicts import verdict
@@ -28,10 +28,9 @@ def _recorded(folder: Path, verdicts: list[Verdict], capsys: pytest.CaptureFixtu
     known = asdict(GoldKnowledge(answers=3, tokens=10, nll_sum=5.0))
     result = {"start_knowledge": known, "final_knowledge": known, "steps": 2, "seconds": 1.5, "final_nll": 0.5}
     (folder / "result.json").write_text(json.dumps(result))
-    # Step 1 twice: the run was interrupted behind it, and did it again.
-    steps = [{"kind": "step", "step": n, "trunk_tokens": 10 * n} for n in (1, 1, 2)]
+    steps = [{"kind": "step", "step": n, "trunk_tokens": 10 * n} for n in (1, 2)]
     (folder / "log.jsonl").write_text("\n".join(json.dumps(step) for step in steps) + "\n")
-    write_verdicts(verdicts, folder / "verdicts.parquet")
+    write_evaluation(verdicts, summarize(verdicts), folder / "verdicts.parquet", folder / "summary.json")
     capsys.readouterr()
     main([str(folder), str(folder), "--arm", "kid"])
     (folder / "record.json").write_text(capsys.readouterr().out)

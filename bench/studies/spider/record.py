@@ -8,19 +8,17 @@ import argparse
 import json
 import platform
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
-import torch
-import transformers
 from numpy.typing import NDArray
 
-from eval.statistics import estimate, estimate_crossed
-
-_FIGURES = ("trunk_tokens", "naive_tokens", "gold_tokens", "teacher_tokens")
+from bench.session import environment
+from eval.report import read_verdicts
+from eval.statistics import estimate_crossed
+from kidpipe.commands.demo_real import bfloat16_units
+from kidpipe.study.trial import logged_sums
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -45,45 +43,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _record(run: Path, evaluation: Path, options: argparse.Namespace) -> dict[str, Any]:
-    result, steps = json.loads((run / "result.json").read_text()), _steps(run / "log.jsonl")
-    verdicts = pl.read_parquet(evaluation / "verdicts.parquet")
+    result, summary = (
+        json.loads(path.read_text(encoding="utf-8")) for path in (run / "result.json", evaluation / "summary.json")
+    )
     # In the questions' order, whatever the order in which they were judged.
-    verdicts = verdicts.sort(verdicts["example_id"].str.split(":").list.last().cast(int))
-    scores: dict[str, Any] = {"questions": len(verdicts), "kinds": dict(verdicts["kind"].value_counts().iter_rows())}
+    verdicts = sorted(read_verdicts(evaluation / "verdicts.parquet"), key=lambda verdict: int(verdict.example_id.split(":")[-1]))
+    scores: dict[str, Any] = {"questions": summary["judged"], "kinds": {name: n for name, n in summary["kinds"].items() if n}}
     for metric in ("ex_bag", "ts_bag"):
-        values = verdicts[metric].cast(float)
-        if values.null_count():
-            continue
-        mean = estimate(values.to_list(), verdicts["gold_sql"].to_list())
-        scores[metric] = {"value": mean.value, "low": mean.low, "high": mean.high, "bits": _packed(values.to_numpy() > 0)}
+        right = [getattr(verdict, metric) for verdict in verdicts]
+        if None not in right:
+            mean = summary["metrics"][metric]["all"]
+            scores[metric] = {name: mean[name] for name in ("value", "low", "high")} | {"bits": _packed(right)}
     return {
         "arm": options.arm,
         "seed": options.seed,
         "settings": options.settings,
-        "machine": {
-            "date": datetime.now(UTC).date().isoformat(),
+        "machine": environment("cpu")
+        | {
+            "processor": ", ".join([platform.machine(), *sorted(bfloat16_units())[:1]]),
             "beside": options.beside,
             "commit": options.commit,
-            "processor": _processor(),
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
         },
         "on_gold": [result["start_knowledge"], result["final_knowledge"]],
         "scores": scores,
-        "training": {name: sum(step.get(name, 0) for step in steps) for name in _FIGURES}
+        "training": logged_sums(run)
         | {"steps": result["steps"], "train_seconds": round(result["seconds"], 2), "final_nll": result["final_nll"]},
     }
 
 
-def _steps(log: Path) -> list[dict[str, Any]]:
-    """Of a run that was interrupted the last record of each step counts."""
-    records = (json.loads(line) for line in log.read_text(encoding="utf-8").splitlines())
-    return list({record["step"]: record for record in records if record["kind"] == "step"}.values())
-
-
-def _packed(bits: NDArray[np.bool_]) -> str:
+def _packed(bits: Sequence[bool]) -> str:
     """A bit a held-out question, in their order, as hexadecimal digits."""
     return np.packbits(bits).tobytes().hex()
 
@@ -103,12 +91,6 @@ def _paired(first: list[str], second: list[str], *, golds: list[str]) -> str:
         interval = f"{100 * gain.value:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
         lines.append(f"{metric} {interval}, {(other > one).sum()} questions won, {(other < one).sum()} lost")
     return "\n".join(lines)
-
-
-def _processor() -> str:
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    kinds = [kind for kind in ("amx_bf16", "avx512_bf16") if kind in flags]
-    return ", ".join([platform.machine(), *kinds[:1]])
 
 
 if __name__ == "__main__":
